@@ -38,9 +38,7 @@ class GraphBuilder:
         self._nodes: list[NodeProto] = []
         self._weights: list[TensorProto] = []
 
-    def conv(
-        self, x: str, name: str, channels: int, kernel: int, *, stride: int = 1, groups: int = 1, bias: bool = False
-    ) -> str:
+    def conv(self, x: str, name: str, channels: int, kernel: int, *, stride: int = 1, groups: int = 1, bias: bool = False) -> str:
         """Convolve with an odd square kernel, padded so that stride 1 keeps height and width."""
         shape = (channels, self.channels[x] // groups, kernel, kernel)
         inputs = [x, self._kaiming_normal(f"{name}.weight", shape, fan_out=channels // groups * kernel**2)]

@@ -37,8 +37,6 @@ def _inverted_residual(graph: GraphBuilder, x: str, name: str, width: int, expan
     return out
 
 
-def _conv_bn_relu6(
-    graph: GraphBuilder, x: str, name: str, width: int, kernel: int, stride: int = 1, groups: int = 1
-) -> str:
+def _conv_bn_relu6(graph: GraphBuilder, x: str, name: str, width: int, kernel: int, stride: int = 1, groups: int = 1) -> str:
     x = graph.conv(x, f"{name}.conv", width, kernel, stride=stride, groups=groups)
     return graph.relu6(graph.batch_norm(x, f"{name}.bn"), f"{name}.relu6")

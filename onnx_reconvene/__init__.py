@@ -1,0 +1,46 @@
+"""onnx-reconvene: structured pruning of ONNX networks, initialized or trained, without any framework."""
+
+import pkgutil
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnx_reconvene.allocate import allocator, allocators
+    from onnx_reconvene.api import Options, Result, analyze, prune
+    from onnx_reconvene.errors import ModelError, ReconveneError, TargetError, UsageError, VerificationError
+    from onnx_reconvene.saliency import criteria, criterion
+
+__version__ = "0.1.0"
+
+# Run from the root of a checkout this folder is found first, and the passes in the installed package.
+__path__ = pkgutil.extend_path(__path__, __name__)
+
+_HOME = {
+    **dict.fromkeys(("allocator", "allocators"), "allocate"),
+    **dict.fromkeys(("Options", "Result", "analyze", "prune"), "api"),
+    **dict.fromkeys(("ModelError", "ReconveneError", "TargetError", "UsageError", "VerificationError"), "errors"),
+    **dict.fromkeys(("criteria", "criterion"), "saliency"),
+}
+
+__all__ = [
+    "ModelError",
+    "Options",
+    "ReconveneError",
+    "Result",
+    "TargetError",
+    "UsageError",
+    "VerificationError",
+    "allocator",
+    "allocators",
+    "analyze",
+    "criteria",
+    "criterion",
+    "prune",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for when it is asked for, so that importing the package costs nothing."""
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -1,0 +1,184 @@
+"""Budget to masks: how many units each group keeps, and which."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_reconvene.cost import CostModel, Widths
+from onnx_reconvene.errors import TargetError
+from onnx_reconvene.groups import Analysis, Group
+from onnx_reconvene.saliency import Scores
+from onnx_reconvene.target import Target
+
+AUTO_STEP = 8  # channels; the narrowest step at which vectorized kernels run at full speed
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What widths are allowed: multiples of round_to channels (0: automatic) where a group is that wide, at least min_width
+    units, and a fixed fraction for some groups (by name)."""
+
+    round_to: int = 1
+    min_width: int = 1
+    fixed: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The search space of an allocator: the widths each group may have, and the targets that bound their cost."""
+
+    cost: CostModel
+    allowed: tuple[Widths, ...]  # per group, ascending
+    targets: tuple[Target, ...]
+    bounds: tuple[float, ...]
+
+    def holds(self, widths: Widths) -> bool:
+        """Tell whether all targets hold at these widths."""
+        return all(self.cost(t.kind, widths) <= bound * (1 + 1e-12) for t, bound in zip(self.targets, self.bounds, strict=True))
+
+    @property
+    def smallest(self) -> Widths:
+        """The least width of each group."""
+        return np.asarray([widths[0] for widths in self.allowed], np.int64)
+
+    def down(self, wanted: NDArray[np.float64]) -> Widths:
+        """Return the largest allowed widths that are not above the wanted ones (the least allowed where all are)."""
+        places = [max(0, np.searchsorted(a, w + 1e-9, "right") - 1) for a, w in zip(self.allowed, wanted, strict=True)]
+        return np.asarray([a[p] for a, p in zip(self.allowed, places, strict=True)], np.int64)
+
+    def next(self, group: int, width: int) -> int | None:
+        """Return the next larger allowed width of group, None at its largest."""
+        place = int(np.searchsorted(self.allowed[group], width, "right"))
+        return int(self.allowed[group][place]) if place < len(self.allowed[group]) else None
+
+
+Allocator = Callable[[Analysis, Scores, Budget], Widths]
+allocators: dict[str, Allocator] = {}
+
+
+def allocator(name: str) -> Callable[[Allocator], Allocator]:
+    """Register the decorated function as allocator `name`."""
+
+    def register(function: Allocator) -> Allocator:
+        allocators[name] = function
+        return function
+
+    return register
+
+
+def budget(analysis: Analysis, targets: Sequence[Target], limits: Limits) -> Budget:
+    """Return the search space for these targets.
+
+    Raises TargetError, naming the best that can be reached, where even the narrowest network is above a target.
+    """
+    cost = CostModel(analysis)
+    bounds = tuple(t.bound(cost(t.kind, cost.dense)) for t in targets)
+    allowed = tuple(_allowed(group, limits) for group in analysis.groups)
+    found = Budget(cost, allowed, tuple(targets), bounds)
+    if not found.holds(found.smallest):
+        raise TargetError(_unreachable(found))
+    return found
+
+
+def _unreachable(tried: Budget) -> str:
+    least = tried.smallest
+    parts = []
+    for target, bound in zip(tried.targets, tried.bounds, strict=True):
+        reached, before = tried.cost(target.kind, least), tried.cost(target.kind, tried.cost.dense)
+        if reached > bound:
+            share = f" ({reached / before:.4f} of {before:.0f})" if before else ""
+            parts.append(f"{target.kind} at most {bound:.0f} is asked, {reached:.0f}{share} is the best reachable")
+    if not tried.allowed:
+        parts.insert(0, "no channel can be removed (inspect says why)")
+    return "; ".join(parts)
+
+
+def _allowed(group: Group, limits: Limits) -> Widths:
+    fixed = dict(limits.fixed).get(group.name)
+    if fixed is not None:
+        return np.asarray([max(1, math.floor(fixed * group.width + 1e-9))])
+    least = min(max(1, limits.min_width), group.width)
+    round_to = limits.round_to or AUTO_STEP
+    step = round_to // math.gcd(round_to, group.channels)
+    widths = np.arange(step, group.width + 1, step)
+    widths = widths[widths >= least]
+    if group.width < step or (limits.round_to == 0 and group.width < 2 * step):
+        widths = np.arange(least, group.width + 1)  # too narrow to round
+    return np.unique(np.append(widths, group.width))
+
+
+def _largest(holds: Callable[[float], bool]) -> float:
+    """Return the largest x in [0, 1] for which the decreasing predicate holds, by bisection; it holds at 0."""
+    low, high = 0.0, 1.0
+    if holds(high):
+        return high
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
+
+
+def _fill(within: Budget, widths: Widths, order: Iterable[int]) -> Widths:
+    """Widen groups one step at a time, in this order, as long as all targets hold. Costs only grow, so a group that does not
+    fit once never does: in the end no group can be widened."""
+    widths = widths.copy()
+    waiting = list(order)
+    while waiting:
+        fits = []
+        for group in waiting:
+            wider = within.next(group, int(widths[group]))
+            if wider is None:
+                continue
+            before, widths[group] = widths[group], wider
+            if within.holds(widths):
+                fits.append(group)
+            else:
+                widths[group] = before
+        waiting = fits
+    return widths
+
+
+@allocator("uniform")
+def uniform(analysis: Analysis, scores: Scores, within: Budget) -> Widths:
+    """Keep the same fraction of every group."""
+    dense = within.cost.dense
+    fraction = _largest(lambda r: within.holds(within.down(r * dense)))
+    widths = within.down(fraction * dense)
+    missing = fraction * dense - widths
+    return _fill(within, widths, np.argsort(-missing, kind="stable").tolist())
+
+
+@allocator("global")
+def global_(analysis: Analysis, scores: Scores, within: Budget) -> Widths:
+    """Keep the units above one threshold on scores whose mean is 1 in every group."""
+    scaled = np.concatenate([np.empty(0), *(_mean_one(scores[g.first : g.first + g.width]) for g in analysis.groups)])
+    order = np.argsort(-scaled, kind="stable")  # best first
+    group_of_unit = np.repeat(np.arange(len(analysis.groups)), within.cost.dense)
+
+    def kept(share: float) -> Widths:
+        best = order[: math.floor(share * order.size)]
+        return within.down(np.bincount(group_of_unit[best], minlength=len(analysis.groups)).astype(float))
+
+    share = _largest(lambda s: within.holds(kept(s)))
+    widths = kept(share)
+    rest = group_of_unit[order[math.floor(share * order.size) :]]
+    return _fill(within, widths, dict.fromkeys(rest.tolist()))
+
+
+def _mean_one(scores: Scores) -> Scores:
+    mean = scores.mean()
+    return scores / mean if mean > 0 else np.ones_like(scores)
+
+
+def masks(analysis: Analysis, scores: Scores, widths: Widths) -> NDArray[np.bool_]:
+    """Return which units stay: the best-scored of each group, as many as its width; ties go to the first."""
+    keep = np.zeros(analysis.width, bool)
+    for group, width in zip(analysis.groups, widths.tolist(), strict=True):
+        own = scores[group.first : group.first + group.width]
+        keep[group.first + np.argsort(-own, kind="stable")[:width]] = True
+    return keep

@@ -1,0 +1,163 @@
+"""Calls from other tools: wiring only."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnx_reconvene import report as reports
+from onnx_reconvene.bridges import open_model
+from onnx_reconvene.cost import CostModel
+from onnx_reconvene.errors import UsageError
+from onnx_reconvene.graph import check_writable, save, to_model, write_whole
+from onnx_reconvene.groups import Analysis, Group
+from onnx_reconvene.notes import analysis_of, notes_of
+from onnx_reconvene.passes import Allocate, Cut, Emit, Load, Pass, Score, Verify
+from onnx_reconvene.report import Report
+from onnx_reconvene.verify import Verdict
+
+Watch = Callable[[Sequence[Pass]], Iterable[Pass]]
+STAGES = {Load: "analyse", Score: "score", Allocate: "allocate", Cut: "cut", Verify: "verify", Emit: "write"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `prune` can be told; the options of the command line have the same names."""
+
+    target: str | Sequence[str] = "macs=0.5"
+    criterion: str = "l2"
+    allocate: str = "uniform"
+    round_to: int = 0  # automatic
+    min_width: int = 1
+    ignore: Sequence[str] = ()
+    only: Sequence[str] = ()
+    keep: Mapping[str, float] = field(default_factory=dict)
+    input_shape: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    verify: bool = True
+    seed: int = 0
+
+    def passes(self) -> list[Pass]:
+        """Return the passes that do it, all but the last that writes."""
+        target = (self.target,) if isinstance(self.target, str) else tuple(self.target)
+        allocate = Allocate(
+            target, self.allocate, self.round_to, self.min_width, tuple(self.ignore), tuple(self.only), tuple(self.keep.items())
+        )
+        steps: list[Pass] = [Load(self.input_shape), Score(self.criterion, self.seed), allocate, Cut()]
+        return [*steps, Verify(seed=self.seed)] if self.verify else steps
+
+
+@dataclass
+class Result:
+    """A pruned network and the report on it."""
+
+    graph: gs.Graph
+    report: Report
+    _back: Callable[[gs.Graph], Any]
+    _path: str | os.PathLike[str] | None = None
+    _model: Any = None
+
+    @property
+    def model(self) -> Any:
+        """The pruned network, of the type that was given; for a path, the path of a file that holds it."""
+        if self._path is not None:
+            return self._path
+        if self._model is None:
+            self._model = self._back(self.graph)
+        return self._model
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the pruned network to path, whole or not at all. Raises UsageError where path cannot be written."""
+        check_writable(path)
+        save(to_model(self.graph), path)
+        self.report = replace(self.report, output=os.fspath(path))
+
+
+def prune(model: Any, options: Options | None = None, **given: Any) -> Result:
+    """Prune a network.
+
+    model: a path, onnx.ModelProto, onnx_ir.Model, onnx_graphsurgeon.Graph or torch.onnx.ONNXProgram; it is not modified.
+    Options are given by keyword, see `Options`. Raises UsageError, ModelError, TargetError or VerificationError, each with one
+    line that names what to mend.
+    """
+    try:
+        chosen = replace(options or Options(), **given)
+    except TypeError as error:
+        raise UsageError(f"prune: {error}") from error
+    start = time.perf_counter()
+    graph, back = open_model(model)
+    return run(graph, back, chosen, start=start)
+
+
+def run(
+    graph: gs.Graph,
+    back: Callable[[gs.Graph], Any],
+    options: Options,
+    output: str | None = None,
+    start: float | None = None,
+    watch: Watch = iter,
+) -> Result:
+    """Run the passes over graph, and the one that writes to output if one is given; watch may show progress."""
+    begin = time.perf_counter() if start is None else start
+    seconds = dict.fromkeys(("load", *STAGES.values()), 0.0)
+    seconds["load"] = time.perf_counter() - begin
+    nodes = len(graph.nodes)
+    stage = reports.stage(graph)
+    for step in watch(options.passes() + ([Emit(output)] if output is not None else [])):
+        began = time.perf_counter()
+        step.run(graph)
+        seconds[STAGES[type(step)]] = time.perf_counter() - began
+    notes, analysis = notes_of(graph), analysis_of(graph)
+    assert notes.keep is not None
+    cost = CostModel(analysis)
+    kept = np.asarray([notes.keep[g.first : g.first + g.width].sum() for g in analysis.groups], np.int64)
+    seconds["total"] = time.perf_counter() - begin
+    report = Report(
+        graph.source.path,
+        output,
+        options.criterion,
+        options.allocate,
+        options.seed,
+        stage,
+        {name: list(shape) for name, shape in analysis.sizes.items()},
+        reports.size(cost, cost.dense, nodes),
+        reports.size(cost, kept, len(graph.nodes)),
+        reports.group_reports(analysis, notes.keep),
+        list(analysis.frozen),
+        notes.verdict or Verdict("skipped", None, "not asked for"),
+        seconds,
+    )
+    return Result(graph, report, back)
+
+
+def analyze(model: Any, input_shape: Mapping[str, Sequence[int]] | None = None) -> Analysis:
+    """Return what can be removed from a network (`groups`) and what cannot, and why (`frozen`).
+
+    model: as for `prune`. input_shape: sizes for inputs with free dimensions, by name.
+    """
+    graph, _ = open_model(model)
+    Load(input_shape or {}).run(graph)
+    return analysis_of(graph)
+
+
+def shares(analysis: Analysis) -> dict[str, float]:
+    """Return, per group, the share of all multiply-accumulates at the layers that make its channels."""
+    cost = CostModel(analysis)
+    macs = cost.macs_by_node(cost.dense)
+    total = sum(macs.values()) or 1.0
+
+    def share(group: Group) -> float:
+        return sum(macs.get(layer, 0.0) for layer in group.layers) / total
+
+    return {group.name: share(group) for group in analysis.groups}
+
+
+def write_report(report: Report, path: str) -> None:
+    """Write the report as JSON to path."""
+    write_whole(path, (json.dumps(report.json(), indent=1) + "\n").encode())

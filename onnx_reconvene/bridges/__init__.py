@@ -1,0 +1,86 @@
+"""Doors to other tools: any kind of model in, the same kind out."""
+
+from __future__ import annotations
+
+import atexit
+import copy
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnx_reconvene import notes
+from onnx_reconvene.errors import UsageError
+from onnx_reconvene.graph import from_model, load, save, to_model
+
+
+def open_model(model: Any) -> tuple[gs.Graph, Callable[[gs.Graph], Any]]:
+    """Return model as a graph to work on, and the function that turns such a graph back into the type of model.
+
+    model: a path, onnx.ModelProto, onnx_graphsurgeon.Graph, onnx_ir.Model or torch.onnx.ONNXProgram. None of them is modified,
+    but for a graph that a pass has returned: passes work on that in place. A path comes back as the path of a temporary file.
+    """
+    if isinstance(model, str | os.PathLike):
+        return load(model), lambda graph: _to_path(graph, type(model))
+    if isinstance(model, onnx.ModelProto):
+        return from_model(model), _to_proto
+    if isinstance(model, gs.Graph):
+        if hasattr(model, "source"):
+            return model, lambda graph: graph
+        return from_model(gs.export_onnx(model, do_type_check=False)), lambda graph: graph
+    kind = type(model)
+    if kind.__module__.partition(".")[0] == "onnx_ir" and kind.__name__ == "Model":
+        return _from_ir(model)
+    if kind.__name__ == "ONNXProgram":
+        return _from_program(model)
+    raise UsageError(
+        f"a {kind.__module__}.{kind.__name__} is no model: give a path, ModelProto, gs.Graph, onnx_ir.Model or ONNXProgram"
+    )
+
+
+def _to_proto(graph: gs.Graph) -> onnx.ModelProto:
+    model = to_model(graph)
+    notes.write(graph, model)
+    return model
+
+
+def _to_path(graph: gs.Graph, kind: type) -> Any:
+    folder = tempfile.mkdtemp(prefix="reconvene-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = os.path.join(folder, os.path.basename(graph.source.path or "model.onnx"))
+    save(_to_proto(graph), path)
+    return path if kind is str else pathlib.Path(path)
+
+
+def _from_ir(model: Any) -> tuple[gs.Graph, Callable[[gs.Graph], Any]]:
+    import onnx_ir
+
+    graph = from_model(onnx_ir.to_proto(model))
+    if KEY in model.meta:
+        graph.notes = model.meta[KEY]
+
+    def back(graph: gs.Graph) -> Any:
+        result = onnx_ir.from_proto(to_model(graph))
+        result.meta[KEY] = notes.notes_of(graph)
+        return result
+
+    return graph, back
+
+
+KEY = notes.KEY
+
+
+def _from_program(program: Any) -> tuple[gs.Graph, Callable[[gs.Graph], Any]]:
+    graph, back = _from_ir(program.model)
+
+    def wrap(graph: gs.Graph) -> Any:
+        result = copy.copy(program)
+        result.model = back(graph)
+        return result
+
+    return graph, wrap

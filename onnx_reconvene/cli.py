@@ -1,0 +1,183 @@
+"""The command line: wiring only."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import click
+
+from onnx_reconvene.errors import ReconveneError, UsageError
+
+INPUT = click.argument("source", metavar="IN.onnx", type=click.Path())
+INPUT_SHAPE = click.option(
+    "--input-shape", "input_shape", multiple=True, metavar="NAME=1,3,224,224", help="Size of an input with free dimensions."
+)
+LOUD = click.option("-v", "--verbose", is_flag=True, help="Say more; add the traceback to an error.")
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("source", metavar="IN.onnx", type=click.Path(), required=False)
+@click.argument("output", metavar="OUT.onnx", type=click.Path(), required=False)
+@click.option(
+    "--target",
+    multiple=True,
+    default=["macs=0.5"],
+    show_default=True,
+    metavar="KIND=VALUE",
+    help="What is kept: KIND is channels, params, macs or size; VALUE 0.5, 50%, 1/16, 2.5M or 2MB. Repeatable; all hold.",
+)
+@click.option("--criterion", default="l2", show_default=True, metavar="NAME", help="Saliency; 'list' prints all.")
+@click.option("--allocate", default="uniform", show_default=True, metavar="NAME", help="How the budget is spread over groups.")
+@click.option("--round-to", default="auto", show_default=True, metavar="N", help="Widths are multiples of N where a group allows.")
+@click.option("--min-width", default=1, show_default=True, metavar="N", help="No group is left with fewer units.")
+@click.option("--ignore", multiple=True, metavar="PATTERN", help="Nodes or weights whose output channels stay (shell pattern).")
+@click.option("--only", multiple=True, metavar="PATTERN", help="Nodes or weights whose output channels alone may go.")
+@click.option("--keep", multiple=True, metavar="PATTERN=FRACTION", help="Keep this fraction of these channels.")
+@INPUT_SHAPE
+@click.option("--report", "report_file", metavar="FILE.json", type=click.Path(), help="Write a machine-readable report.")
+@click.option("--no-verify", is_flag=True, help="Leave out the equivalence check.")
+@click.option("--dry-run", is_flag=True, help="Do everything but write OUT.onnx, which may be left out.")
+@click.option("--seed", default=0, show_default=True, metavar="N")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@LOUD
+def prune(source: str | None, output: str | None, report_file: str | None, dry_run: bool, quiet: bool, **given: Any) -> None:
+    """Prune an ONNX network: whole low-sensitivity channels go, and every shape that depended on them follows.
+
+    Other commands: inspect IN.onnx (what could be removed, what is frozen and why).
+    """
+    if given["criterion"] == "list":
+        return _list_criteria()
+    if source is None or (output is None and not dry_run):
+        raise UsageError("give IN.onnx and OUT.onnx (or --dry-run); --help shows all options")
+    from onnx_reconvene import api
+    from onnx_reconvene.bridges import open_model
+    from onnx_reconvene.graph import check_writable
+    from onnx_reconvene.report import summary
+
+    for path in (output, report_file):
+        if path is not None:
+            check_writable(path)
+    options = _options(given)
+    graph, back = open_model(source)
+    watch = iter if quiet else _progress
+    result = api.run(graph, back, options, None if dry_run else output, watch=watch)
+    if report_file:
+        api.write_report(result.report, report_file)
+    if not quiet:
+        click.echo(summary(result.report))
+        if given["verbose"]:
+            click.echo("seconds: " + ", ".join(f"{stage} {s:.3f}" for stage, s in result.report.seconds.items()))
+
+
+@click.command()
+@INPUT
+@INPUT_SHAPE
+@LOUD
+def inspect(source: str, input_shape: Sequence[str], verbose: bool) -> None:
+    """Show what could be removed from a network, what is frozen and why."""
+    from onnx_reconvene import api
+    from onnx_reconvene.report import inspection
+
+    analysis = api.analyze(source, _shapes(input_shape))
+    click.echo(inspection(analysis, api.shares(analysis)), nl=False)
+
+
+COMMANDS = {"inspect": inspect}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    command = COMMANDS.get(words[0]) if words else None
+    loud = "-v" in words or "--verbose" in words
+    try:
+        if command is not None:
+            command.main(words[1:], prog_name=f"onnx-reconvene {words[0]}", standalone_mode=False)
+        else:
+            prune.main(words, prog_name="onnx-reconvene", standalone_mode=False)
+    except click.ClickException as error:
+        return _fail(error.format_message(), UsageError.exit_status, loud)
+    except ReconveneError as error:
+        return _fail(str(error), error.exit_status, loud)
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("interrupted; nothing was written", 130, False)
+    except MemoryError:
+        return _fail("out of memory", 3, loud)
+    except Exception as error:
+        return _fail(f"internal error, please report it: {type(error).__name__}: {error}", 3, loud)
+    return 0
+
+
+def _fail(text: str, status: int, loud: bool) -> int:
+    if loud:
+        traceback.print_exc()
+    click.echo("onnx-reconvene: " + " ".join(text.split()), err=True)
+    return status
+
+
+def _options(given: dict[str, Any]) -> Any:
+    from onnx_reconvene.api import Options
+
+    return Options(
+        target=given["target"],
+        criterion=given["criterion"],
+        allocate=given["allocate"],
+        round_to=_round_to(given["round_to"]),
+        min_width=given["min_width"],
+        ignore=given["ignore"],
+        only=given["only"],
+        keep=dict(_pair(text, "--keep", float) for text in given["keep"]),
+        input_shape=_shapes(given["input_shape"]),
+        verify=not given["no_verify"],
+        seed=given["seed"],
+    )
+
+
+def _round_to(text: str) -> int:
+    if text == "auto":
+        return 0
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--round-to {text}: give a whole number of at least 1, or auto")
+    return int(text)
+
+
+def _shapes(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    shapes = dict(_pair(text, "--input-shape", lambda value: tuple(int(n) for n in value.split(","))) for text in texts)
+    for name, shape in shapes.items():
+        if min(shape) < 1:
+            raise UsageError(f"--input-shape {name}: sizes must be at least 1")
+    return shapes
+
+
+def _pair(text: str, option: str, read: Callable[[str], Any]) -> tuple[str, Any]:
+    name, equals, value = text.rpartition("=")
+    try:
+        if not equals or not name:
+            raise ValueError("no '='")
+        return name, read(value)
+    except ValueError as error:
+        raise UsageError(f"{option} {text}: not of the form NAME=VALUE ({error})") from error
+
+
+def _list_criteria() -> None:
+    from onnx_reconvene.saliency import criteria
+
+    for criterion in criteria.values():
+        click.echo(f"{criterion.name:10} {criterion.summary} [{criterion.source}]")
+
+
+def _progress(passes: Sequence[Any]) -> Iterable[Any]:
+    """Show a progress bar on a terminal for work over a second."""
+    if not os.isatty(2):
+        yield from passes
+        return
+    from tqdm import tqdm
+
+    with tqdm(passes, delay=1, leave=False, bar_format="{desc:10} {bar:30} {n}/{total}") as bar:
+        for step in bar:
+            bar.set_description_str(type(step).__name__)
+            yield step

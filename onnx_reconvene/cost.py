@@ -1,0 +1,94 @@
+"""What a cut network costs, exactly and without building it: every size is a linear function of the group widths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from onnx_reconvene.flow import is_float, weight_constant
+from onnx_reconvene.groups import Analysis
+
+Widths = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Products:
+    """A weighted sum of products of axis sizes: sum over terms t of weight[t] * prod over j of size[axes[t, j]]."""
+
+    axes: NDArray[np.int64]  # [terms, factors], indices into the axis sizes; index 0 is an axis of size 1
+    weight: NDArray[np.float64]  # [terms]
+
+    def terms(self, sizes: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return each term at these axis sizes."""
+        result: NDArray[np.float64] = self.weight * sizes[self.axes].prod(1)
+        return result
+
+    def __call__(self, sizes: NDArray[np.float64]) -> float:
+        return float(self.terms(sizes).sum())
+
+
+class CostModel:
+    """Costs of a network as functions of its group widths (units kept of each group).
+
+    `KINDS` names what can be counted: `channels` (removable ones), `params` (elements of float initializers), `macs` (multiply-
+    accumulates for one input of the analysed size), `size` (bytes of float initializers).
+    """
+
+    KINDS = ("channels", "params", "macs", "size")
+
+    def __init__(self, analysis: Analysis) -> None:
+        self.analysis = analysis
+        self.dense = np.asarray([group.width for group in analysis.groups], np.int64)
+        self._group_of_unit = np.repeat(np.arange(len(self.dense)), self.dense)
+        self._rows: dict[tuple[str, int], int] = {}
+        self.nodes = [term.node for term in analysis.flow.macs]
+        self.macs = self._products([term.axes for term in analysis.flow.macs], np.ones(len(self.nodes)))
+        stored = {t.name: t for t in analysis.graph.tensors().values() if isinstance(t, gs.Constant) and is_float(t)}
+        folded = {n: t for n, t in analysis.flow.weights.items() if weight_constant(t) is None}
+        floats = [np.dtype(t.dtype).itemsize for t in [*stored.values(), *folded.values()]]
+        axes = [tuple((name, axis) for axis in range(len(analysis.shapes[name]))) for name in [*stored, *folded]]
+        self.params = self._products(axes, np.ones(len(floats)))
+        self.size = self._products(axes, np.asarray(floats, float))
+        linear = [(1.0, np.zeros(len(self.dense))), *(self._linear(*axis) for axis in self._rows)]
+        self._frozen = np.asarray([frozen for frozen, _ in linear])
+        self._per_unit = np.asarray([per_unit for _, per_unit in linear])
+
+    def _products(self, terms: list[tuple[tuple[str, int], ...]], weight: NDArray[np.float64]) -> Products:
+        factors = max([len(term) for term in terms], default=1)
+        rows = np.zeros((len(terms), factors), np.int64)
+        for t, term in enumerate(terms):
+            rows[t, : len(term)] = [self._rows.setdefault(axis, len(self._rows) + 1) for axis in term]
+        return Products(rows, weight)
+
+    def _linear(self, name: str, axis: int) -> tuple[float, NDArray[np.float64]]:
+        """Return the frozen size of an axis, and what one unit of each group adds to it."""
+        units = self.analysis.units_along(name, axis)
+        free = np.empty(0, np.int64) if units is None else units[units >= 0]
+        per_unit = np.bincount(self._group_of_unit[free], minlength=len(self.dense)) / self.dense
+        return float(self.analysis.shapes[name][axis] - free.size), per_unit
+
+    def sizes(self, widths: Widths) -> NDArray[np.float64]:
+        """Return the size of every axis that counts, at these widths."""
+        result: NDArray[np.float64] = self._frozen + self._per_unit @ widths
+        return result
+
+    def __call__(self, kind: str, widths: Widths) -> float:
+        """Return the cost of this kind at these widths."""
+        if kind == "channels":
+            return float(widths.sum())
+        products: Products = getattr(self, kind)
+        return products(self.sizes(widths))
+
+    def all(self, widths: Widths) -> dict[str, float]:
+        """Return every kind of cost at these widths."""
+        return {kind: self(kind, widths) for kind in self.KINDS}
+
+    def macs_by_node(self, widths: Widths) -> dict[str, float]:
+        """Return the multiply-accumulates of each node that does any."""
+        counts: dict[str, float] = {}
+        for node, macs in zip(self.nodes, self.macs.terms(self.sizes(widths)), strict=True):
+            counts[node] = counts.get(node, 0.0) + float(macs)
+        return counts

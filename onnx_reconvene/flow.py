@@ -1,0 +1,335 @@
+"""One run of all flow rules over a graph: which channel of which tensor is equal to which.
+
+A `Value` holds, for one tensor, the labels along each axis that carries channels; an axis without labels is frozen. A Reshape
+that splits a labelled axis in two (channel shuffle, heads) leaves the labels *pending*: they vary along two axes at once. Where
+later movement merges them again they are one axis of labels in another order, and nothing was lost; any other operator
+settles them first: one of the two axes absorbs the removal, equal positions along the other go together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+from onnx_graphsurgeon.ir.tensor import SparseValues
+
+from onnx_reconvene.labels import Equalities, Labels
+from onnx_reconvene.shapes import Integers, Shape
+
+Movement = Callable[[NDArray[Any]], NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Pending:
+    """Labels that vary along several axes: `labels[positions]`, moved by `moves` since they left axis `axis` of tensor `root`."""
+
+    labels: Labels
+    positions: NDArray[np.int64]  # broadcastable to the tensor's shape
+    root: str
+    axis: int
+    moves: tuple[Movement, ...]
+
+
+@dataclass
+class Value:
+    """The channel labels of one tensor: settled ones by axis, and pending ones."""
+
+    labels: dict[int, Labels] = field(default_factory=dict)
+    pending: Pending | None = None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A weight-bearing node: its weight and the labels of the channels that it makes and reads."""
+
+    name: str
+    op: str
+    weight: str
+    out: Labels
+    read: Labels
+
+
+@dataclass(frozen=True)
+class Permutation:
+    """A chain of data movement that does nothing but reorder one axis: out = take(root, index, axis)."""
+
+    root: str
+    out: str
+    axis: int
+    index: NDArray[np.int64]
+    split: tuple[tuple[str, NDArray[np.int64]], ...]  # the tensors on the way: (name, positions)
+
+
+@dataclass(frozen=True)
+class Macs:
+    """The multiply-accumulates of one node: the product of the sizes of these axes."""
+
+    node: str
+    axes: tuple[tuple[str, int], ...]
+
+
+class Flow:
+    """The labels of every tensor of a graph, filled in by the rules of `operators`."""
+
+    def __init__(self, graph: gs.Graph, shapes: dict[str, Shape], integers: Integers, outward: dict[str, int]) -> None:
+        self.graph, self.shapes, self.integers = graph, shapes, integers
+        self.outward = outward  # tensors where not the innermost of the split axes absorbs a removal, but one so far out
+        self.equalities = Equalities()
+        self.values: dict[str, Value] = {}
+        self.weights: dict[str, gs.Tensor] = {}
+        self.layers: list[Layer] = []
+        self.permutations: list[Permutation] = []
+        self.macs: list[Macs] = []
+        self.settled: dict[str, tuple[Labels, int]] = {}  # splits: tensor -> labels of the axis that absorbs, how many there are
+        self.trail: dict[str, tuple[tuple[str, NDArray[np.int64]], ...]] = {}
+
+    def value(self, tensor: gs.Tensor) -> Value:
+        """Return the labels of tensor; a weight that is looked at for the first time gets fresh ones on each axis."""
+        if tensor.name not in self.values:
+            self.values[tensor.name] = self._weight(tensor) if weight_values(tensor) is not None else Value()
+        return self.values[tensor.name]
+
+    def _weight(self, tensor: gs.Tensor) -> Value:
+        self.weights[tensor.name] = tensor
+        shape = self.shapes.get(tensor.name, ())
+        return Value({axis: self.equalities.fresh(size) for axis, size in enumerate(shape) if size > 1})
+
+    def freeze(self, tensor: gs.Tensor, reason: str, axes: Iterable[int] | None = None) -> None:
+        """Record that the channels of tensor (along axes, or all) must stay."""
+        self.settle(tensor)
+        value = self.value(tensor)
+        for axis in value.labels if axes is None else axes:
+            if axis in value.labels:
+                self.equalities.freeze(value.labels[axis], reason)
+
+    def settle(self, tensor: gs.Tensor) -> None:
+        """Let one axis of tensor absorb the removal of its pending labels; equal positions along the others go together."""
+        value = self.value(tensor)
+        pending = value.pending
+        if pending is None:
+            return
+        labels = pending.labels[pending.positions]
+        varying = [axis for axis, size in enumerate(labels.shape) if size > 1]
+        absorbs = varying[-1 - self.outward.get(tensor.name, 0)]
+        others = tuple(axis for axis in varying if axis != absorbs)
+        first = labels[tuple(slice(0, 1) if axis in others else slice(None) for axis in range(labels.ndim))]
+        self.equalities.equate(labels, first)
+        self.settled[tensor.name] = first.ravel(), len(varying)
+        value.pending = None
+        value.labels[absorbs] = first.ravel()
+
+
+def weight_values(tensor: gs.Tensor) -> NDArray[Any] | None:
+    """Return the values of a floating-point weight (initializer, Constant or ConstantOfShape), None for any other tensor."""
+    constant = weight_constant(tensor)
+    if constant is not None:
+        return constant.values if is_float(constant) else None
+    node = tensor.inputs[0] if len(tensor.inputs) == 1 else None
+    if node is None or node.op != "ConstantOfShape" or not isinstance(node.inputs[0], gs.Constant):
+        return None
+    value = node.attrs["value"].values.reshape(-1)[0] if "value" in node.attrs else np.float32(0)
+    return np.broadcast_to(value, tuple(node.inputs[0].values.tolist())) if value.dtype.kind == "f" else None
+
+
+def weight_constant(tensor: gs.Tensor) -> gs.Constant | None:
+    """Return the constant that stores the values of tensor, if one does."""
+    if isinstance(tensor, gs.Constant):
+        return tensor
+    if len(tensor.inputs) == 1 and tensor.inputs[0].op == "Constant":
+        value = tensor.inputs[0].attrs.get("value")
+        return value if isinstance(value, gs.Constant) else None
+    return None
+
+
+def is_float(constant: gs.Constant) -> bool:
+    """Tell whether constant is a dense tensor of a floating-point type."""
+    dtype = constant.dtype
+    known = isinstance(dtype, np.dtype | type) and not isinstance(constant._values, SparseValues)
+    return known and (np.dtype(dtype).kind == "f" or np.dtype(dtype).name == "bfloat16")
+
+
+class Op:
+    """One node, as a flow rule sees it."""
+
+    def __init__(self, flow: Flow, node: gs.Node) -> None:
+        self.flow, self.node = flow, node
+        self.type = node.op
+        self.name = node.name or next((t.name for t in node.outputs if t.name), "")
+
+    def __str__(self) -> str:
+        return f"{self.type} '{self.name}'"
+
+    @property
+    def opset(self) -> int:
+        """The version of ai.onnx that the model imports."""
+        return int(self.flow.graph.opset or 1)
+
+    def inputs(self) -> list[int]:
+        """Return the indices of the inputs that are present."""
+        return [i for i, tensor in enumerate(self.node.inputs) if tensor.name]
+
+    def has(self, i: int) -> bool:
+        """Tell whether optional input i is present."""
+        return i < len(self.node.inputs) and bool(self.node.inputs[i].name)
+
+    def outputs(self) -> list[int]:
+        """Return the indices of the outputs that are present."""
+        return [o for o, tensor in enumerate(self.node.outputs) if tensor.name]
+
+    def shape(self, i: int) -> Shape:
+        """Return the shape of input i; a tensor of unknown shape is unsupported here."""
+        return self._shape(self.node.inputs[i])
+
+    def out_shape(self, o: int = 0) -> Shape:
+        """Return the shape of output o."""
+        return self._shape(self.node.outputs[o])
+
+    def _shape(self, tensor: gs.Tensor) -> Shape:
+        if tensor.name not in self.flow.shapes:
+            raise Unsupported(f"the shape of '{tensor.name}' is not known")
+        return self.flow.shapes[tensor.name]
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """Return an attribute of the node."""
+        return self.node.attrs.get(name, default)
+
+    def ints(self, i: int) -> NDArray[Any] | None:
+        """Return the value of integer input i, None where it is absent; one computed from data is unsupported."""
+        if not self.has(i):
+            return None
+        value = self.flow.integers.get(self.node.inputs[i])
+        if value is None:
+            raise Unsupported(f"input '{self.node.inputs[i].name}' is computed at run time")
+        return value
+
+    def along(self, i: int, *axes: int) -> list[Labels]:
+        """Return the labels of input i along each of axes; all its other channels freeze."""
+        labels = self.axes(i)
+        axes = tuple(axis % max(1, len(labels)) for axis in axes)
+        rest = [axis for axis in self.flow.value(self.node.inputs[i]).labels if axis not in axes]
+        self.flow.freeze(self.node.inputs[i], f"{self} computes across them", rest)
+        return [labels[axis] for axis in axes]
+
+    def axes(self, i: int) -> list[Labels]:
+        """Return the labels of input i along all its axes, frozen ones where it carries no channels."""
+        tensor = self.node.inputs[i]
+        self.flow.settle(tensor)
+        value, frozen = self.flow.value(tensor), self.flow.equalities.frozen
+        return [
+            value.labels[axis] if axis in value.labels else frozen(size, f"axis {axis} of '{tensor.name}' carries no channels")
+            for axis, size in enumerate(self.shape(i))
+        ]
+
+    def equate(self, a: Labels, b: Labels) -> None:
+        """Record that labels a and b live and die together."""
+        self.flow.equalities.equate(a, b)
+
+    def freeze(self, labels: Labels, why: str) -> None:
+        """Record that labels must stay, because this node does what `why` says."""
+        self.flow.equalities.freeze(labels, f"{self} {why}")
+
+    def inexact(self, labels: Labels, what: str = "computes statistics over them") -> None:
+        """Record that removing some of labels changes what this node makes of the others."""
+        self.flow.equalities.inexact(labels, f"{self} {what}")
+
+    def emit(self, labels: dict[int, Labels], o: int = 0) -> None:
+        """Give output o these labels by axis; axes along which they are frozen for no reason of their own are left out."""
+        if o < len(self.node.outputs) and self.node.outputs[o].name:
+            shape = self.out_shape(o)
+            for axis, along in labels.items():
+                if along.size != shape[axis]:
+                    raise Unsupported(f"axis {axis} of '{self.node.outputs[o].name}' has {shape[axis]} elements, not {along.size}")
+                if along.size == 1:
+                    self.freeze(along, "makes a tensor with this one channel")
+            self.flow.values[self.node.outputs[o].name] = Value({a: x for a, x in labels.items() if x.size > 1})
+
+    def layer(self, weight: int, out: Labels, read: Labels) -> None:
+        """Enter this node as a weight-bearing layer."""
+        self.flow.layers.append(Layer(self.name, self.type, self.node.inputs[weight].name, out, read))
+
+    def macs(self, *axes: tuple[gs.Tensor, Sequence[int]]) -> None:
+        """Enter the multiply-accumulates of this node as the product of the sizes of axes of tensors."""
+        flat = tuple((tensor.name, axis) for tensor, along in axes for axis in along)
+        self.flow.macs.append(Macs(self.name, flat))
+
+    def move(self, movement: Movement, i: int = 0, o: int = 0) -> None:
+        """Run a movement of data from input i to output o on the labels themselves."""
+        source, shape = self.node.inputs[i], self.shape(i)
+        value = self.flow.value(source)
+        moved: dict[int, Labels] = {}
+        pending: list[Pending] = []
+        for axis, labels in value.labels.items():
+            positions = np.arange(labels.size).reshape([-1 if a == axis else 1 for a in range(len(shape))])
+            self._land(Pending(labels, movement(positions), source.name, axis, (movement,)), moved, pending, o)
+        if value.pending:
+            old = value.pending
+            step = Pending(old.labels, movement(old.positions), old.root, old.axis, (*old.moves, movement))
+            if not self._land(step, moved, pending, o):
+                self.flow.settle(source)
+                return self.move(movement, i, o)
+        self.emit(moved, o)
+        self._hold(pending, o)
+
+    def _land(self, step: Pending, moved: dict[int, Labels], pending: list[Pending], o: int) -> bool:
+        """Sort one moved array of labels into those that vary along one axis and those that are pending."""
+        if (step.labels < 0).all():  # frozen from the start: the reason goes along
+            moved.update({a: np.resize(step.labels, n) for a, n in enumerate(step.positions.shape) if n > 1 and a not in moved})
+            return True
+        positions = constant_axes_dropped(step.positions, step.labels)
+        varying = [axis for axis, size in enumerate(positions.shape) if size > 1]
+        labels = step.labels[positions]
+        if len(varying) > 1:
+            pending.append(Pending(step.labels, positions, step.root, step.axis, step.moves))
+        elif not varying:
+            self.freeze(labels.ravel(), "moves them in a way that cannot be followed")
+        elif len(step.moves) > 1 and not self._is_permutation(step, varying[0], positions.ravel(), o):
+            return False
+        elif varying[0] in moved:
+            self.freeze(moved[varying[0]], "merges two kinds of channels into one axis")
+            self.freeze(labels.ravel(), "merges two kinds of channels into one axis")
+        else:
+            moved[varying[0]] = labels.ravel()
+        return True
+
+    def _is_permutation(self, step: Pending, axis: int, index: NDArray[np.int64], o: int) -> bool:
+        """Enter the moves of step as a permutation of one axis, if that is all they are."""
+        shape, out = self.flow.shapes[step.root], self.out_shape(o)
+        if axis != step.axis or len(shape) != len(out) or index.size != out[axis]:
+            return False
+        whole = np.arange(math.prod(shape)).reshape(shape)
+        moved = whole
+        for movement in step.moves:
+            moved = movement(moved)
+        if not np.array_equal(moved, np.take(whole, index, axis)):
+            return False
+        trail = self.flow.trail[self.node.inputs[0].name]
+        self.flow.permutations.append(Permutation(step.root, self.node.outputs[o].name, axis, index, trail))
+        return True
+
+    def _hold(self, pending: list[Pending], o: int) -> None:
+        name = self.node.outputs[o].name
+        if len(pending) > 1:
+            for step in pending:
+                self.freeze(step.labels, "splits two kinds of channels at once")
+        elif pending:
+            self.flow.values[name].pending = pending[0]
+            before = self.flow.trail.get(self.node.inputs[0].name, ()) if len(pending[0].moves) > 1 else ()
+            self.flow.trail[name] = (*before, (name, pending[0].positions))
+
+
+def constant_axes_dropped(positions: NDArray[np.int64], labels: Labels) -> NDArray[np.int64]:
+    """Shrink to size 1 the axes along which labels[positions] does not vary."""
+    for axis, size in enumerate(positions.shape):
+        first = positions.take([0], axis)
+        if size > 1 and (labels[positions] == labels[first]).all():
+            positions = first
+    return positions
+
+
+class Unsupported(Exception):
+    """A rule cannot follow this node; what it touches freezes, with this reason."""

@@ -1,0 +1,93 @@
+"""Runs two models on the same inputs and says how far their outputs are apart. A program of its own, so that a model that
+crashes the native runtime takes nothing else down: `python compare.py JOB.json` prints one JSON object."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(int8)": np.int8,
+    "tensor(uint8)": np.uint8,
+    "tensor(bool)": np.bool_,
+}
+
+
+def session(path: str) -> ort.InferenceSession:
+    """Return an onnxruntime session that says nothing and changes the graph as little as sensible."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def draw(kind: str, shape: list[int], rng: np.random.Generator) -> Any:
+    """Return random values of an onnxruntime tensor type; integers are 0 or 1, which are indices into anything."""
+    dtype = TYPES[kind]
+    if np.issubdtype(dtype, np.floating):
+        return rng.standard_normal(shape).astype(dtype)
+    return rng.integers(0, 2, shape).astype(dtype)
+
+
+def distance(a: Any, b: Any) -> float:
+    """Return the largest difference over the largest value; for integers the share that differs."""
+    a, b = np.asarray(a), np.asarray(b)
+    if a.shape != b.shape:
+        return float("inf")
+    if a.dtype.kind != "f":
+        return float(np.mean(a != b)) if a.size else 0.0
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    if same.all():
+        return 0.0
+    finite = a[np.isfinite(a)]
+    difference = np.abs(a - b)[~same].max()
+    return (
+        float(difference / max(np.abs(finite).max(initial=0.0), np.finfo(np.float32).tiny))
+        if np.isfinite(difference)
+        else float("inf")
+    )
+
+
+def run(job: dict[str, Any]) -> dict[str, Any]:
+    """Compare the models of job at each of its sizes; where the original itself fails, that size says nothing."""
+    try:
+        original = session(job["original"])
+    except Exception as error:
+        return {"skipped": f"onnxruntime does not load the original: {error}"}
+    pruned = session(job["pruned"])
+    worst, where, compared = 0.0, "", 0
+    for sizes in job["sizes"]:
+        rng = np.random.default_rng(job["seed"])
+        try:
+            feeds = {i.name: draw(i.type, sizes[i.name], rng) for i in original.get_inputs()}
+            expected = original.run(None, feeds)
+        except Exception as error:
+            skipped = f"onnxruntime does not run the original: {error}"
+            continue
+        compared += 1
+        found = pruned.run(None, feeds)
+        for output, a, b in zip(original.get_outputs(), expected, found, strict=True):
+            apart = distance(a, b) if job["exact"] else 0.0 if np.shape(a) == np.shape(b) else float("inf")
+            if apart > worst or not where:
+                worst, where = apart, output.name
+    return {"max_rel_err": worst, "output": where} if compared else {"skipped": skipped}
+
+
+if __name__ == "__main__":
+    with open(sys.argv[1], encoding="utf-8") as file:
+        job = json.load(file)
+    try:
+        answer = run(job)
+    except Exception as error:
+        answer = {"failed": f"{error}"}
+    print(json.dumps(answer))

@@ -1,0 +1,102 @@
+"""What passes find out about a graph, carried from one to the next.
+
+On a graph the notes are an attribute. A ModelProto carries what can be written down (scores, masks) in its metadata, under one key
+that `Emit` removes; so passes can be run one by one, in other processes too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from onnx_reconvene.errors import UsageError
+from onnx_reconvene.groups import Analysis, analyze
+from onnx_reconvene.target import Target
+from onnx_reconvene.verify import Reference, Verdict
+
+KEY = "onnx_reconvene.notes"
+PER_UNIT = ("scores", "keep")
+
+
+@dataclass
+class Notes:
+    """Filled in pass by pass; None where no pass has said anything yet."""
+
+    sizes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    analysis: Analysis | None = None
+    criterion: str | None = None
+    scores: NDArray[np.float64] | None = None
+    allocate: str | None = None
+    targets: tuple[Target, ...] = ()
+    keep: NDArray[np.bool_] | None = None
+    done: bool = False  # the cut has been made: analysis and keep speak of the network before it
+    reference: Reference | None = None
+    verdict: Verdict | None = None
+    written: dict[str, Any] = field(default_factory=dict)  # as read from metadata, by group
+
+
+def notes_of(graph: gs.Graph) -> Notes:
+    """Return the notes of graph, empty ones at first."""
+    if not hasattr(graph, "notes"):
+        graph.notes = Notes(written=_read(graph.source.model))
+        graph.notes.done = bool(graph.notes.written.get("done"))
+        graph.notes.criterion, graph.notes.allocate = (graph.notes.written.get(k) for k in ("criterion", "allocate"))
+    notes: Notes = graph.notes
+    return notes
+
+
+def analysis_of(graph: gs.Graph) -> Analysis:
+    """Return the analysis of graph, made now if no pass has made it; written scores and masks are read against it."""
+    notes = notes_of(graph)
+    if notes.analysis is None:
+        notes.analysis = analyze(graph, notes.sizes)
+        if not notes.done:
+            apply(notes, notes.analysis)
+    return notes.analysis
+
+
+def apply(notes: Notes, analysis: Analysis) -> None:
+    """Turn scores and masks that were written by group into arrays over the units of analysis."""
+    for kind in PER_UNIT:
+        by_group = notes.written.get(kind)
+        if by_group is not None:
+            if {g.name: g.width for g in analysis.groups} != {name: len(values) for name, values in by_group.items()}:
+                raise UsageError(f"the {kind} noted in the model are not for this network; remove its metadata entry '{KEY}'")
+            values = [x for group in analysis.groups for x in by_group[group.name]]
+            setattr(notes, kind, np.asarray(values, float if kind == "scores" else bool))
+
+
+def write(graph: gs.Graph, model: onnx.ModelProto) -> None:
+    """Put the notes of graph that can be written down into the metadata of model."""
+    notes = notes_of(graph)
+    text = {"criterion": notes.criterion, "allocate": notes.allocate, "done": notes.done}
+    found = {kind: getattr(notes, kind) for kind in PER_UNIT if getattr(notes, kind) is not None}
+    if notes.analysis is not None and found:
+        groups = notes.analysis.groups
+        by_group = {k: {g.name: values[g.first : g.first + g.width].tolist() for g in groups} for k, values in found.items()}
+        strip(model)
+        model.metadata_props.add(key=KEY, value=json.dumps({**text, **by_group}))
+
+
+def strip(model: onnx.ModelProto) -> None:
+    """Remove the notes from the metadata of model."""
+    for entry in [entry for entry in model.metadata_props if entry.key == KEY]:
+        model.metadata_props.remove(entry)
+
+
+def _read(model: onnx.ModelProto) -> dict[str, Any]:
+    for entry in model.metadata_props:
+        if entry.key == KEY:
+            try:
+                found: dict[str, Any] = json.loads(entry.value)
+            except ValueError as error:
+                raise UsageError(f"the metadata entry '{KEY}' is damaged ({error}); remove it") from error
+            return found
+    return {}

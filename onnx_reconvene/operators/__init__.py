@@ -1,0 +1,13 @@
+"""The table of operators: one entry each, in the file of its family."""
+
+from onnx_reconvene.operators import channelwise, elementwise, movement, weights
+from onnx_reconvene.operators.rule import Operator
+
+OPERATORS: dict[str, Operator] = {
+    **channelwise.OPERATORS,
+    **elementwise.OPERATORS,
+    **movement.OPERATORS,
+    **weights.OPERATORS,
+}
+
+__all__ = ["OPERATORS", "Operator"]

@@ -1,0 +1,121 @@
+"""Operators that treat each element alone: labels broadcast together, and where two meet they are equal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnx_reconvene.flow import Op
+from onnx_reconvene.labels import Labels
+from onnx_reconvene.operators.rule import Operator
+
+
+def unary(op: Op) -> None:
+    """f(x[...]) -> y[...]; optional further inputs are scalars"""
+    op.move(lambda x: x)
+
+
+def broadcast(op: Op) -> None:
+    """f(a[...], b[...], ...) -> y[...]"""
+    labels = broadcast_labels(op, op.inputs(), op.out_shape())
+    op.emit({axis: along for axis, along in enumerate(labels) if along is not None})
+
+
+def broadcast_labels(op: Op, inputs: Sequence[int], shape: Sequence[int], inner: int = 0) -> list[Labels | None]:
+    """Equate the labels of inputs where they meet along the axes of shape, the last `inner` of which are left out.
+
+    Returns, per axis, the labels that the result carries, None where no input varies.
+    """
+    result: list[Labels | None] = [None] * len(shape)
+    for i in inputs:
+        labels = op.axes(i)
+        for back in range(inner + 1, len(labels) + 1):
+            along, axis = labels[-back], len(shape) - back
+            if along.size <= 1:
+                continue
+            known = result[axis]
+            if known is None:
+                result[axis] = along
+            else:
+                op.equate(known, along)
+                if (known < 0).all():
+                    result[axis] = along
+    return result
+
+
+UNARY = [
+    "Abs",
+    "Acos",
+    "Acosh",
+    "Asin",
+    "Asinh",
+    "Atan",
+    "Atanh",
+    "Bernoulli",
+    "Cast",
+    "Ceil",
+    "Celu",
+    "Clip",
+    "Cos",
+    "Cosh",
+    "Dropout",
+    "Elu",
+    "Erf",
+    "Exp",
+    "Floor",
+    "Gelu",
+    "HardSigmoid",
+    "HardSwish",
+    "Identity",
+    "IsInf",
+    "IsNaN",
+    "LeakyRelu",
+    "Log",
+    "Mish",
+    "Neg",
+    "Not",
+    "Reciprocal",
+    "Relu",
+    "Round",
+    "Selu",
+    "Shrink",
+    "Sigmoid",
+    "Sign",
+    "Sin",
+    "Sinh",
+    "Softplus",
+    "Softsign",
+    "Sqrt",
+    "Swish",
+    "Tan",
+    "Tanh",
+    "ThresholdedRelu",
+]
+
+BROADCAST = [
+    "Add",
+    "And",
+    "BitShift",
+    "Div",
+    "Equal",
+    "Greater",
+    "GreaterOrEqual",
+    "Less",
+    "LessOrEqual",
+    "Max",
+    "Mean",
+    "Min",
+    "Mod",
+    "Mul",
+    "Or",
+    "PRelu",
+    "Pow",
+    "Sub",
+    "Sum",
+    "Where",
+    "Xor",
+]
+
+OPERATORS = {
+    **dict.fromkeys(UNARY, Operator(unary)),
+    **dict.fromkeys(BROADCAST, Operator(broadcast)),
+}

@@ -1,0 +1,21 @@
+"""What the table of operators holds: per operator, how labels flow and how its integers follow a cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from onnx_reconvene.flow import Op
+
+if TYPE_CHECKING:
+    from onnx_reconvene.cut import CutOp
+
+
+@dataclass(frozen=True)
+class Operator:
+    """`flow` says how the labels of a node's inputs, weights and outputs hang together; `follow`, where a node has
+    attributes or integer inputs that speak of channel counts, brings them up to date after a cut."""
+
+    flow: Callable[[Op], None]
+    follow: Callable[[CutOp], None] | None = None

@@ -1,0 +1,116 @@
+"""Weight-bearing operators: convolutions and matrix products."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from onnx_reconvene.flow import Op, weight_values
+from onnx_reconvene.labels import Labels
+from onnx_reconvene.operators.elementwise import broadcast_labels
+from onnx_reconvene.operators.rule import Operator
+
+if TYPE_CHECKING:
+    from onnx_reconvene.cut import CutOp
+
+
+def conv(op: Op) -> None:
+    """x[n,i,...] * w[o,i/g,...] + b[o] -> y[n,o,...]"""
+    (x,) = op.along(0, 1)
+    out, read = op.along(1, 0, 1)
+    _convolve(op, x, out, read, read_per_group=read, out_per_group=out.reshape(_groups(op), -1)[0])
+    spatial = range(2, len(op.out_shape()))
+    op.macs((op.node.inputs[1], range(len(op.shape(1)))), (op.node.outputs[0], (0, *spatial)))
+
+
+def conv_transpose(op: Op) -> None:
+    """x[n,i,...] * w[i,o/g,...] + b[o] -> y[n,o,...]"""
+    (x,) = op.along(0, 1)
+    read, out_per_group = op.along(1, 0, 1)
+    groups = _groups(op)
+    if groups == 1:
+        out = out_per_group
+    else:  # the output channels of each group have no axis of their own in the weight
+        out = op.flow.equalities.fresh(groups * out_per_group.size)
+    _convolve(op, x, out, read, read.reshape(groups, -1)[0], out_per_group)
+    spatial = range(2, len(op.shape(0)))
+    op.macs((op.node.inputs[1], range(len(op.shape(1)))), (op.node.inputs[0], (0, *spatial)))
+
+
+def _groups(op: Op) -> int:
+    return int(op.attr("group", 1))
+
+
+def _convolve(op: Op, x: Labels, out: Labels, read: Labels, read_per_group: Labels, out_per_group: Labels) -> None:
+    """Tie input, weight and output channels; in a grouped convolution equal positions of every group go together, or,
+    where a group has but one channel on either side, the whole group does."""
+    groups = _groups(op)
+    if groups == 1:
+        op.equate(x, read)
+    elif min(x.size, out.size) == groups:
+        op.equate(x.reshape(groups, -1), x.reshape(groups, -1)[:, :1])
+        op.equate(out.reshape(groups, -1), x.reshape(groups, -1)[:, :1])
+        if read.size == x.size:
+            op.equate(x, read)
+    else:
+        op.equate(x.reshape(groups, -1), read_per_group)
+        op.equate(out.reshape(groups, -1), out_per_group)
+        if read.size == x.size:
+            op.equate(read, x)
+    if op.has(2):
+        op.equate(out, op.along(2, 0)[0])
+    op.layer(1, out, read)
+    op.emit({1: out})
+
+
+def conv_groups(cut: CutOp) -> None:
+    """`group` is what is left of the input channels over what one group reads."""
+    groups = int(cut.node.attrs.get("group", 1))
+    if groups == 1:
+        return
+    left = cut.kept(0, 1).reshape(groups, -1).any(1).sum()
+    cut.node.attrs["group"] = int(left)
+
+
+def gemm(op: Op) -> None:
+    """a[m,k] * b[k,n] + c[m,n] -> y[m,n], a and b transposed at will"""
+    m, k = op.axes(0)[:: -1 if op.attr("transA", 0) else 1]
+    read, n = op.axes(1)[:: -1 if op.attr("transB", 0) else 1]
+    op.equate(k, read)
+    out = {0: m, 1: n}
+    if op.has(2):
+        for axis, labels in enumerate(broadcast_labels(op, [2], op.out_shape())):
+            if labels is not None and out[axis].size > 1:
+                op.equate(out[axis], labels)
+    op.emit(out)
+    op.layer(1, n, read)
+    op.macs((op.node.outputs[0], (0, 1)), (op.node.inputs[0], (0 if op.attr("transA", 0) else 1,)))
+
+
+def matmul(op: Op) -> None:
+    """a[...,m,k] * b[...,k,n] -> y[...,m,n]"""
+    a, b = op.axes(0), op.axes(1)
+    k, read = a[-1], b[-2] if len(b) > 1 else b[-1]
+    op.equate(k, read)
+    weight = next((i for i in (1, 0) if weight_values(op.node.inputs[i]) is not None), None)
+    if weight is None:
+        op.freeze(k, "multiplies activations along them")
+    rank = len(op.out_shape())
+    out: dict[int, Labels] = {}
+    batch = broadcast_labels(op, [0, 1], (*op.out_shape()[: max(0, max(len(a), len(b)) - 2)], 0, 0), inner=2)
+    out |= {axis: labels for axis, labels in enumerate(batch[:-2]) if labels is not None}
+    if len(b) > 1:
+        out[rank - 1] = b[-1]
+    if len(a) > 1:
+        out[rank - (2 if len(b) > 1 else 1)] = a[-2]
+    op.emit(out)
+    if weight is not None:
+        op.layer(weight, out[rank - 1] if weight == 1 and len(b) > 1 else a[-2] if len(a) > 1 else k, read)
+    op.macs((op.node.outputs[0], range(rank)), (op.node.inputs[0], (len(a) - 1,)))
+
+
+OPERATORS = {
+    "Conv": Operator(conv, conv_groups),
+    "ConvTranspose": Operator(conv_transpose, conv_groups),
+    "Gemm": Operator(gemm),
+    "MatMul": Operator(matmul),
+}

@@ -1,0 +1,151 @@
+"""The report: what was done to a network and what came of it, as data, JSON and text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from onnx_reconvene.cost import CostModel, Widths
+from onnx_reconvene.flow import weight_values
+from onnx_reconvene.groups import Analysis, Frozen
+from onnx_reconvene.verify import Verdict
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a network costs: elements and bytes of float initializers, multiply-accumulates, nodes, milliseconds if measured."""
+
+    params: int
+    macs: int
+    bytes: int
+    nodes: int
+    latency_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class GroupReport:
+    """What became of one group; width and kept count its units."""
+
+    name: str
+    width: int
+    kept: int
+    sensitivity: float | None
+    pruned: bool
+    sites: list[tuple[str, int]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything about one run. `json()` gives the documented form."""
+
+    input: str | None
+    output: str | None
+    criterion: str
+    allocate: str
+    seed: int
+    stage: str
+    input_shapes: dict[str, list[int]]
+    before: Size
+    after: Size
+    groups: list[GroupReport]
+    frozen: list[Frozen]
+    verify: Verdict
+    seconds: dict[str, float]
+
+    def json(self) -> dict[str, Any]:
+        """Return the report as JSON types."""
+        return {"version": VERSION, **asdict(self)}
+
+
+def size(cost: CostModel, widths: Widths, nodes: int) -> Size:
+    """Return what the network costs at these widths."""
+    costs = cost.all(widths)
+    return Size(round(costs["params"]), round(costs["macs"]), round(costs["size"]), nodes)
+
+
+def group_reports(analysis: Analysis, keep: NDArray[np.bool_]) -> list[GroupReport]:
+    """Return what became of each group."""
+    kept = {g.name: int(keep[g.first : g.first + g.width].sum()) for g in analysis.groups}
+    return [
+        GroupReport(g.name, g.width, kept[g.name], None, kept[g.name] < g.width, [(s.tensor, s.axis) for s in g.sites])
+        for g in analysis.groups
+    ]
+
+
+def stage(graph: gs.Graph) -> str:
+    """Return "initialized" for a network that is evidently untrained, its BatchNormalizations all at their exact initial
+    values; else "trained"."""
+    norms = [node for node in graph.nodes if node.op == "BatchNormalization"]
+    initial = (1.0, 0.0, 0.0, 1.0)  # scale, bias, mean, variance
+
+    def untouched(node: gs.Node) -> bool:
+        values = [weight_values(tensor) for tensor in node.inputs[1:5]]
+        return all(v is not None and bool((v == start).all()) for v, start in zip(values, initial, strict=True))
+
+    return "initialized" if norms and all(untouched(node) for node in norms) else "trained"
+
+
+def summary(report: Report) -> str:
+    """Return the report as a short table for a terminal."""
+    rows = [("", "before", "after", "kept")]
+    for label, kind in (("parameters", "params"), ("MACs", "macs"), ("weight bytes", "bytes"), ("nodes", "nodes")):
+        before, after = getattr(report.before, kind), getattr(report.after, kind)
+        rows.append((label, f"{before:,}", f"{after:,}", f"{after / before:.1%}" if before else "-"))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = ["  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]) for row in rows]
+    pruned = sum(group.pruned for group in report.groups)
+    units, kept = sum(g.width for g in report.groups), sum(g.kept for g in report.groups)
+    lines.append(f"{pruned} of {len(report.groups)} groups pruned, {units - kept:,} of {units:,} removable units gone")
+    return "\n".join([*lines, frozen_line(report.frozen), verify_line(report.verify)])
+
+
+def frozen_line(frozen: list[Frozen]) -> str:
+    """Return one line on the channels that had to stay."""
+    if not frozen:
+        return "no channel is frozen"
+    reasons = Counter[str]()
+    for entry in frozen:
+        reasons[entry.reason] += entry.channels
+    (reason, most), *others = reasons.most_common()
+    rest = f", and {len(others)} more reason{'s' if len(others) > 1 else ''} (inspect lists them)" if others else ""
+    return f"{sum(reasons.values()):,} output channels frozen: {most:,} because {reason}{rest}"
+
+
+def verify_line(verdict: Verdict) -> str:
+    """Return one line on verification."""
+    error = f", largest relative error {verdict.max_rel_err:.1e}" if verdict.max_rel_err is not None else ""
+    return f"verification: {verdict.status}{error}{f' ({verdict.reason})' if verdict.reason else ''}"
+
+
+def inspection(analysis: Analysis, shares: Mapping[str, float]) -> str:
+    """Return what can be removed from a network and what is frozen and why, as tables for a terminal.
+
+    shares gives, per group, the share of all multiply-accumulates at the layers that make its channels.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=False)
+    groups = Table("group", "width", "layers", "MACs", "exactly checkable", box=None)
+    for group in analysis.groups:
+        exact = "yes" if group.inexact is None else f"no: {group.inexact}"
+        groups.add_row(group.name, str(group.width), str(len(group.layers)), f"{shares[group.name]:.1%}", exact)
+    reasons = Table("frozen channels", "of", "because", box=None)
+    merged: dict[str, list[Frozen]] = {}
+    for entry in analysis.frozen:
+        merged.setdefault(entry.reason, []).append(entry)
+    for reason, entries in merged.items():
+        more = f" and {len(entries) - 1} more" if len(entries) > 1 else ""
+        reasons.add_row(str(sum(e.channels for e in entries)), f"{entries[0].tensor}{more}", reason)
+    with console.capture() as capture:
+        console.print(groups)
+        console.print(reasons if merged else "no channel is frozen")
+    return capture.get()

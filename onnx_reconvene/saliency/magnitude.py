@@ -1,0 +1,87 @@
+"""Criteria that look at the weights alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from onnx_reconvene.flow import weight_values
+from onnx_reconvene.groups import Analysis
+from onnx_reconvene.saliency.criterion import Scores, by_elements, criterion, unit_scores
+
+
+@criterion("random", "baseline")
+def random(analysis: Analysis, rng: np.random.Generator) -> Scores:
+    """Uniform in (0, 1), seeded."""
+    return rng.random(analysis.width)
+
+
+@criterion("l1", "Li et al. 2017, arXiv 1608.08710; summed over coupled layers: Fang et al. 2023, arXiv 2301.12900")
+def l1(analysis: Analysis, rng: np.random.Generator) -> Scores:
+    """Sum of absolute weights over all coupled layers."""
+    return by_elements(analysis, np.abs)
+
+
+@criterion("l2", "Li et al. 2017, arXiv 1608.08710; summed over coupled layers: Fang et al. 2023, arXiv 2301.12900")
+def l2(analysis: Analysis, rng: np.random.Generator) -> Scores:
+    """Sum of squared weights over all coupled layers."""
+    return by_elements(analysis, np.square)
+
+
+@criterion("lamp", "Lee et al. 2021, arXiv 2010.07611")
+def lamp(analysis: Analysis, rng: np.random.Generator) -> Scores:
+    """Squared weight over the sum of squared weights of its layer that are not smaller."""
+    return by_elements(analysis, _lamp)
+
+
+def _lamp(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    squares = np.square(values, dtype=np.float64).ravel()
+    order = np.argsort(squares, kind="stable")
+    not_smaller = np.cumsum(squares[order][::-1])[::-1]
+    scores = np.zeros_like(squares)
+    scores[order] = np.divide(squares[order], not_smaller, out=np.zeros_like(squares), where=not_smaller > 0)
+    return scores.reshape(values.shape).astype(np.float32)
+
+
+@criterion("fpgm", "He et al. 2019, arXiv 1811.00250")
+def fpgm(analysis: Analysis, rng: np.random.Generator) -> Scores:
+    """Sum of distances of a filter to all filters of its layer: small near the geometric median."""
+    made = {(layer.weight, axis) for layer in analysis.layers for axis in _axes_of(analysis, layer.weight, layer.out)}
+
+    def score(name: str, values: NDArray[np.float32], axes: list[int]) -> dict[int, NDArray[np.float64]]:
+        return {axis: _distances(values, axis) for axis in axes if (name, axis) in made}
+
+    return unit_scores(analysis, score)
+
+
+def _axes_of(analysis: Analysis, weight: str, out: NDArray[np.int64]) -> list[int]:
+    value = analysis.flow.values[weight]
+    return [axis for axis, labels in value.labels.items() if labels.size == out.size and np.array_equal(labels, out)]
+
+
+def _distances(values: NDArray[np.float32], axis: int) -> NDArray[np.float64]:
+    filters = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
+    norms = np.einsum("ij,ij->i", filters, filters, dtype=np.float64)
+    squared = norms[:, None] + norms - 2.0 * (filters @ filters.T)
+    result: NDArray[np.float64] = np.sqrt(np.maximum(squared, 0)).sum(1)
+    return result
+
+
+@criterion("bn-scale", "Liu et al. 2017, arXiv 1708.06519")
+def bn_scale(analysis: Analysis, rng: np.random.Generator) -> Scores:
+    """Absolute scale of the batch normalizations behind the unit; needs BatchNormalization kept as nodes."""
+    total = np.zeros(analysis.width)
+    for node in analysis.graph.nodes:
+        if node.op == "BatchNormalization":
+            scale = _through_identity(node.inputs[1])
+            values, units = weight_values(scale), analysis.units_along(scale.name, 0)
+            if values is not None and units is not None:
+                total += np.bincount(units[units >= 0], np.abs(values[units >= 0]), analysis.width)
+    return total
+
+
+def _through_identity(tensor: gs.Tensor) -> gs.Tensor:
+    while tensor.inputs and tensor.inputs[0].op == "Identity":
+        tensor = tensor.inputs[0].inputs[0]
+    return tensor

@@ -1,0 +1,340 @@
+"""Shapes of all tensors, and the integers that networks compute from shapes at run time.
+
+`onnx.shape_inference` does most of the work. What it cannot follow (arithmetic on shapes, mostly) is evaluated here in numpy, one
+node at a time, and handed back to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper, shape_inference
+
+from onnx_reconvene.errors import ModelError, UsageError
+
+Array = NDArray[Any]
+Shape = tuple[int, ...]
+Attributes = Mapping[str, Any]
+SMALL = 4096  # elements; a larger tensor is data, not a shape
+
+
+def _cast(attributes: Attributes, x: Array) -> Array:
+    return x.astype(helper.tensor_dtype_to_np_dtype(int(attributes["to"])))
+
+
+def _slice(attributes: Attributes, x: Array, *operands: Array) -> Array:
+    starts, ends, axes, steps = slice_operands(attributes, x.ndim, operands)
+    index = [slice(None)] * x.ndim
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        index[axis] = as_slice(start, end, step, x.shape[axis])
+    return x[tuple(index)]
+
+
+def slice_operands(
+    attributes: Attributes, rank: int, operands: Sequence[Array | None]
+) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Return starts, ends, axes (>= 0) and steps of a Slice node of any opset."""
+    if not operands:
+        operands = [np.asarray(attributes[k]) for k in ("starts", "ends", "axes") if k in attributes]
+    starts, ends, axes, steps = [*operands, None, None][:4]
+    assert starts is not None and ends is not None
+    axes = np.arange(len(starts)) if axes is None else axes
+    steps = np.ones(len(starts), np.int64) if steps is None else steps
+    return starts.tolist(), ends.tolist(), [int(a) % rank for a in axes], steps.tolist()
+
+
+def as_slice(start: int, end: int, step: int, size: int) -> slice:
+    """Return ONNX's (start, end, step) on an axis of `size` as a Python slice."""
+    if step < 0 and end < -size:
+        return slice(start, None, step)
+    return slice(start, end, step)
+
+
+def _squeeze(attributes: Attributes, x: Array, axes: Array | None = None) -> Array:
+    axes = attributes.get("axes") if axes is None else axes
+    return np.squeeze(x, None if axes is None else tuple(int(a) for a in axes))
+
+
+def _unsqueeze(attributes: Attributes, x: Array, axes: Array | None = None) -> Array:
+    axes = attributes["axes"] if axes is None else axes
+    return np.expand_dims(x, tuple(int(a) for a in axes))
+
+
+def _reduce(function: Callable[..., Array]) -> Callable[..., Array]:
+    def run(attributes: Attributes, x: Array, axes: Array | None = None) -> Array:
+        axes = attributes.get("axes") if axes is None else axes
+        axis = None if axes is None else tuple(int(a) for a in axes)
+        return np.asarray(function(x, axis=axis, keepdims=bool(attributes.get("keepdims", 1))))
+
+    return run
+
+
+def _divide(_: Attributes, a: Array, b: Array) -> Array:
+    if np.issubdtype(a.dtype, np.integer):  # C's division: towards zero
+        return (np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b))).astype(a.dtype)
+    return a / b
+
+
+def _modulo(attributes: Attributes, a: Array, b: Array) -> Array:
+    return np.fmod(a, b) if attributes.get("fmod") else np.mod(a, b)
+
+
+def _constant_of_shape(attributes: Attributes, shape: Array) -> Array:
+    value = attributes["value"].values.reshape(-1)[0] if "value" in attributes else np.float32(0)
+    return np.broadcast_to(value, tuple(shape.tolist()))
+
+
+def _reshape(attributes: Attributes, x: Array, shape: Array) -> Array:
+    sizes = [x.shape[i] if s == 0 and not attributes.get("allowzero") else int(s) for i, s in enumerate(shape.tolist())]
+    return x.reshape(sizes)
+
+
+def _numpy(function: Callable[..., Array]) -> Callable[..., Array]:
+    return lambda _, *x: np.asarray(function(*x))
+
+
+EVALUATE: dict[str, Callable[..., Array]] = {
+    "Abs": _numpy(np.abs),
+    "Add": _numpy(np.add),
+    "And": _numpy(np.logical_and),
+    "Cast": _cast,
+    "Ceil": _numpy(np.ceil),
+    "Concat": lambda a, *x: np.concatenate(x, a["axis"]),
+    "ConstantOfShape": _constant_of_shape,
+    "Div": _divide,
+    "Equal": _numpy(np.equal),
+    "Expand": lambda _, x, shape: np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(shape.tolist()))),
+    "Floor": _numpy(np.floor),
+    "Gather": lambda a, x, i: np.take(x, i, a.get("axis", 0)),
+    "Greater": _numpy(np.greater),
+    "Identity": lambda _, x: x,
+    "Less": _numpy(np.less),
+    "Max": lambda _, *x: np.asarray(np.max(np.stack(np.broadcast_arrays(*x)), 0)),
+    "Min": lambda _, *x: np.asarray(np.min(np.stack(np.broadcast_arrays(*x)), 0)),
+    "Mod": _modulo,
+    "Mul": _numpy(np.multiply),
+    "Neg": _numpy(np.negative),
+    "Not": _numpy(np.logical_not),
+    "Range": _numpy(np.arange),
+    "ReduceMax": _reduce(np.max),
+    "ReduceMin": _reduce(np.min),
+    "ReduceProd": _reduce(np.prod),
+    "ReduceSum": _reduce(np.sum),
+    "Reshape": _reshape,
+    "Slice": _slice,
+    "Sqrt": _numpy(np.sqrt),
+    "Squeeze": _squeeze,
+    "Sub": _numpy(np.subtract),
+    "Transpose": lambda a, x: np.transpose(x, a.get("perm")),
+    "Unsqueeze": _unsqueeze,
+    "Where": _numpy(np.where),
+}
+
+
+class Integers:
+    """Small tensors whose values follow from constants and shapes alone, evaluated node by node."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, Array] = {}
+        self.of_shapes: set[str] = set()  # those that some Shape node had a part in
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
+
+    def __getitem__(self, name: str) -> Array:
+        return self._values[name]
+
+    def get(self, tensor: gs.Tensor) -> Array | None:
+        """Return the value of tensor, or None where it is data."""
+        if isinstance(tensor, gs.Constant):
+            if tensor.name not in self._values and np.prod(tensor.shape) <= SMALL:
+                self._values[tensor.name] = np.asarray(tensor.values)
+        return self._values.get(tensor.name)
+
+    def visit(self, node: gs.Node, shape: Callable[[str], Shape | None]) -> None:
+        """Evaluate node where all it reads is known; shape gives the shape of a tensor by name."""
+        if len(node.outputs) != 1 or node.domain not in (None, "", "ai.onnx"):
+            return
+        if node.op == "Constant":
+            value = node.attrs.get("value")
+            if isinstance(value, gs.Constant) and np.prod(value.shape) <= SMALL:
+                self._values[node.outputs[0].name] = np.asarray(value.values)
+            elif value is None and len(node.attrs) == 1:
+                self._values[node.outputs[0].name] = _plain_constant(node)
+        elif node.op in ("Shape", "Size"):
+            sizes = shape(node.inputs[0].name)
+            if sizes is not None:
+                self._values[node.outputs[0].name] = _shape(node, sizes)
+                self.of_shapes.add(node.outputs[0].name)
+        elif node.op in EVALUATE:
+            self._evaluate(node)
+            if any(t.name in self.of_shapes for t in node.inputs):
+                self.of_shapes.add(node.outputs[0].name)
+
+    def _evaluate(self, node: gs.Node) -> None:
+        operands = [self.get(tensor) if tensor.name else None for tensor in node.inputs]
+        if any(x is None and t.name for x, t in zip(operands, node.inputs, strict=True)):
+            return
+        if node.op == "ConstantOfShape" and np.prod(operands[0] if operands else 0) > SMALL:
+            return
+        try:
+            value = EVALUATE[node.op](node.attrs, *operands)
+        except (ValueError, IndexError, KeyError, TypeError, ZeroDivisionError) as error:
+            raise ModelError(f"node '{node.name or node.outputs[0].name}' ({node.op}) cannot be evaluated: {error}") from error
+        if value.size <= SMALL:
+            self._values[node.outputs[0].name] = value
+
+
+def _plain_constant(node: gs.Node) -> Array:
+    ((kind, value),) = node.attrs.items()
+    return np.asarray(value, np.float32 if "float" in kind else np.int64 if "int" in kind else None)
+
+
+def _shape(node: gs.Node, sizes: Shape) -> Array:
+    if node.op == "Size":
+        return np.asarray(np.prod(sizes, dtype=np.int64))
+    return np.asarray(sizes, np.int64)[node.attrs.get("start", 0) : node.attrs.get("end")]
+
+
+def pinned(model: onnx.ModelProto, sizes: Mapping[str, Sequence[int]]) -> onnx.ModelProto:
+    """Return a copy of model whose inputs have the given sizes and whose other declared shapes are forgotten."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.value_info[:]
+    for value in copy.graph.input:
+        if value.name in sizes:
+            value.CopyFrom(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, sizes[value.name]))
+    for value in copy.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    return copy
+
+
+def has_free_sizes(graph: gs.Graph) -> bool:
+    """Tell whether some input of graph has a dimension that is not fixed."""
+    return any(t.shape is None or not all(isinstance(size, int) for size in t.shape) for t in graph.inputs)
+
+
+def input_sizes(graph: gs.Graph, given: Mapping[str, Sequence[int]]) -> dict[str, Shape]:
+    """Return a shape for each graph input: the given ones; else a free first dimension is 1, and other free dimensions are
+    all the same, the smallest size at which the network is legal.
+
+    Raises UsageError for a shape that does not fit its input, ModelError where no size tried is legal.
+    """
+    inputs = {t.name: t for t in graph.inputs}
+    for name, shape in given.items():
+        declared = inputs[name].shape if name in inputs else None
+        if name not in inputs:
+            raise UsageError(f"--input-shape {name}: the network has no such input; it has {', '.join(inputs)}")
+        if declared is not None and not _fits(shape, declared):
+            raise UsageError(f"--input-shape {name}: {_times(shape)} does not fit the declared {_times(declared)}")
+    unknown = [name for name, t in inputs.items() if t.shape is None and name not in given]
+    if unknown:
+        raise ModelError(f"input '{unknown[0]}' declares no shape; give one with --input-shape {unknown[0]}=1,...")
+    failure = ""
+    for size in CANDIDATES:
+        sizes = {name: tuple(given[name]) if name in given else _filled(t.shape, size) for name, t in inputs.items()}
+        if not has_free_sizes(graph) or all(name in given for name in inputs):
+            return sizes
+        try:
+            shapes, _ = infer(graph, sizes)
+        except ModelError as error:
+            failure = str(error)
+            continue
+        if all(n > 0 for shape in shapes.values() for n in shape):
+            return sizes
+    raise ModelError(f"no size tried for the free dimensions is legal ({failure}); give one with --input-shape NAME=1,3,...")
+
+
+CANDIDATES = [1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 224, 256, 299, 320, 384, 416, 512, 640, 800, 1024]
+
+
+def _fits(shape: Sequence[int], declared: Sequence[int | str | None]) -> bool:
+    return len(shape) == len(declared) and all(d == s or not isinstance(d, int) for s, d in zip(shape, declared, strict=True))
+
+
+def _filled(declared: Sequence[int | str | None], size: int) -> Shape:
+    return tuple(d if isinstance(d, int) else size if axis else 1 for axis, d in enumerate(declared))
+
+
+def _times(shape: Sequence[int | str | None]) -> str:
+    return "x".join(str(size) for size in shape)
+
+
+def infer(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> tuple[dict[str, Shape], Integers]:
+    """Return the shape of every tensor that has one, and the values of the small integer tensors.
+
+    sizes gives a shape for each graph input. Raises ModelError where the network does not fit these sizes.
+    """
+    model: onnx.ModelProto = graph.source.model
+    copy = pinned(model, sizes) if has_free_sizes(graph) else model
+    try:
+        inferred = shape_inference.infer_shapes(copy, data_prop=True, strict_mode=True)
+    except Exception as error:
+        raise ModelError(f"shapes do not fit: {_last_line(error)}") from error
+    types = {v.name: v.type for v in [*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input]}
+    shapes = {name: shape for name, kind in types.items() if (shape := _static(kind)) is not None}
+    shapes |= {t.name: tuple(t.dims) for t in model.graph.initializer}
+    integers = Integers()
+    protos = {output: node for node in model.graph.node for output in node.output if output}
+    versions = {o.domain: o.version for o in model.opset_import}
+    for node in graph.nodes:
+        outputs = [t.name for t in node.outputs if t.name]
+        if outputs and any(name not in shapes for name in outputs) and outputs[0] in protos:
+            _infer_one(node, protos[outputs[0]], versions, types, shapes, integers)
+        integers.visit(node, shapes.get)
+        if outputs and outputs[0] in integers and outputs[0] not in shapes:
+            value = integers[outputs[0]]
+            shapes[outputs[0]] = value.shape
+            types[outputs[0]] = helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+    return shapes, integers
+
+
+def _infer_one(
+    node: gs.Node,
+    proto: onnx.NodeProto,
+    versions: Mapping[str, int],
+    types: dict[str, onnx.TypeProto],
+    shapes: dict[str, Shape],
+    integers: Integers,
+) -> None:
+    version = versions.get(proto.domain, versions.get("", 1))
+    if not onnx.defs.has(proto.op_type, version, proto.domain):
+        return
+    known, data = {}, {}
+    for tensor in node.inputs:
+        if isinstance(tensor, gs.Constant):
+            kind = helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype))
+            known[tensor.name] = helper.make_tensor_type_proto(kind, tensor.shape)
+        elif tensor.name in types:
+            known[tensor.name] = types[tensor.name]
+        value = integers.get(tensor) if tensor.name else None
+        if value is not None:
+            data[tensor.name] = numpy_helper.from_array(np.ascontiguousarray(value), tensor.name)
+    schema = onnx.defs.get_schema(proto.op_type, version, proto.domain)
+    try:
+        found = shape_inference.infer_node_outputs(schema, proto, known, data)
+    except Exception:  # whatever onnx cannot infer stays unknown, and what is unknown is frozen
+        return
+    for name, kind in found.items():
+        types[name] = kind
+        shape = _static(kind)
+        if shape is not None:
+            shapes[name] = shape
+
+
+def _static(kind: onnx.TypeProto) -> Shape | None:
+    tensor = kind.tensor_type
+    if not kind.HasField("tensor_type") or not tensor.HasField("shape"):
+        return None
+    if not all(d.HasField("dim_value") for d in tensor.shape.dim):
+        return None
+    return tuple(d.dim_value for d in tensor.shape.dim)
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1]

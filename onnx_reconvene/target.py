@@ -1,0 +1,59 @@
+"""Targets: what is to be kept, of what, as the user writes it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from onnx_reconvene.cost import CostModel
+from onnx_reconvene.errors import UsageError
+
+SCALES = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+BYTES = {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+@dataclass(frozen=True)
+class Target:
+    """An upper bound on one kind of cost: a fraction of what the network costs now, or an absolute number."""
+
+    kind: str
+    value: float
+    relative: bool
+
+    def bound(self, before: float) -> float:
+        """Return the largest cost allowed, given the cost before."""
+        return before * self.value if self.relative else self.value
+
+    def __str__(self) -> str:
+        return f"{self.kind}={self.value:.6g}"
+
+
+def parse_target(text: str) -> Target:
+    """Read KIND=VALUE, VALUE being what is kept: 0.5, 50%, 1/16 (of what there is) or 2.5M, 300M, 2MB (absolute)."""
+    kind, _, value = (part.strip().lower() for part in text.partition("="))
+    if kind not in CostModel.KINDS:
+        raise UsageError(f"--target {text}: unknown kind '{kind}'; one of {', '.join(CostModel.KINDS)}")
+    target = _relative(kind, value) or _absolute(kind, value)
+    if target is None:
+        raise UsageError(f"--target {text}: '{value}' is no fraction (0.5), percent (50%), ratio (1/16) or amount (2.5M, 2MB)")
+    if target.value <= 0 or (target.relative and target.value > 1):
+        raise UsageError(f"--target {text}: what is kept must be above 0 and, as a fraction, at most 1")
+    return target
+
+
+def _relative(kind: str, value: str) -> Target | None:
+    if re.fullmatch(r"\d+/\d+", value) and not value.endswith("/0"):
+        return Target(kind, float(Fraction(value)), True)
+    if re.fullmatch(r"\d*\.?\d+%", value):
+        return Target(kind, float(value[:-1]) / 100, True)
+    if re.fullmatch(r"\d*\.?\d*(e-?\d+)?", value) and re.match(r"\d|\.\d", value) and float(value) <= 1:
+        return Target(kind, float(value), True)
+    return None
+
+
+def _absolute(kind: str, value: str) -> Target | None:
+    match = re.fullmatch(r"(\d*\.?\d+(?:e\d+)?)\s*([a-z]*)", value)
+    unit = match[2] if match else ""
+    scales = {**BYTES, **SCALES} if kind == "size" else SCALES
+    return Target(kind, float(match[1]) * scales[unit], False) if match and unit in scales else None

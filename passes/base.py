@@ -1,0 +1,77 @@
+"""What a pass is: a small object called with a model that returns a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_graphsurgeon as gs
+
+from onnx_reconvene.bridges import open_model
+from onnx_reconvene.errors import UsageError
+from onnx_reconvene.notes import Notes, notes_of
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """The model after a pass, of the type the pass was called with, and whether the pass changed it (notes count)."""
+
+    model: Any
+    modified: bool
+
+
+class Pass:
+    """One step over a model. Subclasses say what they require, do and ensure; `call` works on a graph in place."""
+
+    def requires(self, graph: gs.Graph) -> None:
+        """Raise UsageError where graph is not ready for this pass."""
+
+    def call(self, graph: gs.Graph) -> bool:
+        """Run on graph, in place; return whether anything changed."""
+        raise NotImplementedError
+
+    def ensures(self, graph: gs.Graph) -> None:
+        """Raise an error where the pass has not kept its promise."""
+
+    def run(self, graph: gs.Graph) -> bool:
+        """Check, call and check again."""
+        self.requires(graph)
+        modified = self.call(graph)
+        self.ensures(graph)
+        return modified
+
+    def __call__(self, model: Any) -> PassResult:
+        """Run on a model of any kind (see `bridges.open_model`) and give back the same kind."""
+        graph, back = open_model(model)
+        modified = self.run(graph)
+        return PassResult(back(graph) if modified else model, modified)
+
+    def to_ir(self) -> Any:
+        """Return this pass as a pass of onnx_ir."""
+        from onnx_reconvene.bridges.onnx_ir import IrPass
+
+        return IrPass(self)
+
+
+@dataclass(frozen=True)
+class Sequential(Pass):
+    """Passes in a row, as one pass; the model is converted once, not before each."""
+
+    passes: tuple[Pass, ...]
+
+    def __init__(self, *passes: Pass) -> None:
+        object.__setattr__(self, "passes", passes)
+
+    def call(self, graph: gs.Graph) -> bool:
+        """Run each pass on what the one before left."""
+        return any([step.run(graph) for step in self.passes])
+
+
+def needed(graph: gs.Graph, what: str, step: str, run_first: str) -> Notes:
+    """Return the notes of graph; raise UsageError where no pass has noted `what`, or where the cut has been made already."""
+    notes = notes_of(graph)
+    if notes.done:
+        raise UsageError(f"{step}: this network has been cut already; start from the original or from the written model")
+    if what and getattr(notes, what) is None and what not in notes.written:
+        raise UsageError(f"{step} needs {what}: run {run_first} first")
+    return notes

@@ -1,0 +1,29 @@
+"""Cut: the marked units removed, and every shape that depended on them."""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+from onnx_reconvene.passes.base import Pass, needed
+
+from onnx_reconvene.cut import cut
+from onnx_reconvene.notes import analysis_of, notes_of
+from onnx_reconvene.verify import reference
+
+
+class Cut(Pass):
+    """Remove the units that Allocate has not marked to stay. Where all stay, nothing at all changes."""
+
+    def requires(self, graph: gs.Graph) -> None:
+        """Some pass has said which units stay."""
+        needed(graph, "keep", "Cut", "Allocate")
+
+    def call(self, graph: gs.Graph) -> bool:
+        """Slice weights and bring integers up to date."""
+        analysis, notes = analysis_of(graph), notes_of(graph)
+        assert notes.keep is not None
+        notes.done = True
+        if notes.keep.all():
+            return False
+        notes.reference = reference(analysis, notes.keep)
+        cut(analysis, notes.keep)
+        return True

@@ -1,0 +1,30 @@
+"""Emit: the network in a file, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import onnx_graphsurgeon as gs
+from onnx_reconvene.passes.base import Pass
+
+from onnx_reconvene.graph import check_writable, save, to_model
+from onnx_reconvene.notes import strip
+
+
+@dataclass(frozen=True)
+class Emit(Pass):
+    """Write the network to path without the notes of passes, every field as it was read but for what was cut."""
+
+    path: str | os.PathLike[str]
+
+    def requires(self, graph: gs.Graph) -> None:
+        """The path can be written."""
+        check_writable(self.path)
+
+    def call(self, graph: gs.Graph) -> bool:
+        """Write beside path, then rename."""
+        model = to_model(graph)
+        strip(model)
+        save(model, self.path)
+        return False

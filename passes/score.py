@@ -1,0 +1,52 @@
+"""Score: how much each unit matters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnx_reconvene.passes.base import Pass, needed
+
+from onnx_reconvene.errors import ModelError, UsageError
+from onnx_reconvene.flow import weight_values
+from onnx_reconvene.groups import Analysis
+from onnx_reconvene.notes import analysis_of, notes_of
+from onnx_reconvene.saliency import axes_with_units, criteria
+
+
+@dataclass(frozen=True)
+class Score(Pass):
+    """Score every unit by a criterion (see `onnx_reconvene.criteria`). Notes the scores; changes no weight."""
+
+    criterion: str = "l2"
+    seed: int = 0
+
+    def requires(self, graph: gs.Graph) -> None:
+        """The criterion exists and the weights are finite."""
+        if self.criterion not in criteria:
+            raise UsageError(f"--criterion {self.criterion}: not one of {', '.join(criteria)}")
+        needed(graph, "", "Score", "")
+        _check_finite(analysis_of(graph))
+
+    def call(self, graph: gs.Graph) -> bool:
+        """Score the units of graph."""
+        notes, analysis = notes_of(graph), analysis_of(graph)
+        notes.criterion = self.criterion
+        notes.scores = criteria[self.criterion].score(analysis, np.random.default_rng(self.seed))
+        return True
+
+    def ensures(self, graph: gs.Graph) -> None:
+        """Every unit has a finite score."""
+        scores = notes_of(graph).scores
+        if scores is None or not np.isfinite(scores).all():
+            raise ModelError(f"criterion {self.criterion} overflows on this network: its weights are too large")
+
+
+def _check_finite(analysis: Analysis) -> None:
+    for name in axes_with_units(analysis):
+        values = weight_values(analysis.flow.weights[name])
+        with np.errstate(over="ignore", invalid="ignore"):
+            suspicious = values is not None and not np.isfinite(values.sum(dtype=np.float32))
+        if suspicious and not np.isfinite(values).all():
+            raise ModelError(f"initializer '{name}' holds NaN or infinity; such a network cannot be scored")
