@@ -46,7 +46,7 @@ class Budget:
         """The least width of each group."""
         return np.asarray([widths[0] for widths in self.allowed], np.int64)
 
-    def down(self, wanted: NDArray[np.float64]) -> Widths:
+    def down(self, wanted: NDArray[np.floating]) -> Widths:
         """Return the largest allowed widths that are not above the wanted ones (the least allowed where all are)."""
         places = [max(0, np.searchsorted(a, w + 1e-9, "right") - 1) for a, w in zip(self.allowed, wanted, strict=True)]
         return np.asarray([a[p] for a, p in zip(self.allowed, places, strict=True)], np.int64)

@@ -50,7 +50,8 @@ def prune(source: str | None, output: str | None, report_file: str | None, dry_r
     Other commands: inspect IN.onnx (what could be removed, what is frozen and why).
     """
     if given["criterion"] == "list":
-        return _list_criteria()
+        _list_criteria()
+        return
     if source is None or (output is None and not dry_run):
         raise UsageError("give IN.onnx and OUT.onnx (or --dry-run); --help shows all options")
     from onnx_reconvene import api

@@ -9,8 +9,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnx_reconvene.analyze import STANDARD_DOMAINS, computes_shapes
 from onnx_reconvene.flow import Permutation, Value, weight_constant, weight_values
-from onnx_reconvene.groups import STANDARD_DOMAINS, Analysis, computes_shapes
+from onnx_reconvene.groups import Analysis
 from onnx_reconvene.labels import Labels
 from onnx_reconvene.operators import OPERATORS
 from onnx_reconvene.shapes import Integers, Shape, has_free_sizes
@@ -189,9 +190,10 @@ class CutOp:
         """Give every other input that was computed from shapes the value that it had before the cut."""
         integers, old = self.cutting.integers, self.cutting.analysis.integers
         for i, tensor in enumerate(self.node.inputs):
-            if i not in self._handled and tensor.name in old.of_shapes and tensor.name in integers:
-                if not np.array_equal(integers[tensor.name], old[tensor.name]):
-                    self.node.inputs[i] = self._override(i, old[tensor.name], integers[tensor.name])
+            if i in self._handled or tensor.name not in old.of_shapes or tensor.name not in integers:
+                continue
+            if not np.array_equal(integers[tensor.name], old[tensor.name]):
+                self.node.inputs[i] = self._override(i, old[tensor.name], integers[tensor.name])
 
     def _override(self, i: int, wanted: NDArray[Any], now: NDArray[Any] | None) -> gs.Tensor:
         tensor, owner = self.node.inputs[i], self.node.outputs[0].name

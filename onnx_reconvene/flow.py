@@ -191,7 +191,7 @@ class Op:
 
     def _shape(self, tensor: gs.Tensor) -> Shape:
         if tensor.name not in self.flow.shapes:
-            raise Unsupported(f"the shape of '{tensor.name}' is not known")
+            raise UnsupportedError(f"the shape of '{tensor.name}' is not known")
         return self.flow.shapes[tensor.name]
 
     def attr(self, name: str, default: Any = None) -> Any:
@@ -204,7 +204,7 @@ class Op:
             return None
         value = self.flow.integers.get(self.node.inputs[i])
         if value is None:
-            raise Unsupported(f"input '{self.node.inputs[i].name}' is computed at run time")
+            raise UnsupportedError(f"input '{self.node.inputs[i].name}' is computed at run time")
         return value
 
     def along(self, i: int, *axes: int) -> list[Labels]:
@@ -243,7 +243,9 @@ class Op:
             shape = self.out_shape(o)
             for axis, along in labels.items():
                 if along.size != shape[axis]:
-                    raise Unsupported(f"axis {axis} of '{self.node.outputs[o].name}' has {shape[axis]} elements, not {along.size}")
+                    raise UnsupportedError(
+                        f"axis {axis} of '{self.node.outputs[o].name}' has {shape[axis]} elements, not {along.size}"
+                    )
                 if along.size == 1:
                     self.freeze(along, "makes a tensor with this one channel")
             self.flow.values[self.node.outputs[o].name] = Value({a: x for a, x in labels.items() if x.size > 1})
@@ -271,7 +273,8 @@ class Op:
             step = Pending(old.labels, movement(old.positions), old.root, old.axis, (*old.moves, movement))
             if not self._land(step, moved, pending, o):
                 self.flow.settle(source)
-                return self.move(movement, i, o)
+                self.move(movement, i, o)
+                return
         self.emit(moved, o)
         self._hold(pending, o)
 
@@ -331,5 +334,5 @@ def constant_axes_dropped(positions: NDArray[np.int64], labels: Labels) -> NDArr
     return positions
 
 
-class Unsupported(Exception):
+class UnsupportedError(Exception):
     """A rule cannot follow this node; what it touches freezes, with this reason."""

@@ -65,7 +65,7 @@ def load(path: str | os.PathLike[str]) -> gs.Graph:
         raise ModelError(f"{name}: not an ONNX model (the protobuf message does not parse)") from error
     if not model.HasField("graph") or not model.opset_import:
         raise ModelError(f"{name}: not an ONNX model (no graph or no opset import)")
-    arrays = {}
+    arrays: dict[str, NDArray[Any]] = {}
     for index, data in raw.items():
         tensor = model.graph.initializer[index]
         if not _map(tensor, data, arrays):
@@ -207,7 +207,7 @@ def _node(node: gs.Node, source: Source) -> onnx.NodeProto:
     snapshot = source.snapshots.get(id(node))
     if snapshot and _same(snapshot.state, _state(node)):
         return snapshot.proto
-    proto = OnnxExporter.export_node(node)
+    proto: onnx.NodeProto = OnnxExporter.export_node(node)
     if snapshot:
         kept = {a.name: a for a in snapshot.proto.attribute}
         for attribute in proto.attribute:

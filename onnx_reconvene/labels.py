@@ -8,7 +8,6 @@ the reason why a channel must stay. Nothing in this module knows ONNX.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +20,25 @@ class Solution:
     """The solved equalities: a component per label, and per component the reasons that were recorded for it."""
 
     component: Labels  # [labels] -> component
-    frozen: dict[int, str]  # component -> why it must stay
+    reason: Labels  # [components] -> which of reasons freezes it, -1 where it is free
+    reasons: tuple[str, ...]
     inexact: dict[int, str]  # component -> which operator computes statistics over it
 
     def of(self, labels: Labels) -> Labels:
         """Return the components of labels, -1 where a channel is frozen."""
-        labels = np.asarray(labels)
-        found = np.full(labels.shape, -1, np.int64)
-        found[labels >= 0] = self.component[labels[labels >= 0]]
-        return found
+        if not self.component.size:
+            return np.full(labels.shape, -1)
+        return np.where(labels >= 0, self.component[np.maximum(labels, 0)], -1)
+
+    def why(self, labels: Labels) -> Labels:
+        """Return which of reasons freezes each label, -1 where it is free."""
+        component = self.of(labels)
+        return np.where(component >= 0, self.reason[component], -1 - labels) if self.reason.size else -1 - labels
+
+    @property
+    def free(self) -> Labels:
+        """The components that can be removed."""
+        return np.flatnonzero(self.reason < 0)
 
 
 class Equalities:
@@ -52,9 +61,10 @@ class Equalities:
 
     def equate(self, a: Labels, b: Labels) -> None:
         """Record that a and b, broadcast together, are equal pair by pair."""
+        if a.shape != b.shape:
+            a, b = np.broadcast_arrays(a, b)
         if a is not b:
-            left, right = np.broadcast_arrays(a, b)
-            self._pairs.append((left.ravel(), right.ravel()))
+            self._pairs.append((a.ravel(), b.ravel()))
 
     def freeze(self, labels: Labels, reason: str) -> None:
         """Record that labels must stay."""
@@ -64,31 +74,37 @@ class Equalities:
         """Record that an operator computes statistics over labels, so that removal changes what remains."""
         self._inexact.append((labels.ravel(), reason))
 
-    def reason(self, label: int) -> str:
-        """Return why a negative label is frozen."""
-        return list(self._reasons)[-1 - label]
-
     def solve(self) -> Solution:
         """Return the connected components of all recorded equalities."""
-        from scipy.sparse import coo_array
-        from scipy.sparse.csgraph import connected_components
-
         none = np.empty(0, np.int64)
         left = np.concatenate([none, *(a for a, _ in self._pairs)])
         right = np.concatenate([none, *(b for _, b in self._pairs)])
         free = (left >= 0) & (right >= 0)
-        edges = (left[free], right[free])
-        matrix: Any = coo_array((np.ones(len(edges[0]), bool), edges), shape=(self.count, self.count))
-        _, component = connected_components(matrix, directed=False)
-        component = component.astype(np.int64)
-
+        component = connected_components(self.count, left[free], right[free])
         low, high = np.minimum(left, right), np.maximum(left, right)
         marked = (low < 0) & (high >= 0)
-        reasons = list(self._reasons)
-        frozen: dict[int, str] = {}
-        for unit, label in zip(component[high[marked]].tolist(), low[marked].tolist(), strict=True):
-            frozen.setdefault(unit, reasons[-1 - label])
+        reason = np.full(component.max(initial=-1) + 1, len(self._reasons))
+        np.minimum.at(reason, component[high[marked]], -1 - low[marked])  # the first recorded reason is the one told
+        reason[reason == len(self._reasons)] = -1
         inexact: dict[int, str] = {}
-        for labels, reason in self._inexact:
-            inexact.update(dict.fromkeys(component[labels[labels >= 0]].tolist(), reason))
-        return Solution(component, frozen, inexact)
+        for labels, what in self._inexact:
+            inexact.update(dict.fromkeys(component[labels[labels >= 0]].tolist(), what))
+        return Solution(component, reason, tuple(self._reasons), inexact)
+
+
+def connected_components(count: int, left: Labels, right: Labels) -> Labels:
+    """Return a component number for each of `count` labels, the components of the edges (left, right), from 0.
+
+    Every label points to a smaller one of its component; edges hook roots together and pointers are followed until nothing
+    changes (Shiloach and Vishkin 1982). scipy has this too, but importing it would take a third of a whole run.
+    """
+    parent = np.arange(count)
+    while left.size:
+        a, b = parent[left], parent[right]
+        apart = a != b
+        left, right, a, b = left[apart], right[apart], a[apart], b[apart]
+        np.minimum.at(parent, np.maximum(a, b), np.minimum(a, b))
+        while not np.array_equal(parent, above := parent[parent]):
+            parent = above
+    result: Labels = np.unique(parent, return_inverse=True)[1].astype(np.int64)
+    return result

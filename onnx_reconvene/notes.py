@@ -16,8 +16,9 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnx_reconvene.analyze import analyze
 from onnx_reconvene.errors import UsageError
-from onnx_reconvene.groups import Analysis, analyze
+from onnx_reconvene.groups import Analysis
 from onnx_reconvene.target import Target
 from onnx_reconvene.verify import Reference, Verdict
 

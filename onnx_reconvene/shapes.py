@@ -42,7 +42,8 @@ def slice_operands(
     if not operands:
         operands = [np.asarray(attributes[k]) for k in ("starts", "ends", "axes") if k in attributes]
     starts, ends, axes, steps = [*operands, None, None][:4]
-    assert starts is not None and ends is not None
+    assert starts is not None
+    assert ends is not None
     axes = np.arange(len(starts)) if axes is None else axes
     steps = np.ones(len(starts), np.int64) if steps is None else steps
     return starts.tolist(), ends.tolist(), [int(a) % rank for a in axes], steps.tolist()
@@ -76,12 +77,12 @@ def _reduce(function: Callable[..., Array]) -> Callable[..., Array]:
 
 def _divide(_: Attributes, a: Array, b: Array) -> Array:
     if np.issubdtype(a.dtype, np.integer):  # C's division: towards zero
-        return (np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b))).astype(a.dtype)
+        return np.asarray(np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b)), a.dtype)
     return a / b
 
 
 def _modulo(attributes: Attributes, a: Array, b: Array) -> Array:
-    return np.fmod(a, b) if attributes.get("fmod") else np.mod(a, b)
+    return np.asarray(np.fmod(a, b) if attributes.get("fmod") else np.mod(a, b))
 
 
 def _constant_of_shape(attributes: Attributes, shape: Array) -> Array:
@@ -151,9 +152,8 @@ class Integers:
 
     def get(self, tensor: gs.Tensor) -> Array | None:
         """Return the value of tensor, or None where it is data."""
-        if isinstance(tensor, gs.Constant):
-            if tensor.name not in self._values and np.prod(tensor.shape) <= SMALL:
-                self._values[tensor.name] = np.asarray(tensor.values)
+        if isinstance(tensor, gs.Constant) and tensor.name not in self._values and np.prod(tensor.shape) <= SMALL:
+            self._values[tensor.name] = np.asarray(tensor.values)
         return self._values.get(tensor.name)
 
     def visit(self, node: gs.Node, shape: Callable[[str], Shape | None]) -> None:
@@ -180,7 +180,7 @@ class Integers:
         operands = [self.get(tensor) if tensor.name else None for tensor in node.inputs]
         if any(x is None and t.name for x, t in zip(operands, node.inputs, strict=True)):
             return
-        if node.op == "ConstantOfShape" and np.prod(operands[0] if operands else 0) > SMALL:
+        if node.op == "ConstantOfShape" and np.prod(np.asarray(operands[0])) > SMALL:
             return
         try:
             value = EVALUATE[node.op](node.attrs, *operands)

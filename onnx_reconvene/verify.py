@@ -1,7 +1,8 @@
 """Zeroed-consumer equivalence: the proof that a cut changed nothing but what it removed.
 
 In the original, every weight slice that reads a removed channel is set to zero. Its outputs must then equal those of the
-pruned network, to float rounding. Groups whose channels pass through statistics over channels are exempt: there shapes are compared.
+pruned network, to float rounding. Groups whose channels pass through statistics over channels are exempt: there only
+shapes are compared.
 """
 
 from __future__ import annotations
@@ -40,37 +41,47 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Slices:
+    """Positions along axes of one weight that read removed channels."""
+
+    tensor: str
+    values: NDArray[np.float32]
+    gone: tuple[tuple[int, NDArray[np.bool_]], ...]  # (axis, mask)
+
+    def zeroed(self) -> NDArray[np.float32]:
+        """Return a copy of the weight with these slices set to zero."""
+        values = np.array(self.values)
+        for axis, gone in self.gone:
+            np.moveaxis(values, axis, 0)[gone] = 0
+        return values
+
+
+@dataclass(frozen=True)
 class Reference:
-    """The network before a cut, with the slices zeroed that read what the cut removes."""
+    """The network before a cut, and the slices that have to be zero in it to equal the network after."""
 
     source: Source
+    zero: tuple[Slices, ...]
     inexact: str | None  # the operator that computes statistics over removed channels, if any
     sizes: Mapping[str, Sequence[int]]  # of the graph inputs
 
 
 def reference(analysis: Analysis, keep: NDArray[np.bool_]) -> Reference:
-    """Return the zeroed-consumer counterpart of cutting analysis by keep; call it before the cut."""
-    bare = without_weights(analysis.graph)
+    """Return the zeroed-consumer counterpart of cutting analysis by keep; call it before the cut. Copies no weight."""
     stays = np.append(keep, True)
-    zeroed: dict[str, tuple[gs.Tensor, list[tuple[int, NDArray[np.bool_]]]]] = {}
+    zero = []
     for name, tensor in analysis.flow.weights.items():
+        gone = []
         for axis, labels in analysis.flow.values[name].labels.items():
             read = np.zeros(labels.size, bool)
             read[labels >= 0] = analysis.read_labels[labels[labels >= 0]]
-            gone = read & ~stays[analysis.units(labels)]
-            if gone.any():
-                zeroed.setdefault(name, (tensor, []))[1].append((axis, gone))
-    nodes = {output: node for node in bare.model.graph.node for output in node.output}
-    initializers = {t.name: t for t in bare.model.graph.initializer}
-    for name, (tensor, slices) in zeroed.items():
-        values = np.array(weight_values(tensor))
-        for axis, gone in slices:
-            np.moveaxis(values, axis, 0)[gone] = 0
-        if name in nodes:
-            bare.model.graph.node.remove(nodes[name])
-        put_values(initializers.get(name) or bare.model.graph.initializer.add(name=name), values, bare.arrays)
+            gone.append((axis, read & ~stays[analysis.units(labels)]))
+        if any(mask.any() for _, mask in gone):
+            values = weight_values(tensor)
+            assert values is not None
+            zero.append(Slices(name, values, tuple(gone)))
     inexact = next((g.inexact for g in analysis.groups if g.inexact and not keep[g.first : g.first + g.width].all()), None)
-    return Reference(bare, inexact, analysis.sizes)
+    return Reference(without_weights(analysis.graph), tuple(zero), inexact, analysis.sizes)
 
 
 def verify(graph: gs.Graph, against: Reference, seed: int = 0) -> Verdict:
@@ -80,7 +91,7 @@ def verify(graph: gs.Graph, against: Reference, seed: int = 0) -> Verdict:
     """
     with tempfile.TemporaryDirectory(prefix="reconvene-") as folder:
         job = {
-            "original": _store(against.source, folder, "original"),
+            "original": _store(against.source, folder, "original", against.zero),
             "pruned": _store(without_weights(graph), folder, "pruned"),
             "sizes": sizes_to_try(graph, against.sizes),
             "exact": against.inexact is None,
@@ -104,14 +115,24 @@ def verify(graph: gs.Graph, against: Reference, seed: int = 0) -> Verdict:
     return Verdict("exact", error)
 
 
-def _store(source: Source, folder: str, name: str) -> str:
-    copy = Source(onnx.ModelProto(), source.arrays)
-    copy.model.CopyFrom(source.model)
+def _store(source: Source, folder: str, name: str, zero: Sequence[Slices] = ()) -> str:
+    """Write a model to folder, its weights as external data; those to be partly zeroed one at a time."""
+    model = onnx.ModelProto()
+    model.CopyFrom(source.model)
+    nodes = {output: node for node in model.graph.node for output in node.output}
+    initializers = {t.name: t for t in model.graph.initializer}
     with open(os.path.join(folder, name + ".data"), "wb") as file:
-        write_data(copy, file)
+        write_data(Source(model, {n: a for n, a in source.arrays.items() if n not in {s.tensor for s in zero}}), file)
+        for slices in zero:
+            if slices.tensor in nodes:
+                model.graph.node.remove(nodes[slices.tensor])
+            tensor = initializers.get(slices.tensor) or model.graph.initializer.add(name=slices.tensor)
+            arrays: dict[str, NDArray[np.float32]] = {}
+            put_values(tensor, slices.zeroed(), arrays)
+            write_data(Source(model, arrays), file)
     path = os.path.join(folder, name + ".onnx")
     with open(path, "wb") as file:
-        file.write(copy.model.SerializeToString())
+        file.write(model.SerializeToString())
     return path
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
-from onnx_reconvene.passes.base import Pass, needed
 
 from onnx_reconvene.allocate import Limits, allocators, budget, masks
 from onnx_reconvene.errors import UsageError
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.notes import analysis_of
+from onnx_reconvene.passes.base import Pass, needed
 from onnx_reconvene.target import Target, parse_target
 
 

@@ -64,7 +64,8 @@ class Sequential(Pass):
 
     def call(self, graph: gs.Graph) -> bool:
         """Run each pass on what the one before left."""
-        return any([step.run(graph) for step in self.passes])
+        modified = [step.run(graph) for step in self.passes]
+        return any(modified)
 
 
 def needed(graph: gs.Graph, what: str, step: str, run_first: str) -> Notes:

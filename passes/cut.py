@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import onnx_graphsurgeon as gs
-from onnx_reconvene.passes.base import Pass, needed
 
 from onnx_reconvene.cut import cut
 from onnx_reconvene.notes import analysis_of, notes_of
+from onnx_reconvene.passes.base import Pass, needed
 from onnx_reconvene.verify import reference
 
 

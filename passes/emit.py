@@ -6,10 +6,10 @@ import os
 from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
-from onnx_reconvene.passes.base import Pass
 
 from onnx_reconvene.graph import check_writable, save, to_model
 from onnx_reconvene.notes import strip
+from onnx_reconvene.passes.base import Pass
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx_graphsurgeon as gs
-from onnx_reconvene.passes.base import Pass
 
 from onnx_reconvene.notes import analysis_of, notes_of
+from onnx_reconvene.passes.base import Pass
 
 
 @dataclass(frozen=True)

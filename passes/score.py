@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from onnx_reconvene.passes.base import Pass, needed
 
 from onnx_reconvene.errors import ModelError, UsageError
 from onnx_reconvene.flow import weight_values
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.notes import analysis_of, notes_of
+from onnx_reconvene.passes.base import Pass, needed
 from onnx_reconvene.saliency import axes_with_units, criteria
 
 
@@ -46,7 +46,8 @@ class Score(Pass):
 def _check_finite(analysis: Analysis) -> None:
     for name in axes_with_units(analysis):
         values = weight_values(analysis.flow.weights[name])
+        assert values is not None
         with np.errstate(over="ignore", invalid="ignore"):
-            suspicious = values is not None and not np.isfinite(values.sum(dtype=np.float32))
-        if suspicious and not np.isfinite(values).all():
+            finite = np.isfinite(values.sum(dtype=np.float32)) or np.isfinite(values).all()
+        if not finite:
             raise ModelError(f"initializer '{name}' holds NaN or infinity; such a network cannot be scored")

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import onnx_graphsurgeon as gs
-from onnx_reconvene.passes.base import Pass
 
 from onnx_reconvene.bridges import open_model
 from onnx_reconvene.errors import UsageError
 from onnx_reconvene.notes import analysis_of, apply, notes_of
+from onnx_reconvene.passes.base import Pass
 from onnx_reconvene.verify import Verdict, reference, verify
 
 

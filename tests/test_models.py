@@ -119,8 +119,10 @@ def test_vgg_size_follows_from_its_layers() -> None:
 def test_names_are_unique(model: ModelProto) -> None:
     nodes = [node.name for node in model.graph.node]
     weights = [tensor.name for tensor in model.graph.initializer]
-    assert all(nodes) and len(set(nodes)) == len(nodes)
-    assert all(weights) and len(set(weights)) == len(weights)
+    assert all(nodes)
+    assert len(set(nodes)) == len(nodes)
+    assert all(weights)
+    assert len(set(weights)) == len(weights)
 
 
 def test_batch_normalization_is_the_identity(model: ModelProto) -> None:

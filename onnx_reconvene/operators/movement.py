@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_reconvene.flow import Op, Unsupported
-from onnx_reconvene.labels import Labels
+from onnx_reconvene.flow import Op, UnsupportedError
 from onnx_reconvene.operators.elementwise import broadcast_labels
 from onnx_reconvene.operators.rule import Operator
 from onnx_reconvene.shapes import as_slice, slice_operands
@@ -53,7 +52,7 @@ def blocks(shape: Sequence[int], target: Sequence[int]) -> list[tuple[list[int],
             if have == want:
                 break
             if i == len(shape) and j == len(target):
-                raise Unsupported(f"shapes {list(shape)} and {list(target)} do not hold the same elements")
+                raise UnsupportedError(f"shapes {list(shape)} and {list(target)} do not hold the same elements")
         pairs.append((source, goal))
     return pairs
 
@@ -142,7 +141,7 @@ def slice_bounds(cut: CutOp) -> None:
     """`starts` and `ends` are counted in what is left"""
     old, new = cut.old_shape(0), cut.new_shape(0)
     operands = [cut.old_ints(i) for i in range(1, len(cut.node.inputs))]
-    starts, ends, axes, steps = slice_operands(cut.node.attrs, len(old), operands)
+    starts, ends, axes, _ = slice_operands(cut.node.attrs, len(old), operands)
     now = [cut.ints(i) for i in range(1, len(cut.node.inputs))]
     starts_now, ends_now, *_ = slice_operands(cut.node.attrs, len(old), [None if x is None else np.asarray(x) for x in now])
     for k, axis in enumerate(axes):
@@ -194,7 +193,7 @@ def pad(op: Op) -> None:
     rank = len(shape)
     pads = op.ints(1) if op.has(1) else np.asarray(op.attr("pads"))
     if pads is None:
-        raise Unsupported("its pads are missing")
+        raise UnsupportedError("its pads are missing")
     axes = op.ints(3) if op.has(3) else np.arange(rank)
     assert axes is not None
     labels = dict(enumerate(op.axes(0)))
@@ -219,6 +218,7 @@ def pad_sizes(cut: CutOp) -> None:
     rank = len(cut.old_shape(0))
     pads = np.asarray(cut.old_ints(1) if len(cut.node.inputs) > 1 else cut.node.attrs["pads"]).copy()
     axes = cut.old_ints(3) if len(cut.node.inputs) > 3 and cut.node.inputs[3].name else np.arange(rank)
+    assert axes is not None
     changed = False
     for k, axis in enumerate(axes.tolist()):
         kept = cut.kept_out(0, axis % rank)
@@ -291,5 +291,3 @@ OPERATORS = {
     "Transpose": Operator(transpose),
     "Unsqueeze": Operator(reshape),
 }
-
-__all__ = ["OPERATORS", "Labels", "blocks", "reshape_labels"]

@@ -1,0 +1,101 @@
+"""Runs the flow rules over a graph and solves the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx_graphsurgeon as gs
+
+from onnx_reconvene.flow import Flow, Op, UnsupportedError, Value
+from onnx_reconvene.groups import Analysis, collect
+from onnx_reconvene.labels import Labels, Solution
+from onnx_reconvene.operators import OPERATORS
+from onnx_reconvene.shapes import Integers, Shape, infer, input_sizes
+
+STANDARD_DOMAINS = (None, "", "ai.onnx")
+
+
+def analyze(graph: gs.Graph, sizes: Mapping[str, Sequence[int]] | None = None) -> Analysis:
+    """Return what can be removed from graph, its free dimensions fixed as sizes says (or at the smallest legal ones).
+
+    Where a split axis turns out frozen because its innermost part absorbs the removal, the next one out is tried.
+    """
+    found = input_sizes(graph, sizes or {})
+    shapes, integers = infer(graph, found)
+    outward: dict[str, int] = {}
+    best: tuple[int, Flow, Solution] | None = None
+    while True:
+        flow = _run(graph, shapes, integers, outward)
+        solution = flow.equalities.solve()
+        free = solution.free.size
+        if best is None or free > best[0]:
+            best = free, flow, solution
+        further = {
+            name: tried + 1
+            for name, (labels, ways) in flow.settled.items()
+            if (tried := outward.get(name, 0)) + 1 < ways and _all_frozen(solution, labels)
+        }
+        if not further:
+            return collect(graph, *best[1:], found)
+        outward = {**outward, **further}
+
+
+def _all_frozen(solution: Solution, labels: Labels) -> bool:
+    return bool((solution.why(labels) >= 0).all())
+
+
+def _run(graph: gs.Graph, shapes: dict[str, Shape], integers: Integers, outward: dict[str, int]) -> Flow:
+    flow = Flow(graph, shapes, integers, outward)
+    for tensor in graph.inputs:
+        flow.values[tensor.name] = _frozen_value(flow, tensor.name, f"'{tensor.name}' is a graph input")
+    for node in graph.nodes:
+        _visit(flow, node)
+    for tensor in graph.outputs:
+        flow.freeze(tensor, f"'{tensor.name}' is a graph output")
+    return flow
+
+
+def _visit(flow: Flow, node: gs.Node) -> None:
+    if node.op in ("Constant", "ConstantOfShape") or computes_shapes(flow.integers, node):
+        return
+    op = Op(flow, node)
+    _freeze_captured(flow, op)
+    operator = OPERATORS.get(node.op) if node.domain in STANDARD_DOMAINS else None
+    if operator is None:
+        _freeze_node(flow, op, "no rule is known for it")
+        return
+    try:
+        operator.flow(op)
+    except UnsupportedError as error:
+        _freeze_node(flow, op, str(error))
+
+
+def computes_shapes(integers: Integers, node: gs.Node) -> bool:
+    """Tell whether node does nothing but arithmetic on shapes and constants of known value."""
+    names = [t.name for t in node.outputs]
+    return all(n in integers and (n in integers.of_shapes or integers[n].dtype.kind in "iub") for n in names)
+
+
+def _freeze_captured(flow: Flow, op: Op) -> None:
+    """Freeze what the bodies of control flow read from outside."""
+    for value in op.node.attrs.values():
+        if isinstance(value, gs.Graph):
+            for inner in value.nodes:
+                for tensor in [*inner.inputs, *value.outputs]:
+                    if tensor.name in flow.values or isinstance(tensor, gs.Constant):
+                        flow.freeze(tensor, f"{op} reads it in a body")
+                _freeze_captured(flow, Op(flow, inner))
+
+
+def _freeze_node(flow: Flow, op: Op, why: str) -> None:
+    reason = f"{op}: {why}"
+    for i in op.inputs():
+        flow.freeze(op.node.inputs[i], reason)
+    for o in op.outputs():
+        name = op.node.outputs[o].name
+        flow.values[name] = _frozen_value(flow, name, reason)
+
+
+def _frozen_value(flow: Flow, name: str, reason: str) -> Value:
+    shape = flow.shapes.get(name, ())
+    return Value({axis: flow.equalities.frozen(size, reason) for axis, size in enumerate(shape) if size > 1})
