@@ -226,6 +226,7 @@ def _put_initializers(graph: gs.Graph, source: Source, bare: Source) -> None:
     for tensor in old:
         constant = constants.pop(tensor.name, None)
         if constant is None and tensor.name in only_read_here:
+            _withdraw_input(proto, tensor.name)
             continue
         stored = source.arrays.get(tensor.name)
         values = stored if constant is None else constant._values
@@ -237,7 +238,15 @@ def _put_initializers(graph: gs.Graph, source: Source, bare: Source) -> None:
             put_values(copy, values, bare.arrays)
     for constant in constants.values():
         if isinstance(constant._values, np.ndarray):
-            put_values(proto.initializer.add(name=constant.name), constant._values, bare.arrays)
+            tensor = proto.initializer.add(name=constant.name)
+            put_values(tensor, constant._values, bare.arrays)
+            if bare.model.ir_version < 4:  # where every initializer has to be an input as well
+                proto.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+
+
+def _withdraw_input(proto: onnx.GraphProto, name: str) -> None:
+    for value in [value for value in proto.input if value.name == name]:
+        proto.input.remove(value)
 
 
 def _holds(tensor: TensorProto, values: NDArray[Any]) -> bool:
