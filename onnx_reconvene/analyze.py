@@ -56,6 +56,8 @@ def _run(graph: gs.Graph, shapes: dict[str, Shape], integers: Integers, outward:
 
 
 def _visit(flow: Flow, node: gs.Node) -> None:
+    if all(flow.is_static(t) for t in node.inputs if t.name):
+        flow.static.update(t.name for t in node.outputs)
     if node.op in ("Constant", "ConstantOfShape") or computes_shapes(flow.integers, node):
         return
     op = Op(flow, node)
@@ -68,6 +70,9 @@ def _visit(flow: Flow, node: gs.Node) -> None:
         operator.flow(op)
     except UnsupportedError as error:
         _freeze_node(flow, op, str(error))
+    silent = [node.outputs[o].name for o in op.outputs() if node.outputs[o].name not in flow.values]
+    if any(t.outputs or t in flow.graph.outputs for t in node.outputs if t.name in silent):
+        _freeze_node(flow, op, f"no rule says what is in '{silent[0]}'")
 
 
 def computes_shapes(integers: Integers, node: gs.Node) -> bool:

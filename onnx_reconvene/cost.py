@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
+from onnx import helper
 
-from onnx_reconvene.flow import is_float, weight_constant
+from onnx_reconvene.flow import weight_constant
 from onnx_reconvene.groups import Analysis
 
 Widths = NDArray[np.int64]
@@ -46,12 +46,10 @@ class CostModel:
         self._rows: dict[tuple[str, int], int] = {}
         self.nodes = [term.node for term in analysis.flow.macs]
         self.macs = self._products([term.axes for term in analysis.flow.macs], np.ones(len(self.nodes)))
-        stored = {t.name: t for t in analysis.graph.tensors().values() if isinstance(t, gs.Constant) and is_float(t)}
-        folded = {n: t for n, t in analysis.flow.weights.items() if weight_constant(t) is None}
-        floats = [np.dtype(t.dtype).itemsize for t in [*stored.values(), *folded.values()]]
-        axes = [tuple((name, axis) for axis in range(len(analysis.shapes[name]))) for name in [*stored, *folded]]
-        self.params = self._products(axes, np.ones(len(floats)))
-        self.size = self._products(axes, np.asarray(floats, float))
+        bytes_each = _float_initializers(analysis)
+        axes = [tuple((name, axis) for axis in range(len(analysis.shapes[name]))) for name in bytes_each]
+        self.params = self._products(axes, np.ones(len(axes)))
+        self.size = self._products(axes, np.asarray(list(bytes_each.values())))
         linear = [(1.0, np.zeros(len(self.dense))), *(self._linear(*axis) for axis in self._rows)]
         self._frozen = np.asarray([frozen for frozen, _ in linear])
         self._per_unit = np.asarray([per_unit for _, per_unit in linear])
@@ -92,3 +90,11 @@ class CostModel:
         for node, macs in zip(self.nodes, self.macs.terms(self.sizes(widths)), strict=True):
             counts[node] = counts.get(node, 0.0) + float(macs)
         return counts
+
+
+def _float_initializers(analysis: Analysis) -> dict[str, float]:
+    """Return the bytes per element of each float initializer, and of what ConstantOfShape weights turn into when cut."""
+    model = analysis.graph.source.model
+    dtypes = {t.name: np.dtype(helper.tensor_dtype_to_np_dtype(t.data_type)) for t in model.graph.initializer}
+    folded = {n: np.dtype(np.float32) for n, t in analysis.flow.weights.items() if weight_constant(t) is None}
+    return {n: float(d.itemsize) for n, d in {**dtypes, **folded}.items() if d.kind == "f" or "float" in d.name}

@@ -49,9 +49,24 @@ class Layer:
 
     name: str
     op: str
-    weight: str
+    tensor: gs.Tensor
     out: Labels
     read: Labels
+
+    @property
+    def weight(self) -> str:
+        """The name of the weight."""
+        return str(self.tensor.name)
+
+    @property
+    def sources(self) -> set[str]:
+        """The names of the constants that the weight is computed from; its own where it is one."""
+        found, waiting = set(), [self.tensor]
+        while waiting:
+            tensor = waiting.pop()
+            found.add(tensor.name)
+            waiting += [t for node in tensor.inputs for t in node.inputs if t.name not in found]
+        return found
 
 
 @dataclass(frozen=True)
@@ -86,6 +101,7 @@ class Flow:
         self.permutations: list[Permutation] = []
         self.macs: list[Macs] = []
         self.settled: dict[str, tuple[Labels, int]] = {}  # splits: tensor -> labels of the axis that absorbs, how many there are
+        self.static: set[str] = set()  # tensors computed from weights and constants alone
         self.trail: dict[str, tuple[tuple[str, NDArray[np.int64]], ...]] = {}
 
     def value(self, tensor: gs.Tensor) -> Value:
@@ -98,6 +114,10 @@ class Flow:
         self.weights[tensor.name] = tensor
         shape = self.shapes.get(tensor.name, ())
         return Value({axis: self.equalities.fresh(size) for axis, size in enumerate(shape) if size > 1})
+
+    def is_static(self, tensor: gs.Tensor) -> bool:
+        """Tell whether tensor is a constant or computed from constants alone."""
+        return isinstance(tensor, gs.Constant) or tensor.name in self.static
 
     def freeze(self, tensor: gs.Tensor, reason: str, axes: Iterable[int] | None = None) -> None:
         """Record that the channels of tensor (along axes, or all) must stay."""
@@ -177,6 +197,10 @@ class Op:
         """Tell whether optional input i is present."""
         return i < len(self.node.inputs) and bool(self.node.inputs[i].name)
 
+    def is_static(self, i: int) -> bool:
+        """Tell whether input i is a weight, or computed from weights alone."""
+        return self.flow.is_static(self.node.inputs[i])
+
     def outputs(self) -> list[int]:
         """Return the indices of the outputs that are present."""
         return [o for o, tensor in enumerate(self.node.outputs) if tensor.name]
@@ -209,21 +233,26 @@ class Op:
 
     def along(self, i: int, *axes: int) -> list[Labels]:
         """Return the labels of input i along each of axes; all its other channels freeze."""
-        labels = self.axes(i)
-        axes = tuple(axis % max(1, len(labels)) for axis in axes)
-        rest = [axis for axis in self.flow.value(self.node.inputs[i]).labels if axis not in axes]
-        self.flow.freeze(self.node.inputs[i], f"{self} computes across them", rest)
-        return [labels[axis] for axis in axes]
+        tensor = self.node.inputs[i]
+        axes = tuple(axis % max(1, len(self.shape(i))) for axis in axes)
+        self.flow.settle(tensor)
+        for axis, labels in self.flow.value(tensor).labels.items():
+            if axis not in axes:
+                self.freeze(labels, "computes across them")
+        return [self._axis(tensor, axis) for axis in axes]
 
     def axes(self, i: int) -> list[Labels]:
         """Return the labels of input i along all its axes, frozen ones where it carries no channels."""
         tensor = self.node.inputs[i]
         self.flow.settle(tensor)
-        value, frozen = self.flow.value(tensor), self.flow.equalities.frozen
-        return [
-            value.labels[axis] if axis in value.labels else frozen(size, f"axis {axis} of '{tensor.name}' carries no channels")
-            for axis, size in enumerate(self.shape(i))
-        ]
+        return [self._axis(tensor, axis) for axis in range(len(self.shape(i)))]
+
+    def _axis(self, tensor: gs.Tensor, axis: int) -> Labels:
+        value = self.flow.value(tensor)
+        if axis not in value.labels:
+            reason = f"axis {axis} of '{tensor.name}' carries no channels"
+            value.labels[axis] = self.flow.equalities.frozen(self._shape(tensor)[axis], reason)
+        return value.labels[axis]
 
     def equate(self, a: Labels, b: Labels) -> None:
         """Record that labels a and b live and die together."""
@@ -251,8 +280,10 @@ class Op:
             self.flow.values[self.node.outputs[o].name] = Value({a: x for a, x in labels.items() if x.size > 1})
 
     def layer(self, weight: int, out: Labels, read: Labels) -> None:
-        """Enter this node as a weight-bearing layer."""
-        self.flow.layers.append(Layer(self.name, self.type, self.node.inputs[weight].name, out, read))
+        """Enter this node as a weight-bearing layer; what it reads freezes where the weight is no weight but computed from data."""
+        if not self.is_static(weight):
+            self.freeze(read, "multiplies activations along them")
+        self.flow.layers.append(Layer(self.name, self.type, self.node.inputs[weight], out, read))
 
     def macs(self, *axes: tuple[gs.Tensor, Sequence[int]]) -> None:
         """Enter the multiply-accumulates of this node as the product of the sizes of axes of tensors."""

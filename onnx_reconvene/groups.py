@@ -120,10 +120,14 @@ class Analysis:
 
     @cached_property
     def read_labels(self) -> NDArray[np.bool_]:
-        """For each label whether it stands on the input axis of a layer's weight."""
+        """For each label whether it stands on the input axis of a layer's weight, or of what that is computed from."""
         read = np.zeros(self.flow.equalities.count, bool)
         for layer in self.layers:
             read[layer.read[layer.read >= 0]] = True
+            for name in (layer.sources - {layer.weight}) & self.flow.weights.keys():
+                for labels in self.flow.values[name].labels.values():
+                    same = np.isin(self.solution.of(labels), self.solution.of(layer.read))
+                    read[labels[same & (labels >= 0)]] = True
         return read
 
 

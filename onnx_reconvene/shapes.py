@@ -184,8 +184,8 @@ class Integers:
             return
         try:
             value = EVALUATE[node.op](node.attrs, *operands)
-        except (ValueError, IndexError, KeyError, TypeError, ZeroDivisionError) as error:
-            raise ModelError(f"node '{node.name or node.outputs[0].name}' ({node.op}) cannot be evaluated: {error}") from error
+        except (ValueError, IndexError, KeyError, TypeError, ZeroDivisionError):
+            return  # what cannot be evaluated stays unknown, and what depends on it is frozen
         if value.size <= SMALL:
             self._values[node.outputs[0].name] = value
 

@@ -50,7 +50,6 @@ UNARY = [
     "Asinh",
     "Atan",
     "Atanh",
-    "Bernoulli",
     "Cast",
     "Ceil",
     "Celu",

@@ -72,6 +72,17 @@ def target_shape(cut: CutOp) -> None:
     cut.replace(1, new)
 
 
+def squeezed_axes(cut: CutOp) -> None:
+    """an axis cut down to size 1 must not be squeezed because no axes are named"""
+    named = "axes" in cut.node.attrs or (len(cut.node.inputs) > 1 and cut.node.inputs[1].name)
+    if not named:
+        axes = [axis for axis, size in enumerate(cut.old_shape(0)) if size == 1]
+        if cut.opset < 13:
+            cut.node.attrs["axes"] = axes
+        else:
+            cut.replace(1, axes)
+
+
 def transpose(op: Op) -> None:
     """x[...] -> y[permuted axes]"""
     permutation = op.attr("perm", list(range(len(op.shape(0))))[::-1])
@@ -141,12 +152,12 @@ def slice_bounds(cut: CutOp) -> None:
     """`starts` and `ends` are counted in what is left"""
     old, new = cut.old_shape(0), cut.new_shape(0)
     operands = [cut.old_ints(i) for i in range(1, len(cut.node.inputs))]
-    starts, ends, axes, _ = slice_operands(cut.node.attrs, len(old), operands)
+    starts, ends, axes, steps = slice_operands(cut.node.attrs, len(old), operands)
     now = [cut.ints(i) for i in range(1, len(cut.node.inputs))]
     starts_now, ends_now, *_ = slice_operands(cut.node.attrs, len(old), [None if x is None else np.asarray(x) for x in now])
     for k, axis in enumerate(axes):
         kept = cut.kept(0, axis)
-        if kept.all():
+        if kept.all() or steps[k] != 1:  # a step other than 1 runs over a whole axis, or froze it
             continue
         begin, end, _ = slice(starts[k], ends[k]).indices(old[axis])
         wanted = (int(kept[:begin].sum()), int(kept[:end].sum()))
@@ -202,7 +213,7 @@ def pad(op: Op) -> None:
         before, after = int(pads[k]), int(pads[k + len(axes)])
         if before == after == 0:
             continue
-        if axis not in op.flow.value(op.node.inputs[0]).labels:
+        if (labels[axis] < 0).all():
             del labels[axis]
         elif op.attr("mode", "constant") == "constant" and before >= 0 and after >= 0:
             fresh = op.flow.equalities.fresh
@@ -269,10 +280,6 @@ def space_to_depth(op: Op) -> None:
     op.emit({1: np.tile(x, int(op.attr("blocksize")) ** 2)})
 
 
-def shape(op: Op) -> None:
-    """shape of x; reads no data"""
-
-
 OPERATORS = {
     "Concat": Operator(concat),
     "DepthToSpace": Operator(depth_to_space),
@@ -281,12 +288,10 @@ OPERATORS = {
     "Gather": Operator(gather, gather_indices),
     "Pad": Operator(pad, pad_sizes),
     "Reshape": Operator(reshape, target_shape),
-    "Shape": Operator(shape),
-    "Size": Operator(shape),
     "Slice": Operator(slice_, slice_bounds),
     "SpaceToDepth": Operator(space_to_depth),
     "Split": Operator(split, split_sizes),
-    "Squeeze": Operator(reshape),
+    "Squeeze": Operator(reshape, squeezed_axes),
     "Tile": Operator(tile),
     "Transpose": Operator(transpose),
     "Unsqueeze": Operator(reshape),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onnx_reconvene.flow import Op, weight_values
+from onnx_reconvene.flow import Op
 from onnx_reconvene.labels import Labels
 from onnx_reconvene.operators.elementwise import broadcast_labels
 from onnx_reconvene.operators.rule import Operator
@@ -17,7 +17,7 @@ def conv(op: Op) -> None:
     """x[n,i,...] * w[o,i/g,...] + b[o] -> y[n,o,...]"""
     (x,) = op.along(0, 1)
     out, read = op.along(1, 0, 1)
-    _convolve(op, x, out, read, read_per_group=read, out_per_group=out.reshape(_groups(op), -1)[0])
+    _convolve(op, x, out, read, of_a_group=read)
     spatial = range(2, len(op.out_shape()))
     op.macs((op.node.inputs[1], range(len(op.shape(1)))), (op.node.outputs[0], (0, *spatial)))
 
@@ -29,7 +29,7 @@ def conv_transpose(op: Op) -> None:
     groups = _groups(op)
     # the output channels of each group have no axis of their own in the weight
     out = out_per_group if groups == 1 else op.flow.equalities.fresh(groups * out_per_group.size)
-    _convolve(op, x, out, read, read.reshape(groups, -1)[0], out_per_group)
+    _convolve(op, x, out, read, of_a_group=out_per_group)
     spatial = range(2, len(op.shape(0)))
     op.macs((op.node.inputs[1], range(len(op.shape(1)))), (op.node.inputs[0], (0, *spatial)))
 
@@ -38,22 +38,24 @@ def _groups(op: Op) -> int:
     return int(op.attr("group", 1))
 
 
-def _convolve(op: Op, x: Labels, out: Labels, read: Labels, read_per_group: Labels, out_per_group: Labels) -> None:
-    """Tie input, weight and output channels; in a grouped convolution equal positions of every group go together, or,
-    where a group has but one channel on either side, the whole group does."""
+def _convolve(op: Op, x: Labels, out: Labels, read: Labels, of_a_group: Labels) -> None:
+    """Tie input, weight and output channels; of_a_group stands on the weight axis that all groups share.
+
+    In a grouped convolution equal positions of every group go together, or, where a group has but one channel on either
+    side, the whole group does.
+    """
     groups = _groups(op)
-    if groups == 1:
+    x_of, out_of = x.reshape(groups, -1), out.reshape(groups, -1)
+    if groups > 1 and min(x.size, out.size) == groups:
+        op.equate(x_of, x_of[:, :1])
+        op.equate(out_of, x_of[:, :1])
+        op.freeze(of_a_group, "removes whole groups, which share them")
+    elif groups > 1:
+        op.equate(x_of, x_of[:1])
+        op.equate(out_of, out_of[:1])
+        op.equate((out_of if of_a_group is not read else x_of)[0], of_a_group)
+    if read.size == x.size:
         op.equate(x, read)
-    elif min(x.size, out.size) == groups:
-        op.equate(x.reshape(groups, -1), x.reshape(groups, -1)[:, :1])
-        op.equate(out.reshape(groups, -1), x.reshape(groups, -1)[:, :1])
-        if read.size == x.size:
-            op.equate(x, read)
-    else:
-        op.equate(x.reshape(groups, -1), read_per_group)
-        op.equate(out.reshape(groups, -1), out_per_group)
-        if read.size == x.size:
-            op.equate(read, x)
     if op.has(2):
         op.equate(out, op.along(2, 0)[0])
     op.layer(1, out, read)
@@ -89,7 +91,7 @@ def matmul(op: Op) -> None:
     a, b = op.axes(0), op.axes(1)
     k, read = a[-1], b[-2] if len(b) > 1 else b[-1]
     op.equate(k, read)
-    weight = next((i for i in (1, 0) if weight_values(op.node.inputs[i]) is not None), None)
+    weight = next((i for i in (1, 0) if op.is_static(i)), None)
     if weight is None:
         op.freeze(k, "multiplies activations along them")
     rank = len(op.out_shape())
