@@ -80,7 +80,8 @@ def budget(analysis: Analysis, targets: Sequence[Target], limits: Limits) -> Bud
     bounds = tuple(t.bound(cost(t.kind, cost.dense)) for t in targets)
     allowed = tuple(_allowed(group, limits) for group in analysis.groups)
     found = Budget(cost, allowed, tuple(targets), bounds)
-    if not found.holds(found.smallest):
+    hopeless = not allowed and any(t.relative and t.value < 1 for t in targets)
+    if hopeless or not found.holds(found.smallest):
         raise TargetError(_unreachable(found))
     return found
 

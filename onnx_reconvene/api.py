@@ -16,7 +16,7 @@ from onnx_reconvene import report as reports
 from onnx_reconvene.bridges import open_model
 from onnx_reconvene.cost import CostModel
 from onnx_reconvene.errors import UsageError
-from onnx_reconvene.graph import check_writable, save, to_model, write_whole
+from onnx_reconvene.graph import write_whole
 from onnx_reconvene.groups import Analysis, Group
 from onnx_reconvene.notes import analysis_of, notes_of
 from onnx_reconvene.passes import Allocate, Cut, Emit, Load, Pass, Score, Verify
@@ -74,8 +74,7 @@ class Result:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the pruned network to path, whole or not at all. Raises UsageError where path cannot be written."""
-        check_writable(path)
-        save(to_model(self.graph), path)
+        Emit(path).run(self.graph)
         self.report = replace(self.report, output=os.fspath(path))
 
 
@@ -115,7 +114,7 @@ def run(
         seconds[STAGES[type(step)]] = time.perf_counter() - began
     notes, analysis = notes_of(graph), analysis_of(graph)
     assert notes.keep is not None
-    cost = CostModel(analysis)
+    assert notes.cost is not None
     kept = np.asarray([notes.keep[g.first : g.first + g.width].sum() for g in analysis.groups], np.int64)
     seconds["total"] = time.perf_counter() - begin
     report = Report(
@@ -126,8 +125,8 @@ def run(
         options.seed,
         stage,
         {name: list(shape) for name, shape in analysis.sizes.items()},
-        reports.size(cost, cost.dense, nodes),
-        reports.size(cost, kept, len(graph.nodes)),
+        reports.size(notes.cost, notes.cost.dense, nodes),
+        reports.size(notes.cost, kept, len(graph.nodes)),
         reports.group_reports(analysis, notes.keep),
         list(analysis.frozen),
         notes.verdict or Verdict("skipped", None, "not asked for"),

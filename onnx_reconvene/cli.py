@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -41,7 +42,7 @@ LOUD = click.option("-v", "--verbose", is_flag=True, help="Say more; add the tra
 @click.option("--report", "report_file", metavar="FILE.json", type=click.Path(), help="Write a machine-readable report.")
 @click.option("--no-verify", is_flag=True, help="Leave out the equivalence check.")
 @click.option("--dry-run", is_flag=True, help="Do everything but write OUT.onnx, which may be left out.")
-@click.option("--seed", default=0, show_default=True, metavar="N")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), metavar="N")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @LOUD
 def prune(source: str | None, output: str | None, report_file: str | None, dry_run: bool, quiet: bool, **given: Any) -> None:
@@ -62,10 +63,14 @@ def prune(source: str | None, output: str | None, report_file: str | None, dry_r
     for path in (output, report_file):
         if path is not None:
             check_writable(path)
+    if report_file is not None and os.path.realpath(report_file) in {
+        os.path.realpath(p) for p in (source, output) if p is not None
+    }:
+        raise UsageError(f"--report {report_file}: is IN.onnx or OUT.onnx; give the report a file of its own")
     options = _options(given)
+    start = time.perf_counter()
     graph, back = open_model(source)
-    watch = iter if quiet else _progress
-    result = api.run(graph, back, options, None if dry_run else output, watch=watch)
+    result = api.run(graph, back, options, None if dry_run else output, start, watch=iter if quiet else _progress)
     if report_file:
         api.write_report(result.report, report_file)
     if not quiet:

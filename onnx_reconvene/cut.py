@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_reconvene.analyze import STANDARD_DOMAINS, computes_shapes
+from onnx_reconvene.analysis import STANDARD_DOMAINS, computes_shapes
 from onnx_reconvene.flow import Permutation, Value, weight_constant, weight_values
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.labels import Labels
@@ -37,7 +37,7 @@ class Cutting:
 
     def __init__(self, analysis: Analysis, keep: Mask) -> None:
         self.analysis, self.graph = analysis, analysis.graph
-        self.keep = np.append(keep, True)  # the last entry answers for -1, a frozen channel
+        self.keep = keep
         self.integers = Integers()
         self._names = set(analysis.graph.tensors())
         self._done: set[int] = set()  # ids of nodes that need no following
@@ -45,12 +45,14 @@ class Cutting:
 
     def kept(self, labels: Labels) -> Mask:
         """Return which of labels stay."""
-        return self.keep[self.analysis.units(labels)]
+        return self.analysis.stays(labels, self.keep)
 
     def kept_along(self, name: str, axis: int) -> Mask:
         """Return which positions along an axis of a tensor stay."""
-        units = self.analysis.units_along(name, axis)
-        return np.ones(self.analysis.shapes[name][axis], bool) if units is None else self.keep[units]
+        value = self.analysis.flow.values.get(name)
+        if value is None or axis not in value.labels:
+            return np.ones(self.analysis.shapes[name][axis], bool)
+        return self.kept(value.labels[axis])
 
     def shape(self, name: str) -> Shape | None:
         """Return the shape of a tensor in the smaller network, None where it has none."""
@@ -81,9 +83,7 @@ class Cutting:
 
     def permute(self, permutation: Permutation) -> None:
         """Turn a reordering of channels by data movement into a Gather, where what stays no longer fits its blocks."""
-        units = self.analysis.units_along(permutation.root, permutation.axis)
-        assert units is not None
-        kept = self.keep[units]
+        kept = self.kept_along(permutation.root, permutation.axis)
         if all(_rectangular(kept[positions]) for _, positions in permutation.split):
             return
         tensors = self.graph.tensors()
@@ -214,7 +214,7 @@ def _folded(graph: gs.Graph, tensor: gs.Tensor) -> gs.Constant:
     values, node = weight_values(tensor), tensor.inputs[0]
     node.inputs.clear()
     node.outputs.clear()
-    graph.nodes.remove(node)
+    graph.nodes = [other for other in graph.nodes if other is not node]
     return tensor.to_constant(values)
 
 
@@ -229,9 +229,12 @@ def _rectangular(kept: Mask) -> bool:
 def _remove_dead(graph: gs.Graph, consumed: set[str]) -> None:
     """Remove the nodes whose outputs were read before and are no longer."""
     outputs = {t.name for t in graph.outputs}
+    alive = []
     for node in reversed(list(graph.nodes)):
-        names = [t.name for t in node.outputs if t.name]
-        if any(t.outputs for t in node.outputs) or outputs & set(names) or not consumed & set(names):
-            continue
-        node.inputs.clear()
-        graph.nodes.remove(node)
+        names = {t.name for t in node.outputs if t.name}
+        if any(t.outputs for t in node.outputs) or outputs & names or not consumed & names:
+            alive.append(node)
+        else:
+            node.inputs.clear()
+    if len(alive) < len(graph.nodes):
+        graph.nodes = alive[::-1]

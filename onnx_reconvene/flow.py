@@ -101,6 +101,7 @@ class Flow:
         self.permutations: list[Permutation] = []
         self.macs: list[Macs] = []
         self.settled: dict[str, tuple[Labels, int]] = {}  # splits: tensor -> labels of the axis that absorbs, how many there are
+        self.over_channels: list[gs.Node] = []  # nodes that compute over removable channels
         self.static: set[str] = set()  # tensors computed from weights and constants alone
         self.trail: dict[str, tuple[tuple[str, NDArray[np.int64]], ...]] = {}
 
@@ -264,7 +265,10 @@ class Op:
 
     def inexact(self, labels: Labels, what: str = "computes statistics over them") -> None:
         """Record that removing some of labels changes what this node makes of the others."""
-        self.flow.equalities.inexact(labels, f"{self} {what}")
+        if (labels >= 0).any():
+            self.flow.equalities.inexact(labels, f"{self} {what}")
+            if not self.flow.over_channels or self.flow.over_channels[-1] is not self.node:
+                self.flow.over_channels.append(self.node)
 
     def emit(self, labels: dict[int, Labels], o: int = 0) -> None:
         """Give output o these labels by axis; axes along which they are frozen for no reason of their own are left out."""

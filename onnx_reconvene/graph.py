@@ -7,7 +7,10 @@ read from without its large weights; `to_model` puts what has changed into a cop
 from __future__ import annotations
 
 import contextlib
+import glob
+import hashlib
 import os
+import pathlib
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -299,24 +302,27 @@ def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         yield from attribute.graphs
 
 
-def save(model: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
-    """Write model to path so that the file there is whole, old or new, whatever happens.
+def save(bare: Source, path: str | os.PathLike[str]) -> None:
+    """Write a model to path so that the file there is whole, old or new, whatever happens.
 
-    A model over 2 GB keeps its weights beside it, in a file with ".data" appended to the name.
-    Raises UsageError where path cannot be written.
+    A model over 2 GB keeps its weights beside it, in a file of another name for other weights: what is at path refers to a whole
+    one, old or new. Raises UsageError where path cannot be written.
     """
     name = os.fspath(path)
-    if sum(len(t.raw_data) for t in model.graph.initializer) + 2**24 > PROTOBUF_LIMIT:
-        arrays = {t.name: np.frombuffer(t.raw_data, np.uint8) for t in model.graph.initializer if t.raw_data}
-        copy = onnx.ModelProto()
-        _copy_fields(model, copy, but="graph")
-        _copy_fields(model.graph, copy.graph, but="initializer")
-        for tensor in model.graph.initializer:
-            _copy_fields(tensor, copy.graph.initializer.add(), but="raw_data")
-        with _replacing(name + ".data") as file:
-            write_data(Source(copy, arrays), file, os.path.basename(name) + ".data")
-        model = copy
-    write_whole(name, model.SerializeToString())
+    if sum(array.nbytes for array in bare.arrays.values()) + bare.model.ByteSize() + 2**20 <= PROTOBUF_LIMIT:
+        with _replacing(name) as file:
+            file.writelines(wire.join(bare.model, bare.arrays))
+        return
+    digest = hashlib.sha256()
+    for array in bare.arrays.values():
+        digest.update(np.ascontiguousarray(array).data)
+    location = f"{os.path.basename(name)}.{digest.hexdigest()[:12]}.data"
+    with _replacing(os.path.join(os.path.dirname(name), location)) as file:
+        write_data(bare, file, location)
+    write_whole(name, bare.model.SerializeToString())
+    for old in pathlib.Path(os.path.dirname(name) or ".").glob(f"{glob.escape(os.path.basename(name))}.{'[0-9a-f]' * 12}.data"):
+        if old.name != location:
+            old.unlink()
 
 
 def write_data(bare: Source, file: IO[bytes], location: str | None = None) -> None:

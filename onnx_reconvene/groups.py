@@ -80,7 +80,7 @@ class Analysis:
         """The weight-bearing nodes."""
         return self.flow.layers
 
-    def matching(self, pattern: str) -> set[str]:
+    def matching(self, pattern: str, option: str = "pattern") -> set[str]:
         """Return the names of the groups with channels at the nodes or initializers whose names match a shell pattern.
 
         A weight stands for the channels that its layer makes. Raises UsageError where nothing has such a name.
@@ -97,7 +97,7 @@ class Analysis:
                 names += 1
                 labels += [made[name]] if name in made else self.flow.values[name].labels.values()
         if not names:
-            raise UsageError(f"'{pattern}' matches no node and no weight (inspect lists them)")
+            raise UsageError(f"{option} '{pattern}' matches no node and no weight (inspect lists them)")
         units = np.unique(np.concatenate([np.empty(0, np.int64), *(self.units(x) for x in labels)]))
         return {group.name for group in self.groups if np.isin(np.arange(group.first, group.first + group.width), units).any()}
 
@@ -110,6 +110,11 @@ class Analysis:
         """Return the unit of each label, -1 where it is frozen."""
         component = self.solution.of(labels)
         return np.where(component >= 0, self.unit_of_component[component], -1)
+
+    def stays(self, labels: Labels, keep: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return which of labels stay when the units that keep [units] does not hold are removed."""
+        stays: NDArray[np.bool_] = np.append(keep, True)[self.units(labels)]  # the last entry answers for -1
+        return stays
 
     def units_along(self, name: str, axis: int) -> Labels | None:
         """Return the unit of each position along an axis of a tensor, None where the axis carries no channels."""

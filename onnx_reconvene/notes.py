@@ -16,11 +16,13 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_reconvene.analyze import analyze
+from onnx_reconvene.analysis import analyze
+from onnx_reconvene.cost import CostModel
 from onnx_reconvene.errors import UsageError
 from onnx_reconvene.groups import Analysis
+from onnx_reconvene.reference import Reference
 from onnx_reconvene.target import Target
-from onnx_reconvene.verify import Reference, Verdict
+from onnx_reconvene.verify import Verdict
 
 KEY = "onnx_reconvene.notes"
 PER_UNIT = ("scores", "keep")
@@ -36,6 +38,7 @@ class Notes:
     scores: NDArray[np.float64] | None = None
     allocate: str | None = None
     targets: tuple[Target, ...] = ()
+    cost: CostModel | None = None
     keep: NDArray[np.bool_] | None = None
     done: bool = False  # the cut has been made: analysis and keep speak of the network before it
     reference: Reference | None = None

@@ -1,4 +1,4 @@
-"""Reads an ONNX file without copying its weights.
+"""Reads and writes an ONNX file without copying its weights.
 
 A protobuf message is a flat run of fields, so one walk over ModelProto, GraphProto and its initializers finds where each large
 `raw_data` lies. The rest, a few hundred kilobytes at most, is parsed as usual; the weights stay in the mapped file.
@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import itertools
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from onnx_reconvene.errors import ModelError
@@ -71,7 +73,7 @@ def _fields(buffer: mmap.mmap, at: int, end: int) -> Iterator[Field]:
 
 def _message(number: int, parts: list[bytes]) -> bytes:
     content = b"".join(parts)
-    return _encode(number << 3 | BYTES) + _encode(len(content)) + content
+    return _head(number, len(content)) + content
 
 
 def split(path: str) -> tuple[bytes, dict[int, NDArray[np.uint8]]]:
@@ -113,3 +115,28 @@ def _tensor(buffer: mmap.mmap, tensor: Field, index: int, weights: dict[int, NDA
         else:
             parts.append(buffer[field.start : field.end])
     return _message(INITIALIZER, parts)
+
+
+def join(model: onnx.ModelProto, weights: Mapping[str, NDArray[Any]]) -> Iterator[bytes | memoryview]:
+    """Yield the parts of a file that holds model, the data of its initializers taken from weights by name."""
+    graph, rest = onnx.GraphProto(), onnx.ModelProto()
+    rest.CopyFrom(model)
+    initializers = list(rest.graph.initializer)
+    graph.CopyFrom(rest.graph)
+    del graph.initializer[:]
+    parts: list[bytes | memoryview] = [graph.SerializeToString()]
+    for tensor in initializers:
+        stub = tensor.SerializeToString()
+        data = np.ascontiguousarray(weights[tensor.name]) if tensor.name in weights else None
+        raw = b"" if data is None else _head(RAW_DATA, data.nbytes)
+        parts += [_head(INITIALIZER, len(stub) + len(raw) + (0 if data is None else data.nbytes)), stub, raw]
+        if data is not None:
+            parts.append(data.reshape(-1).view(np.uint8).data)
+    rest.ClearField("graph")
+    yield rest.SerializeToString()
+    yield _head(GRAPH, sum(len(part) for part in parts))
+    yield from parts
+
+
+def _head(number: int, size: int) -> bytes:
+    return _encode(number << 3 | BYTES) + _encode(size)

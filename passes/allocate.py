@@ -47,6 +47,7 @@ class Allocate(Pass):
         limits = Limits(self.round_to, self.min_width, tuple(self._fixed(analysis).items()))
         within = budget(analysis, self.targets, limits)
         widths = allocators[self.allocate](analysis, notes.scores, within)
+        notes.cost = within.cost
         notes.allocate, notes.targets, notes.keep = self.allocate, self.targets, masks(analysis, notes.scores, widths)
         return True
 
@@ -60,10 +61,10 @@ class Allocate(Pass):
         for pattern, fraction in self.keep:
             if not 0 < fraction <= 1:
                 raise UsageError(f"--keep {pattern}={fraction:g}: the fraction kept must be above 0 and at most 1")
-            fixed |= dict.fromkeys(analysis.matching(pattern), fraction)
+            fixed |= dict.fromkeys(analysis.matching(pattern, "--keep"), fraction)
         if self.only:
-            free = set().union(*(analysis.matching(pattern) for pattern in self.only))
+            free = set().union(*(analysis.matching(pattern, "--only") for pattern in self.only))
             fixed |= {group.name: 1.0 for group in analysis.groups if group.name not in free}
         for pattern in self.ignore:
-            fixed |= dict.fromkeys(analysis.matching(pattern), 1.0)
+            fixed |= dict.fromkeys(analysis.matching(pattern, "--ignore"), 1.0)
         return fixed

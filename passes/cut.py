@@ -7,7 +7,7 @@ import onnx_graphsurgeon as gs
 from onnx_reconvene.cut import cut
 from onnx_reconvene.notes import analysis_of, notes_of
 from onnx_reconvene.passes.base import Pass, needed
-from onnx_reconvene.verify import reference
+from onnx_reconvene.reference import reference
 
 
 class Cut(Pass):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from onnx_reconvene.graph import check_writable, save, to_model
+from onnx_reconvene.graph import check_writable, save, without_weights
 from onnx_reconvene.notes import strip
 from onnx_reconvene.passes.base import Pass
 
@@ -24,7 +24,7 @@ class Emit(Pass):
 
     def call(self, graph: gs.Graph) -> bool:
         """Write beside path, then rename."""
-        model = to_model(graph)
-        strip(model)
-        save(model, self.path)
+        bare = without_weights(graph)
+        strip(bare.model)
+        save(bare, self.path)
         return False

@@ -26,6 +26,8 @@ class Score(Pass):
         """The criterion exists and the weights are finite."""
         if self.criterion not in criteria:
             raise UsageError(f"--criterion {self.criterion}: not one of {', '.join(criteria)}")
+        if self.seed < 0:
+            raise UsageError(f"--seed {self.seed}: must not be negative")
         needed(graph, "", "Score", "")
         _check_finite(analysis_of(graph))
 
@@ -44,10 +46,13 @@ class Score(Pass):
 
 
 def _check_finite(analysis: Analysis) -> None:
-    for name in axes_with_units(analysis):
-        values = weight_values(analysis.flow.weights[name])
-        assert values is not None
+    """NaN is never meant; infinity may be, in the constant of a mask, but not where channels are weighed."""
+    weighed = axes_with_units(analysis)
+    for tensor in analysis.graph.tensors().values():
+        values = weight_values(tensor) if isinstance(tensor, gs.Constant) or tensor.name in weighed else None
+        if values is None or values.dtype.kind != "f":
+            continue
         with np.errstate(over="ignore", invalid="ignore"):
-            finite = np.isfinite(values.sum(dtype=np.float32)) or np.isfinite(values).all()
-        if not finite:
-            raise ModelError(f"initializer '{name}' holds NaN or infinity; such a network cannot be scored")
+            suspicious = not np.isfinite(values.sum(dtype=np.float32))
+        if suspicious and (np.isnan(values).any() or (tensor.name in weighed and np.isinf(values).any())):
+            raise ModelError(f"initializer '{tensor.name}' holds NaN or infinity; such a network cannot be scored")

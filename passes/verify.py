@@ -11,7 +11,8 @@ from onnx_reconvene.bridges import open_model
 from onnx_reconvene.errors import UsageError
 from onnx_reconvene.notes import analysis_of, apply, notes_of
 from onnx_reconvene.passes.base import Pass
-from onnx_reconvene.verify import Verdict, reference, verify
+from onnx_reconvene.reference import reference
+from onnx_reconvene.verify import Verdict, verify
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_reconvene import notes
 from onnx_reconvene.errors import UsageError
-from onnx_reconvene.graph import from_model, load, save, to_model
+from onnx_reconvene.graph import from_model, load, save, to_model, without_weights
 
 
 def open_model(model: Any) -> tuple[gs.Graph, Callable[[gs.Graph], Any]]:
@@ -53,7 +53,9 @@ def _to_path(graph: gs.Graph, kind: type) -> Any:
     folder = tempfile.mkdtemp(prefix="reconvene-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     path = os.path.join(folder, os.path.basename(graph.source.path or "model.onnx"))
-    save(_to_proto(graph), path)
+    bare = without_weights(graph)
+    notes.write(graph, bare.model)
+    save(bare, path)
     return path if kind is str else pathlib.Path(path)
 
 

@@ -1,12 +1,13 @@
 """The table of operators: one entry each, in the file of its family."""
 
-from onnx_reconvene.operators import channelwise, elementwise, movement, weights
+from onnx_reconvene.operators import channelwise, elementwise, movement, normalization, weights
 from onnx_reconvene.operators.rule import Operator
 
 OPERATORS: dict[str, Operator] = {
     **channelwise.OPERATORS,
     **elementwise.OPERATORS,
     **movement.OPERATORS,
+    **normalization.OPERATORS,
     **weights.OPERATORS,
 }
 

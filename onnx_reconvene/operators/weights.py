@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from onnx_reconvene.errors import ModelError
 from onnx_reconvene.flow import Op
 from onnx_reconvene.labels import Labels
 from onnx_reconvene.operators.elementwise import broadcast_labels
@@ -45,6 +46,9 @@ def _convolve(op: Op, x: Labels, out: Labels, read: Labels, of_a_group: Labels) 
     side, the whole group does.
     """
     groups = _groups(op)
+    reads = read.size * (groups if of_a_group is read else 1)
+    if reads != x.size or x.size % groups or out.size % groups:
+        raise ModelError(f"{op} reads {x.size} channels in {groups} groups with a weight for {reads}")
     x_of, out_of = x.reshape(groups, -1), out.reshape(groups, -1)
     if groups > 1 and min(x.size, out.size) == groups:
         op.equate(x_of, x_of[:, :1])

@@ -1,0 +1,182 @@
+"""The oracle that knows no operator: dead slices set to zero in the original must give what the smaller network gives.
+
+It asks the analysis for nothing but groups and where their units live. Every slice that belongs to a removed unit is set to zero, on
+the side that makes a channel as well as on the side that reads it. A second reference keeps the vectors (biases, scales, running
+statistics) as they were, so that removed channels carry values through the network: only what reads them may stop those. Where
+an operator lets channels act on each other, the two tell different stories, and one of them is not that of the smaller network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from onnx_reconvene.analysis import analyze
+from onnx_reconvene.cut import cut
+from onnx_reconvene.graph import from_model, to_model
+from onnx_reconvene.groups import Analysis
+
+TOLERANCE = 1e-4  # of the largest value of an output
+Array = NDArray[np.generic]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Dead:
+    """Positions along one axis of one weight that belong to removed units."""
+
+    tensor: str
+    axis: int
+    positions: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What came of a cut: the smaller model, how many units are gone, and which outputs changed against the untouched original."""
+
+    model: onnx.ModelProto
+    removed: int
+    noticed: bool
+
+
+def check(model: onnx.ModelProto, seed: int = 0, keep: Mask | None = None, spare_vectors: bool = True) -> Cut:
+    """Cut model by keep [units], or at random; raise AssertionError where the result is not the original without these channels."""
+    rng = np.random.default_rng(seed)
+    graph = from_model(model)
+    analysis = analyze(graph)
+    keep = random_mask(analysis, rng) if keep is None else keep
+    dead = list(dead_slices(analysis, keep))
+    exact = not any(group.inexact and not keep[group.first : group.first + group.width].all() for group in analysis.groups)
+    cut(analysis, keep)
+    pruned = to_model(graph)
+    check_valid(pruned, model, dead)
+    noticed = False
+    for feeds in draw_feeds(model, analysis.sizes, rng):
+        untouched, found = run(model, feeds), run(pruned, feeds)
+        for vectors in (False, True) if spare_vectors else (False,):
+            expected = run(zeroed(model, dead, vectors), feeds)
+            compare(expected, found, exact)
+        noticed |= any(not np.array_equal(a, b) for a, b in zip(untouched, expected, strict=True))
+    return Cut(pruned, int((~keep).sum()), noticed)
+
+
+def random_mask(analysis: Analysis, rng: np.random.Generator) -> Mask:
+    """Return which units stay: of each group at least one; at least one unit goes where some group has two."""
+    keep = np.ones(analysis.width, bool)
+    wide = [group for group in analysis.groups if group.width > 1]
+    for group in wide:
+        gone = rng.permutation(group.width)[: rng.integers(0, group.width)]
+        keep[group.first + gone] = False
+    if wide and keep.all():
+        keep[wide[rng.integers(len(wide))].first] = False
+    return keep
+
+
+def dead_slices(analysis: Analysis, keep: Mask) -> Iterator[Dead]:
+    """Yield where the removed units live."""
+    for group in analysis.groups:
+        gone = ~keep[group.first : group.first + group.width]
+        for site in group.sites:
+            if gone.any():
+                yield Dead(site.tensor, site.axis, site.positions[gone].ravel())
+
+
+def zeroed(model: onnx.ModelProto, dead: Sequence[Dead], spare_vectors: bool) -> onnx.ModelProto:
+    """Return model with its dead slices set to zero, those of vectors too unless they are spared."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    for name in dict.fromkeys(d.tensor for d in dead):
+        values = weight(model, name).copy()
+        if values.ndim > 1 or not spare_vectors:
+            for d in dead:
+                if d.tensor == name:
+                    values[(slice(None),) * d.axis + (d.positions,)] = 0
+        put(result, name, values)
+    return result
+
+
+def weight(model: onnx.ModelProto, name: str) -> Array:
+    """Return the value of an initializer, or what a node makes of nothing but constants."""
+    for tensor in model.graph.initializer:
+        if tensor.name == name:
+            return numpy_helper.to_array(tensor)
+    part, needed = onnx.ModelProto(), {name}
+    part.CopyFrom(model)
+    for node in reversed(model.graph.node):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+        else:
+            part.graph.node.remove(node)
+    del part.graph.input[:], part.graph.output[:]
+    part.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    return run(part, {})[0]
+
+
+def put(model: onnx.ModelProto, name: str, values: Array) -> None:
+    """Make name an initializer of model with these values, whatever it was."""
+    for made in [node for node in model.graph.node if name in node.output]:
+        model.graph.node.remove(made)
+    for tensor in [tensor for tensor in model.graph.initializer if tensor.name == name]:
+        model.graph.initializer.remove(tensor)
+    model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+
+
+def check_valid(pruned: onnx.ModelProto, model: onnx.ModelProto, dead: Sequence[Dead]) -> None:
+    """Raise unless pruned is valid ONNX, and its weights are smaller by just the dead slices."""
+    onnx.checker.check_model(pruned, full_check=True)
+    onnx.shape_inference.infer_shapes(pruned, check_type=True, strict_mode=True, data_prop=True)
+    for name in dict.fromkeys(d.tensor for d in dead):
+        shape = list(weight(model, name).shape)
+        for d in dead:
+            shape[d.axis] -= d.positions.size * (d.tensor == name)
+        assert weight(pruned, name).shape == tuple(shape), f"'{name}' is not cut to {shape}"
+
+
+def draw_feeds(model: onnx.ModelProto, sizes: Mapping[str, Sequence[int]], rng: np.random.Generator) -> Iterator[dict[str, Array]]:
+    """Yield random inputs of the given sizes, and where dimensions are free, of twice these."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    free = {value.name: [not d.HasField("dim_value") for d in value.type.tensor_type.shape.dim] for value in inputs}
+    for times in (1, 2) if any(any(axes) for axes in free.values()) else (1,):
+        yield {
+            value.name: draw(
+                value.type.tensor_type.elem_type,
+                [n * (times if f else 1) for n, f in zip(sizes[value.name], free[value.name], strict=True)],
+                rng,
+            )
+            for value in inputs
+        }
+
+
+def draw(kind: int, shape: Sequence[int], rng: np.random.Generator) -> Array:
+    """Return random values of an ONNX type; integers are 1 or 2, so that they index and count."""
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    return rng.standard_normal(shape).astype(dtype) if dtype.kind == "f" else rng.integers(1, 3, shape).astype(dtype)
+
+
+def run(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> list[Array]:
+    """Return the outputs of model, which onnxruntime runs as it stands."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    outputs: list[Array] = session.run(None, dict(feeds))
+    return outputs
+
+
+def compare(expected: Sequence[Array], found: Sequence[Array], exact: bool) -> None:
+    """Raise AssertionError unless outputs have the same shapes and, where the cut is exact, the same values."""
+    assert [e.shape for e in expected] == [f.shape for f in found]
+    for e, f in zip(expected, found, strict=True):
+        assert np.isfinite(e).all(), "an output of the original is not finite: the network tests nothing"
+        assert e.any(), "an output of the original is all zeros: the network tests nothing"
+        if exact:
+            off = np.abs(e.astype(np.float64) - f.astype(np.float64)).max() / np.abs(e).max()
+            assert off <= TOLERANCE, f"off by {off:.2g} of the largest value"

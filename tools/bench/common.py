@@ -1,0 +1,42 @@
+"""What the benchmarks share: the command they measure, and how they leave their figures. Imports nothing that takes memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+OPTIONS = ("--target", "channels=0.5", "--criterion", "l2", "--allocate", "uniform", "--round-to", "1")
+
+
+def command(source: Path, target: Path, *more: str) -> list[str]:
+    """Return the command line that prunes source to target."""
+    return [sys.executable, "-m", "onnx_reconvene", str(source), str(target), *OPTIONS, *more]
+
+
+def setting() -> dict[str, Any]:
+    """Return where the figures come from: versions, processors, and the load of the machine as the measurement begins."""
+    packages = ("onnx-reconvene", "numpy", "onnx", "onnxruntime")
+    versions = {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    return {"versions": versions, "processors": os.cpu_count(), "load": round(os.getloadavg()[0], 2)}
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a Markdown table; None is an empty cell."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join("" if cell is None else str(cell) for cell in line) + " |" for line in lines)
+
+
+def write(path: Path, title: str, usage: str, where: dict[str, Any], figures: dict[str, Any], text: str) -> None:
+    """Write figures to path as JSON, and text as Markdown beside it, with the command that gives it at the top."""
+    path.write_text(json.dumps({"setting": where, **figures}, indent=1) + "\n", encoding="utf-8")
+    versions = ", ".join(f"{name} {number}" for name, number in where["versions"].items())
+    origin = f"{versions}; {where['processors']} processors, load {where['load']} at the start."
+    parts = [f"# {title}", f"    {usage}", f"Pruned with `{' '.join(OPTIONS)}`.", origin, text]
+    path.with_suffix(".md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
