@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_reconvene.flow import Flow, Op, UnsupportedError, Value
 from onnx_reconvene.groups import Analysis, collect
-from onnx_reconvene.labels import Labels, Solution
+from onnx_reconvene.labels import Solution
 from onnx_reconvene.operators import OPERATORS
 from onnx_reconvene.shapes import Integers, Shape, infer, input_sizes
 
@@ -18,7 +19,8 @@ STANDARD_DOMAINS = (None, "", "ai.onnx")
 def analyze(graph: gs.Graph, sizes: Mapping[str, Sequence[int]] | None = None) -> Analysis:
     """Return what can be removed from graph, its free dimensions fixed as sizes says (or at the smallest legal ones).
 
-    Where a split axis turns out frozen because its innermost part absorbs the removal, the next one out is tried.
+    Where a split axis turns out frozen because its innermost part absorbs the removal, the next one out is tried; of splits in a
+    row, the last one first.
     """
     found = input_sizes(graph, sizes or {})
     shapes, integers = infer(graph, found)
@@ -30,18 +32,24 @@ def analyze(graph: gs.Graph, sizes: Mapping[str, Sequence[int]] | None = None) -
         free = solution.free.size
         if best is None or free > best[0]:
             best = free, flow, solution
-        further = {
-            name: tried + 1
-            for name, (labels, ways) in flow.settled.items()
-            if (tried := outward.get(name, 0)) + 1 < ways and _all_frozen(solution, labels)
-        }
+        further = _further(flow, solution, outward)
         if not further:
             return collect(graph, *best[1:], found)
         outward = {**outward, **further}
 
 
-def _all_frozen(solution: Solution, labels: Labels) -> bool:
-    return bool((solution.why(labels) >= 0).all())
+def _further(flow: Flow, solution: Solution, outward: dict[str, int]) -> dict[str, int]:
+    """Return the splits to be tried one axis further out: frozen ones, whose labels no other such split splits again."""
+    frozen = {
+        name: split
+        for name, split in flow.settled.items()
+        if outward.get(name, 0) + 1 < split.ways and (solution.why(split.absorbing) >= 0).all()
+    }
+    return {
+        name: outward.get(name, 0) + 1
+        for name, split in frozen.items()
+        if not any(other is not split and np.isin(other.labels, split.absorbing).all() for other in frozen.values())
+    }
 
 
 def _run(graph: gs.Graph, shapes: dict[str, Shape], integers: Integers, outward: dict[str, int]) -> Flow:

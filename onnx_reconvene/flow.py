@@ -70,6 +70,15 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Split:
+    """Labels that varied along several axes of a tensor, and those of the axis that absorbs the removal."""
+
+    labels: Labels
+    absorbing: Labels
+    ways: int  # how many axes could absorb it
+
+
+@dataclass(frozen=True)
 class Permutation:
     """A chain of data movement that does nothing but reorder one axis: out = take(root, index, axis)."""
 
@@ -100,7 +109,7 @@ class Flow:
         self.layers: list[Layer] = []
         self.permutations: list[Permutation] = []
         self.macs: list[Macs] = []
-        self.settled: dict[str, tuple[Labels, int]] = {}  # splits: tensor -> labels of the axis that absorbs, how many there are
+        self.settled: dict[str, Split] = {}  # by tensor
         self.over_channels: list[gs.Node] = []  # nodes that compute over removable channels
         self.static: set[str] = set()  # tensors computed from weights and constants alone
         self.trail: dict[str, tuple[tuple[str, NDArray[np.int64]], ...]] = {}
@@ -140,7 +149,7 @@ class Flow:
         others = tuple(axis for axis in varying if axis != absorbs)
         first = labels[tuple(slice(0, 1) if axis in others else slice(None) for axis in range(labels.ndim))]
         self.equalities.equate(labels, first)
-        self.settled[tensor.name] = first.ravel(), len(varying)
+        self.settled[tensor.name] = Split(labels.ravel(), first.ravel(), len(varying))
         value.pending = None
         value.labels[absorbs] = first.ravel()
 
@@ -327,7 +336,7 @@ class Op:
             self.freeze(labels.ravel(), "moves them in a way that cannot be followed")
         elif len(step.moves) > 1 and not self._is_permutation(step, varying[0], positions.ravel(), o):
             return False
-        elif varying[0] in moved:
+        elif varying[0] in moved and not (moved[varying[0]] < 0).all():
             self.freeze(moved[varying[0]], "merges two kinds of channels into one axis")
             self.freeze(labels.ravel(), "merges two kinds of channels into one axis")
         else:

@@ -26,7 +26,7 @@ def broadcast_labels(op: Op, inputs: Sequence[int], shape: Sequence[int], inner:
     Returns, per axis, the labels that the result carries, None where no input varies.
     """
     result: list[Labels | None] = [None] * len(shape)
-    for i in inputs:
+    for i in sorted(inputs, key=op.is_static):  # activations first: their labels go on
         labels = op.axes(i)
         for back in range(inner + 1, len(labels) + 1):
             along, axis = labels[-back], len(shape) - back
