@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_reconvene.flow import Flow, Op, UnsupportedError, Value
+from onnx_reconvene.flow import Flow, Op, UnsupportedError, Value, weight_values
 from onnx_reconvene.groups import Analysis, collect
 from onnx_reconvene.labels import Solution
 from onnx_reconvene.operators import OPERATORS
@@ -66,7 +66,7 @@ def _run(graph: gs.Graph, shapes: dict[str, Shape], integers: Integers, outward:
 def _visit(flow: Flow, node: gs.Node) -> None:
     if all(flow.is_static(t) for t in node.inputs if t.name):
         flow.static.update(t.name for t in node.outputs)
-    if node.op in ("Constant", "ConstantOfShape") or computes_shapes(flow.integers, node):
+    if node.op == "Constant" or computes_shapes(flow.integers, node) or weight_values(node.outputs[0]) is not None:
         return
     op = Op(flow, node)
     _freeze_captured(flow, op)
@@ -85,8 +85,7 @@ def _visit(flow: Flow, node: gs.Node) -> None:
 
 def computes_shapes(integers: Integers, node: gs.Node) -> bool:
     """Tell whether node does nothing but arithmetic on shapes and constants of known value."""
-    names = [t.name for t in node.outputs]
-    return all(n in integers and (n in integers.of_shapes or integers[n].dtype.kind in "iub") for n in names)
+    return all(integers.is_arithmetic(tensor.name) for tensor in node.outputs)
 
 
 def _freeze_captured(flow: Flow, op: Op) -> None:

@@ -190,7 +190,9 @@ class CutOp:
         """Give every other input that was computed from shapes the value that it had before the cut."""
         integers, old = self.cutting.integers, self.cutting.analysis.integers
         for i, tensor in enumerate(self.node.inputs):
-            if i in self._handled or tensor.name not in old.of_shapes or tensor.name not in integers:
+            if i in self._handled or tensor.name not in old.of_shapes or not old.is_arithmetic(tensor.name):
+                continue
+            if tensor.name not in integers:
                 continue
             if not np.array_equal(integers[tensor.name], old[tensor.name]):
                 self.node.inputs[i] = self._override(i, old[tensor.name], integers[tensor.name])

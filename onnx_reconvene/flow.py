@@ -160,10 +160,11 @@ def weight_values(tensor: gs.Tensor) -> NDArray[Any] | None:
     if constant is not None:
         return constant.values if is_float(constant) else None
     node = tensor.inputs[0] if len(tensor.inputs) == 1 else None
-    if node is None or node.op != "ConstantOfShape" or not isinstance(node.inputs[0], gs.Constant):
+    shape = weight_constant(node.inputs[0]) if node is not None and node.op == "ConstantOfShape" else None
+    if node is None or shape is None:
         return None
     value = node.attrs["value"].values.reshape(-1)[0] if "value" in node.attrs else np.float32(0)
-    return np.broadcast_to(value, tuple(node.inputs[0].values.tolist())) if value.dtype.kind == "f" else None
+    return np.broadcast_to(value, tuple(shape.values.tolist())) if value.dtype.kind == "f" else None
 
 
 def weight_constant(tensor: gs.Tensor) -> gs.Constant | None:
@@ -263,6 +264,10 @@ class Op:
             reason = f"axis {axis} of '{tensor.name}' carries no channels"
             value.labels[axis] = self.flow.equalities.frozen(self._shape(tensor)[axis], reason)
         return value.labels[axis]
+
+    def fresh(self, size: int) -> Labels:
+        """Return labels for channels that begin here."""
+        return self.flow.equalities.fresh(size)
 
     def equate(self, a: Labels, b: Labels) -> None:
         """Record that labels a and b live and die together."""

@@ -175,8 +175,14 @@ def _state(node: gs.Node) -> tuple[Any, ...]:
         node.op,
         [t.name for t in node.inputs],
         [t.name for t in node.outputs],
-        {key: tuple(value) if isinstance(value, list) else value for key, value in node.attrs.items()},
+        {key: _attribute(value) for key, value in node.attrs.items()},
     )
+
+
+def _attribute(value: Any) -> Any:
+    if isinstance(value, gs.Constant):
+        return value._values
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _same(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:

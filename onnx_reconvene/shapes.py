@@ -20,6 +20,7 @@ from onnx_reconvene.errors import ModelError, UsageError
 Array = NDArray[Any]
 Shape = tuple[int, ...]
 Attributes = Mapping[str, Any]
+FEW = 8  # elements; as many floating-point numbers as are computed from shapes (scales, square roots of widths)
 SMALL = 4096  # elements; a larger tensor is data, not a shape
 
 
@@ -149,6 +150,13 @@ class Integers:
 
     def __getitem__(self, name: str) -> Array:
         return self._values[name]
+
+    def is_arithmetic(self, name: str) -> bool:
+        """Tell whether a tensor has a known value that is no data: integers, or a few numbers computed from shapes."""
+        if name not in self._values:
+            return False
+        value = self._values[name]
+        return value.dtype.kind in "iub" or (name in self.of_shapes and value.size <= FEW)
 
     def get(self, tensor: gs.Tensor) -> Array | None:
         """Return the value of tensor, or None where it is data."""

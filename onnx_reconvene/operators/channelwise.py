@@ -26,8 +26,9 @@ def resize(op: Op) -> None:
 
 def resize_sizes(cut: CutOp) -> None:
     """`sizes` names the channel count too"""
-    if len(cut.node.inputs) > 3 and cut.node.inputs[3].name and not cut.node.attrs.get("axes"):
-        cut.replace(3, cut.out_shape(0))
+    if len(cut.node.inputs) > 3 and cut.node.inputs[3].name:
+        sizes = cut.out_shape(0)
+        cut.replace(3, [sizes[axis] for axis in cut.node.attrs.get("axes", range(len(sizes)))])
 
 
 OPERATORS = {

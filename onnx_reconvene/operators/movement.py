@@ -141,10 +141,10 @@ def slice_(op: Op) -> None:
     starts, ends, axes, steps = slice_operands(op.node.attrs, rank, operands)
     labels = dict(enumerate(op.axes(0)))
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        size = labels[axis].size
-        labels[axis] = labels[axis][as_slice(start, end, step, size)]
-        if step != 1 and labels[axis].size != size:
-            op.freeze(labels[axis], "takes every so many of them")
+        whole = labels[axis]
+        labels[axis] = whole[as_slice(start, end, step, whole.size)]
+        if step != 1 and labels[axis].size != whole.size:
+            op.freeze(whole, "takes every so many of them")
     op.emit(labels)
 
 
@@ -194,7 +194,7 @@ def gather_indices(cut: CutOp) -> None:
     if index is None or kept.all():
         return
     index = np.where(index < 0, index + kept.size, index)
-    left = index[kept[index]] if index.ndim else index
+    left = index[kept[index]] if index.ndim == 1 else index  # others pick channels that stay
     cut.replace(1, (np.cumsum(kept) - 1)[left])
 
 
@@ -216,8 +216,7 @@ def pad(op: Op) -> None:
         if (labels[axis] < 0).all():
             del labels[axis]
         elif op.attr("mode", "constant") == "constant" and before >= 0 and after >= 0:
-            fresh = op.flow.equalities.fresh
-            labels[axis] = np.concatenate([fresh(before), labels[axis], fresh(after)])
+            labels[axis] = np.concatenate([op.fresh(before), labels[axis], op.fresh(after)])
         else:
             op.freeze(labels[axis], "repeats or crops some of them")
             del labels[axis]
@@ -244,9 +243,9 @@ def pad_sizes(cut: CutOp) -> None:
 
 
 def expand(op: Op) -> None:
-    """x[..., 1, ...] -> y[..., n, ...]"""
-    labels = broadcast_labels(op, [0], op.out_shape())
-    op.emit({axis: along for axis, along in enumerate(labels) if along is not None})
+    """x[..., 1, ...] -> y[..., n, ...]; the copies are channels of their own"""
+    labels = dict(enumerate(broadcast_labels(op, [0], op.out_shape())))
+    op.emit({axis: op.fresh(size) if labels[axis] is None else labels[axis] for axis, size in enumerate(op.out_shape())})
 
 
 def expand_shape(cut: CutOp) -> None:
@@ -255,6 +254,16 @@ def expand_shape(cut: CutOp) -> None:
     wanted = cut.out_shape(0)
     skipped = len(wanted) - len(given)
     cut.replace(1, [w if s != 1 else s for w, s in zip(wanted[skipped:], given, strict=True)])
+
+
+def constant_of_shape(op: Op) -> None:
+    """one value -> y[...] of a shape that is computed; its elements are channels of their own"""
+    op.emit({axis: op.fresh(size) for axis, size in enumerate(op.out_shape())})
+
+
+def whole_shape(cut: CutOp) -> None:
+    """`input` names the channel count"""
+    cut.replace(0, cut.out_shape(0))
 
 
 def tile(op: Op) -> None:
@@ -282,6 +291,7 @@ def space_to_depth(op: Op) -> None:
 
 OPERATORS = {
     "Concat": Operator(concat),
+    "ConstantOfShape": Operator(constant_of_shape, whole_shape),
     "DepthToSpace": Operator(depth_to_space),
     "Expand": Operator(expand, expand_shape),
     "Flatten": Operator(reshape),

@@ -29,7 +29,7 @@ def conv_transpose(op: Op) -> None:
     read, out_per_group = op.along(1, 0, 1)
     groups = _groups(op)
     # the output channels of each group have no axis of their own in the weight
-    out = out_per_group if groups == 1 else op.flow.equalities.fresh(groups * out_per_group.size)
+    out = out_per_group if groups == 1 else op.fresh(groups * out_per_group.size)
     _convolve(op, x, out, read, of_a_group=out_per_group)
     spatial = range(2, len(op.shape(0)))
     op.macs((op.node.inputs[1], range(len(op.shape(1)))), (op.node.inputs[0], (0, *spatial)))
