@@ -78,6 +78,9 @@ def _visit(flow: Flow, node: gs.Node) -> None:
         operator.flow(op)
     except UnsupportedError as error:
         _freeze_node(flow, op, str(error))
+    for i in op.inputs():
+        if i not in op.seen:
+            flow.freeze(node.inputs[i], f"{op} reads them as they are")
     silent = [node.outputs[o].name for o in op.outputs() if node.outputs[o].name not in flow.values]
     if any(t.outputs or t in flow.graph.outputs for t in node.outputs if t.name in silent):
         _freeze_node(flow, op, f"no rule says what is in '{silent[0]}'")

@@ -18,7 +18,7 @@ from onnx_reconvene.cost import CostModel
 from onnx_reconvene.errors import UsageError
 from onnx_reconvene.graph import write_whole
 from onnx_reconvene.groups import Analysis, Group
-from onnx_reconvene.notes import analysis_of, notes_of
+from onnx_reconvene.notes import analysis_of, forget, notes_of
 from onnx_reconvene.passes import Allocate, Cut, Emit, Load, Pass, Score, Verify
 from onnx_reconvene.report import Report
 from onnx_reconvene.verify import Verdict
@@ -132,6 +132,7 @@ def run(
         notes.verdict or Verdict("skipped", None, "not asked for"),
         seconds,
     )
+    forget(graph)
     return Result(graph, report, back)
 
 

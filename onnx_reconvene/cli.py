@@ -185,5 +185,5 @@ def _progress(passes: Sequence[Any]) -> Iterable[Any]:
 
     with tqdm(passes, delay=1, leave=False, bar_format="{desc:10} {bar:30} {n}/{total}") as bar:
         for step in bar:
-            bar.set_description_str(type(step).__name__)
+            bar.set_description_str(type(step).__name__, refresh=False)
             yield step

@@ -96,5 +96,7 @@ def _float_initializers(analysis: Analysis) -> dict[str, float]:
     """Return the bytes per element of each float initializer, and of what ConstantOfShape weights turn into when cut."""
     model = analysis.graph.source.model
     dtypes = {t.name: np.dtype(helper.tensor_dtype_to_np_dtype(t.data_type)) for t in model.graph.initializer}
-    folded = {n: np.dtype(np.float32) for n, t in analysis.flow.weights.items() if weight_constant(t) is None}
+    folded = {
+        n: np.dtype(np.float32) for n, t in analysis.flow.weights.items() if weight_constant(t) is None and analysis.bears_units(n)
+    }
     return {n: float(d.itemsize) for n, d in {**dtypes, **folded}.items() if d.kind == "f" or "float" in d.name}

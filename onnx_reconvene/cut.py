@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from onnx_reconvene.analysis import STANDARD_DOMAINS, computes_shapes
 from onnx_reconvene.flow import Permutation, Value, weight_constant, weight_values
+from onnx_reconvene.graph import captured
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.labels import Labels
 from onnx_reconvene.operators import OPERATORS
@@ -40,6 +41,8 @@ class Cutting:
         self.keep = keep
         self.integers = Integers()
         self._names = set(analysis.graph.tensors())
+        outputs = {t.name for t in analysis.graph.outputs}
+        self.shared = captured(analysis.graph.source.model.graph) | outputs  # read by others than nodes of this graph
         self._done: set[int] = set()  # ids of nodes that need no following
         self._shapes: dict[str, Shape | None] = {}
 
@@ -75,7 +78,11 @@ class Cutting:
     def slice_weights(self) -> None:
         """Take from each weight what stays of it; weights that ConstantOfShape nodes make become initializers."""
         for name, tensor in self.analysis.flow.weights.items():
-            constant = weight_constant(tensor) or _folded(self.graph, tensor)
+            constant = weight_constant(tensor)
+            if constant is None:
+                if not self.analysis.bears_units(name):
+                    continue
+                constant = _folded(self.graph, tensor)
             for axis in self.analysis.flow.values[name].labels:
                 kept = self.kept_along(name, axis)
                 if not kept.all():
@@ -199,6 +206,10 @@ class CutOp:
 
     def _override(self, i: int, wanted: NDArray[Any], now: NDArray[Any] | None) -> gs.Tensor:
         tensor, owner = self.node.inputs[i], self.node.outputs[0].name
+        stored = weight_constant(tensor)
+        if stored is not None and len(tensor.outputs) == 1 and tensor.name not in self.cutting.shared:
+            stored.values = wanted.astype(stored.dtype)
+            return tensor
         constant = self.cutting.constant(owner, f"input{i}", wanted)
         computed = not isinstance(tensor, gs.Constant) and tensor.inputs and tensor.inputs[0].op != "Constant"
         if now is None or not computed or not has_free_sizes(self.cutting.graph) or now.shape != wanted.shape:

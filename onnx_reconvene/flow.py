@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
+from onnx import helper
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
 from onnx_reconvene.labels import Equalities, Labels
@@ -111,6 +112,7 @@ class Flow:
         self.macs: list[Macs] = []
         self.settled: dict[str, Split] = {}  # by tensor
         self.over_channels: list[gs.Node] = []  # nodes that compute over removable channels
+        self.zero_points: dict[str, NDArray[Any]] = {}  # of quantized weights
         self.static: set[str] = set()  # tensors computed from weights and constants alone
         self.trail: dict[str, tuple[tuple[str, NDArray[np.int64]], ...]] = {}
 
@@ -155,10 +157,10 @@ class Flow:
 
 
 def weight_values(tensor: gs.Tensor) -> NDArray[Any] | None:
-    """Return the values of a floating-point weight (initializer, Constant or ConstantOfShape), None for any other tensor."""
+    """Return the values of a weight (initializer, Constant or floating-point ConstantOfShape), None for any other tensor."""
     constant = weight_constant(tensor)
     if constant is not None:
-        return constant.values if is_float(constant) else None
+        return constant.values if holds_weights(constant) else None
     node = tensor.inputs[0] if len(tensor.inputs) == 1 else None
     shape = weight_constant(node.inputs[0]) if node is not None and node.op == "ConstantOfShape" else None
     if node is None or shape is None:
@@ -177,11 +179,13 @@ def weight_constant(tensor: gs.Tensor) -> gs.Constant | None:
     return None
 
 
-def is_float(constant: gs.Constant) -> bool:
-    """Tell whether constant is a dense tensor of a floating-point type."""
-    dtype = constant.dtype
-    known = isinstance(dtype, np.dtype | type) and not isinstance(constant._values, SparseValues)
-    return known and (np.dtype(dtype).kind == "f" or np.dtype(dtype).name == "bfloat16")
+def holds_weights(constant: gs.Constant) -> bool:
+    """Tell whether constant is a dense tensor of numbers; those of 64-bit integers are shapes and indices."""
+    if isinstance(constant._values, SparseValues):
+        return False
+    dtype = constant.dtype  # graphsurgeon gives types that numpy lacks by their ONNX number
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(dtype) if isinstance(dtype, int) else dtype)
+    return dtype.name == "bfloat16" or (dtype.kind in "fiub" and dtype != np.int64)
 
 
 class Op:
@@ -191,6 +195,7 @@ class Op:
         self.flow, self.node = flow, node
         self.type = node.op
         self.name = node.name or next((t.name for t in node.outputs if t.name), "")
+        self.seen: set[int] = set()  # inputs whose labels the rule has looked at
 
     def __str__(self) -> str:
         return f"{self.type} '{self.name}'"
@@ -244,6 +249,7 @@ class Op:
 
     def along(self, i: int, *axes: int) -> list[Labels]:
         """Return the labels of input i along each of axes; all its other channels freeze."""
+        self.seen.add(i)
         tensor = self.node.inputs[i]
         axes = tuple(axis % max(1, len(self.shape(i))) for axis in axes)
         self.flow.settle(tensor)
@@ -254,6 +260,7 @@ class Op:
 
     def axes(self, i: int) -> list[Labels]:
         """Return the labels of input i along all its axes, frozen ones where it carries no channels."""
+        self.seen.add(i)
         tensor = self.node.inputs[i]
         self.flow.settle(tensor)
         return [self._axis(tensor, axis) for axis in range(len(self.shape(i)))]
@@ -297,6 +304,13 @@ class Op:
                     self.freeze(along, "makes a tensor with this one channel")
             self.flow.values[self.node.outputs[o].name] = Value({a: x for a, x in labels.items() if x.size > 1})
 
+    def zero_point(self, weight: int, zero: int, axis: int = 0) -> None:
+        """Enter what stands for zero in a quantized weight: the values of input `zero`, along one axis where they are many."""
+        values = weight_values(self.node.inputs[zero]) if self.has(zero) else None
+        if values is not None:
+            shape = [-1 if a == axis % len(self.shape(weight)) else 1 for a in range(len(self.shape(weight)))]
+            self.flow.zero_points[self.node.inputs[weight].name] = values.reshape(shape if values.size > 1 else ())
+
     def layer(self, weight: int, out: Labels, read: Labels) -> None:
         """Enter this node as a weight-bearing layer; what it reads freezes where the weight is no weight but computed from data."""
         if not self.is_static(weight):
@@ -310,6 +324,7 @@ class Op:
 
     def move(self, movement: Movement, i: int = 0, o: int = 0) -> None:
         """Run a movement of data from input i to output o on the labels themselves."""
+        self.seen.add(i)
         source, shape = self.node.inputs[i], self.shape(i)
         value = self.flow.value(source)
         moved: dict[int, Labels] = {}

@@ -23,6 +23,7 @@ from google.protobuf.message import DecodeError, Message
 from numpy.typing import NDArray
 from onnx import TensorProto, external_data_helper, helper
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnx_reconvene import wire
@@ -38,7 +39,7 @@ class Snapshot:
 
     node: gs.Node
     proto: onnx.NodeProto
-    state: tuple[Any, ...]
+    state: dict[str, Any]
 
 
 @dataclass
@@ -100,6 +101,7 @@ def _copy_fields(source: Message, target: Message, but: str) -> None:
         if descriptor.name == but:
             continue
         if descriptor.is_repeated:
+            target.ClearField(descriptor.name)
             getattr(target, descriptor.name).extend(value)
         elif descriptor.message_type is not None:
             getattr(target, descriptor.name).CopyFrom(value)
@@ -163,6 +165,11 @@ def _check(source: Source) -> None:
     for tensor in copy.graph.initializer:
         if tensor.name in source.arrays:
             tensor.dims[:] = [0]
+    opset = next((o.version for o in copy.opset_import if o.domain in ("", "ai.onnx")), 0)
+    for node in copy.graph.node:  # operators that a runtime adds to the standard domain are unknown, not invalid
+        if node.domain in ("", "ai.onnx") and opset and not onnx.defs.has(node.op_type, opset, ""):
+            node.domain = "unregistered"
+    copy.opset_import.add(domain="unregistered", version=1)
     try:
         onnx.checker.check_model(copy)
     except onnx.checker.ValidationError as error:
@@ -170,13 +177,9 @@ def _check(source: Source) -> None:
         raise ModelError(f"{source.path or 'the model'}: not a valid ONNX model: {text}") from error
 
 
-def _state(node: gs.Node) -> tuple[Any, ...]:
-    return (
-        node.op,
-        [t.name for t in node.inputs],
-        [t.name for t in node.outputs],
-        {key: _attribute(value) for key, value in node.attrs.items()},
-    )
+def _state(node: gs.Node) -> dict[str, Any]:
+    """Return the attributes of node, with what could be changed in place taken by value or by its own identity."""
+    return {key: _attribute(value) for key, value in node.attrs.items()}
 
 
 def _attribute(value: Any) -> Any:
@@ -185,10 +188,12 @@ def _attribute(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _same(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
-    if a[:3] != b[:3] or a[3].keys() != b[3].keys():
-        return False
-    return all(a[3][k] is b[3][k] or (isinstance(a[3][k], int | float | str | tuple) and a[3][k] == b[3][k]) for k in a[3])
+def _same(before: Any, now: Any, proto: onnx.AttributeProto) -> bool:
+    if before is now:
+        return True
+    if isinstance(before, LazyValues) and isinstance(now, np.ndarray):  # it has been looked at, perhaps replaced
+        return _holds(proto.t, now)
+    return isinstance(now, int | float | str | tuple) and type(now) is type(before) and bool(now == before)
 
 
 def to_model(graph: gs.Graph) -> onnx.ModelProto:
@@ -208,21 +213,34 @@ def without_weights(graph: gs.Graph) -> Source:
     _copy_fields(source.model.graph, bare.model.graph, but="node")
     bare.model.graph.node.extend(_node(node, source) for node in graph.nodes)
     _put_initializers(graph, source, bare)
-    _put_shapes(graph, bare.model.graph)
+    _put_shapes(graph, source, bare.model.graph)
     return bare
 
 
 def _node(node: gs.Node, source: Source) -> onnx.NodeProto:
+    """Return node as it was read but for what was changed."""
     snapshot = source.snapshots.get(id(node))
-    if snapshot and _same(snapshot.state, _state(node)):
-        return snapshot.proto
-    proto: onnx.NodeProto = OnnxExporter.export_node(node)
-    if snapshot:
-        kept = {a.name: a for a in snapshot.proto.attribute}
-        for attribute in proto.attribute:
-            attribute.doc_string = kept[attribute.name].doc_string if attribute.name in kept else ""
-        proto.doc_string, proto.overload = snapshot.proto.doc_string, snapshot.proto.overload
-        proto.metadata_props.extend(snapshot.proto.metadata_props)
+    if snapshot is None:
+        exported: onnx.NodeProto = OnnxExporter.export_node(node)
+        return exported
+    proto, state = onnx.NodeProto(), _state(node)
+    proto.CopyFrom(snapshot.proto)
+    if proto.op_type != node.op:
+        proto.op_type = node.op
+    for field_, tensors in ((proto.input, node.inputs), (proto.output, node.outputs)):
+        names = [tensor.name for tensor in tensors]
+        if list(field_) != names:
+            field_[:] = names
+    for attribute in list(proto.attribute):
+        if attribute.name not in state:
+            proto.attribute.remove(attribute)
+        elif not _same(snapshot.state[attribute.name], state[attribute.name], attribute):
+            (new,) = OnnxExporter.export_attributes({attribute.name: node.attrs[attribute.name]})
+            _copy_fields(new, attribute, but="t")
+            if new.HasField("t"):
+                put_values(attribute.t, node.attrs[attribute.name].values)
+    added = {key: node.attrs[key] for key in state.keys() - snapshot.state.keys()}
+    proto.attribute.extend(OnnxExporter.export_attributes(added))
     return proto
 
 
@@ -247,10 +265,21 @@ def _put_initializers(graph: gs.Graph, source: Source, bare: Source) -> None:
             put_values(copy, values, bare.arrays)
     for constant in constants.values():
         if isinstance(constant._values, np.ndarray):
-            tensor = proto.initializer.add(name=constant.name)
-            put_values(tensor, constant._values, bare.arrays)
-            if bare.model.ir_version < 4:  # where every initializer has to be an input as well
-                proto.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+            _put_new(constant, bare)
+
+
+def _put_new(constant: gs.Constant, bare: Source) -> None:
+    """Add a constant that the model did not have. Before IR version 4 every initializer has to be an input as well; what is no
+    weight becomes a node there."""
+    proto, values = bare.model.graph, constant._values
+    if bare.model.ir_version < 4 and values.dtype.kind != "f":
+        node = helper.make_node("Constant", [], [constant.name], value=onnx.numpy_helper.from_array(values))
+        proto.node.insert(0, node)
+        return
+    tensor = proto.initializer.add(name=constant.name)
+    put_values(tensor, values, bare.arrays)
+    if bare.model.ir_version < 4:
+        proto.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
 
 
 def _withdraw_input(proto: onnx.GraphProto, name: str) -> None:
@@ -262,24 +291,23 @@ def _holds(tensor: TensorProto, values: NDArray[Any]) -> bool:
     return tuple(tensor.dims) == values.shape and onnx.numpy_helper.to_array(tensor).tobytes() == values.tobytes()
 
 
-def put_values(tensor: TensorProto, values: NDArray[Any], arrays: dict[str, NDArray[Any]]) -> None:
-    """Make tensor hold values: by itself where they are few, in arrays where they are many."""
+def put_values(tensor: TensorProto, values: NDArray[Any], arrays: dict[str, NDArray[Any]] | None = None) -> None:
+    """Make tensor hold values: by itself where they are few or arrays is None, else in arrays."""
     for data in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
         tensor.ClearField(data)
     tensor.data_type = helper.np_dtype_to_tensor_dtype(values.dtype)
     tensor.dims[:] = values.shape
-    if values.nbytes < wire.MAPPED_FROM:
+    if arrays is None or values.nbytes < wire.MAPPED_FROM:
         tensor.raw_data = values.tobytes()
     else:
         arrays[tensor.name] = values
 
 
-def _put_shapes(graph: gs.Graph, proto: onnx.GraphProto) -> None:
+def _put_shapes(graph: gs.Graph, source: Source, proto: onnx.GraphProto) -> None:
     """Bring declared shapes up to date, and drop those of tensors that are gone."""
     tensors = graph.tensors()
-    outside = captured(proto)
-    gone = [v for v in proto.value_info if v.name not in tensors and v.name not in outside]
-    for value in gone:
+    before = {name for s in source.snapshots.values() for name in [*s.proto.input, *s.proto.output]} - captured(proto)
+    for value in [v for v in proto.value_info if v.name in before and v.name not in tensors]:
         proto.value_info.remove(value)
     for value in [*proto.value_info, *proto.input, *proto.output]:
         shape = getattr(tensors.get(value.name), "shape", None)

@@ -111,6 +111,10 @@ class Analysis:
         component = self.solution.of(labels)
         return np.where(component >= 0, self.unit_of_component[component], -1)
 
+    def bears_units(self, name: str) -> bool:
+        """Tell whether some channel of a tensor can be removed."""
+        return any((self.units(labels) >= 0).any() for labels in self.flow.values[name].labels.values())
+
     def stays(self, labels: Labels, keep: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return which of labels stay when the units that keep [units] does not hold are removed."""
         stays: NDArray[np.bool_] = np.append(keep, True)[self.units(labels)]  # the last entry answers for -1

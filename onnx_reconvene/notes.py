@@ -89,6 +89,12 @@ def write(graph: gs.Graph, model: onnx.ModelProto) -> None:
         model.metadata_props.add(key=KEY, value=json.dumps({**text, **by_group}))
 
 
+def forget(graph: gs.Graph) -> None:
+    """Remove the notes of graph."""
+    strip(graph.source.model)
+    graph.notes = Notes()
+
+
 def strip(model: onnx.ModelProto) -> None:
     """Remove the notes from the metadata of model."""
     for entry in [entry for entry in model.metadata_props if entry.key == KEY]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -28,14 +29,16 @@ class Slices:
     """Positions along axes of one weight that read removed channels."""
 
     tensor: str
-    values: NDArray[np.float32]
+    values: NDArray[Any]
     gone: tuple[tuple[int, Mask], ...]  # (axis, mask)
+    zero: NDArray[Any]  # what stands for zero, broadcastable to the values
 
-    def zeroed(self) -> NDArray[np.float32]:
+    def zeroed(self) -> NDArray[Any]:
         """Return a copy of the weight with these slices set to zero."""
         values = np.array(self.values)
+        zero = np.broadcast_to(self.zero, values.shape)
         for axis, gone in self.gone:
-            np.moveaxis(values, axis, 0)[gone] = 0
+            np.moveaxis(values, axis, 0)[gone] = np.moveaxis(zero, axis, 0)[gone]
         return values
 
 
@@ -78,7 +81,8 @@ def _zeroed(analysis: Analysis, keep: Mask) -> list[Slices]:
         if any(mask.any() for _, mask in gone):
             values = weight_values(tensor)
             assert values is not None
-            found.append(Slices(name, values, tuple(gone)))
+            zero = analysis.flow.zero_points.get(name, np.zeros((), values.dtype))
+            found.append(Slices(name, values, tuple(gone), zero))
     return found
 
 
@@ -121,7 +125,7 @@ def store(source: Source, folder: str, name: str, zero: Sequence[Slices] = (), m
             if slices.tensor in nodes:
                 model.graph.node.remove(nodes[slices.tensor])
             tensor = initializers.get(slices.tensor) or model.graph.initializer.add(name=slices.tensor)
-            arrays: dict[str, NDArray[np.float32]] = {}
+            arrays: dict[str, NDArray[Any]] = {}
             put_values(tensor, slices.zeroed(), arrays)
             write_data(Source(model, arrays), file)
     path = os.path.join(folder, name + ".onnx")

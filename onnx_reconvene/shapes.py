@@ -210,14 +210,22 @@ def _shape(node: gs.Node, sizes: Shape) -> Array:
 
 
 def pinned(model: onnx.ModelProto, sizes: Mapping[str, Sequence[int]]) -> onnx.ModelProto:
-    """Return a copy of model whose inputs have the given sizes and whose other declared shapes are forgotten."""
+    """Return a copy of model whose inputs have the given sizes and whose other declared shapes are forgotten.
+
+    Sparse initializers, of which shape inference knows nothing, become inputs.
+    """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    del copy.graph.value_info[:]
+    for sparse in model.graph.sparse_initializer:
+        value = helper.make_tensor_value_info(sparse.values.name, sparse.values.data_type, sparse.dims)
+        copy.graph.input.append(value)
+    del copy.graph.sparse_initializer[:]
+    if not sizes:
+        return copy
     for value in copy.graph.input:
         if value.name in sizes:
             value.CopyFrom(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, sizes[value.name]))
-    for value in copy.graph.output:
+    for value in [*copy.graph.output, *copy.graph.value_info]:
         value.type.tensor_type.ClearField("shape")
     return copy
 
@@ -279,11 +287,13 @@ def infer(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> tuple[dict[str
     sizes gives a shape for each graph input. Raises ModelError where the network does not fit these sizes.
     """
     model: onnx.ModelProto = graph.source.model
-    copy = pinned(model, sizes) if has_free_sizes(graph) else model
+    copy = pinned(model, sizes if has_free_sizes(graph) else {})
     try:
         inferred = shape_inference.infer_shapes(copy, data_prop=True, strict_mode=True)
     except Exception as error:
-        raise ModelError(f"shapes do not fit: {_last_line(error)}") from error
+        if "TypeInferenceError" not in str(error):
+            raise ModelError(f"shapes do not fit: {_last_line(error)}") from error
+        inferred = shape_inference.infer_shapes(copy, data_prop=True)  # behind an operator that onnx knows nothing of
     types = {v.name: v.type for v in [*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input]}
     shapes = {name: shape for name, kind in types.items() if (shape := _static(kind)) is not None}
     shapes |= {t.name: tuple(t.dims) for t in model.graph.initializer}
@@ -302,6 +312,18 @@ def infer(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> tuple[dict[str
     return shapes, integers
 
 
+SHAPED_LIKE_INPUT = {
+    "BiasGelu",
+    "FastGelu",
+    "GroupNormalization",
+    "MeanVarianceNormalization",
+    "QuickGelu",
+    "SimplifiedLayerNormalization",
+    "SkipLayerNormalization",
+    "SkipSimplifiedLayerNormalization",
+}  # operators whose shapes onnx does not infer
+
+
 def _infer_one(
     node: gs.Node,
     proto: onnx.NodeProto,
@@ -310,6 +332,12 @@ def _infer_one(
     shapes: dict[str, Shape],
     integers: Integers,
 ) -> None:
+    if proto.op_type in SHAPED_LIKE_INPUT and proto.input[0] in types:
+        types[proto.output[0]] = types[proto.input[0]]
+        shape = _static(types[proto.input[0]])
+        if shape is not None:
+            shapes[proto.output[0]] = shape
+        return
     version = versions.get(proto.domain, versions.get("", 1))
     if not onnx.defs.has(proto.op_type, version, proto.domain):
         return

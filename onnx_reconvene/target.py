@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -34,8 +35,11 @@ def parse_target(text: str) -> Target:
     kind, _, value = (part.strip().lower() for part in text.partition("="))
     if kind not in CostModel.KINDS:
         raise UsageError(f"--target {text}: unknown kind '{kind}'; one of {', '.join(CostModel.KINDS)}")
-    target = _relative(kind, value) or _absolute(kind, value)
-    if target is None:
+    try:
+        target = _relative(kind, value) or _absolute(kind, value)
+    except (ZeroDivisionError, OverflowError):
+        target = None
+    if target is None or not math.isfinite(target.value):
         raise UsageError(f"--target {text}: '{value}' is no fraction (0.5), percent (50%), ratio (1/16) or amount (2.5M, 2MB)")
     if target.value <= 0 or (target.relative and target.value > 1):
         raise UsageError(f"--target {text}: what is kept must be above 0 and, as a fraction, at most 1")
@@ -43,7 +47,7 @@ def parse_target(text: str) -> Target:
 
 
 def _relative(kind: str, value: str) -> Target | None:
-    if re.fullmatch(r"\d+/\d+", value) and not value.endswith("/0"):
+    if re.fullmatch(r"\d+/\d+", value):
         return Target(kind, float(Fraction(value)), True)
     if re.fullmatch(r"\d*\.?\d+%", value):
         return Target(kind, float(value[:-1]) / 100, True)

@@ -7,18 +7,19 @@ statistics than before, so this proves less: that the outputs are equal once the
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from onnx_reconvene.errors import VerificationError
+from onnx_reconvene.errors import UsageError, VerificationError
 from onnx_reconvene.graph import without_weights
 from onnx_reconvene.reference import Reference, store
 
@@ -41,7 +42,7 @@ def verify(graph: gs.Graph, against: Reference, seed: int = 0) -> Verdict:
 
     Raises VerificationError where they differ, or where the pruned network does not run.
     """
-    with tempfile.TemporaryDirectory(prefix="reconvene-") as folder:
+    with tempfile.TemporaryDirectory(prefix="reconvene-") as folder, _room(folder):
         job = {
             "original": store(against.source, folder, "original", against.zero, against.masked),
             "pruned": store(without_weights(graph), folder, "pruned"),
@@ -64,6 +65,15 @@ def verify(graph: gs.Graph, against: Reference, seed: int = 0) -> Verdict:
     if against.inexact:
         return Verdict("shape-only", error, f"{against.inexact}; with these masked, the outputs are equal")
     return Verdict("exact", error)
+
+
+@contextlib.contextmanager
+def _room(folder: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        where = os.path.dirname(folder)
+        raise UsageError(f"verification needs room in {where}: {error.strerror or error}; --no-verify leaves it out") from error
 
 
 def sizes_to_try(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> list[dict[str, list[int]]]:

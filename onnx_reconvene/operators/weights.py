@@ -16,11 +16,21 @@ if TYPE_CHECKING:
 
 def conv(op: Op) -> None:
     """x[n,i,...] * w[o,i/g,...] + b[o] -> y[n,o,...]"""
-    (x,) = op.along(0, 1)
-    out, read = op.along(1, 0, 1)
-    _convolve(op, x, out, read, of_a_group=read)
+    convolve(op, x=0, weight=1, bias=2)
+
+
+def convolve(op: Op, x: int, weight: int, bias: int | None = None) -> Labels:
+    """Let labels flow through a convolution whose operands are these inputs; returns those of its output channels."""
+    (channels,) = op.along(x, 1)
+    out, read = op.along(weight, 0, 1)
+    _tie(op, channels, out, read, of_a_group=read)
+    if bias is not None and op.has(bias):
+        op.equate(out, op.along(bias, 0)[0])
+    op.layer(weight, out, read)
+    op.emit({1: out})
     spatial = range(2, len(op.out_shape()))
-    op.macs((op.node.inputs[1], range(len(op.shape(1)))), (op.node.outputs[0], (0, *spatial)))
+    op.macs((op.node.inputs[weight], range(len(op.shape(weight)))), (op.node.outputs[0], (0, *spatial)))
+    return out
 
 
 def conv_transpose(op: Op) -> None:
@@ -30,7 +40,11 @@ def conv_transpose(op: Op) -> None:
     groups = _groups(op)
     # the output channels of each group have no axis of their own in the weight
     out = out_per_group if groups == 1 else op.fresh(groups * out_per_group.size)
-    _convolve(op, x, out, read, of_a_group=out_per_group)
+    _tie(op, x, out, read, of_a_group=out_per_group)
+    if op.has(2):
+        op.equate(out, op.along(2, 0)[0])
+    op.layer(1, out, read)
+    op.emit({1: out})
     spatial = range(2, len(op.shape(0)))
     op.macs((op.node.inputs[1], range(len(op.shape(1)))), (op.node.inputs[0], (0, *spatial)))
 
@@ -39,7 +53,7 @@ def _groups(op: Op) -> int:
     return int(op.attr("group", 1))
 
 
-def _convolve(op: Op, x: Labels, out: Labels, read: Labels, of_a_group: Labels) -> None:
+def _tie(op: Op, x: Labels, out: Labels, read: Labels, of_a_group: Labels) -> None:
     """Tie input, weight and output channels; of_a_group stands on the weight axis that all groups share.
 
     In a grouped convolution equal positions of every group go together, or, where a group has but one channel on either
@@ -60,10 +74,6 @@ def _convolve(op: Op, x: Labels, out: Labels, read: Labels, of_a_group: Labels) 
         op.equate((out_of if of_a_group is not read else x_of)[0], of_a_group)
     if read.size == x.size:
         op.equate(x, read)
-    if op.has(2):
-        op.equate(out, op.along(2, 0)[0])
-    op.layer(1, out, read)
-    op.emit({1: out})
 
 
 def conv_groups(cut: CutOp) -> None:
@@ -92,24 +102,28 @@ def gemm(op: Op) -> None:
 
 def matmul(op: Op) -> None:
     """a[...,m,k] * b[...,k,n] -> y[...,m,n]"""
-    a, b = op.axes(0), op.axes(1)
-    k, read = a[-1], b[-2] if len(b) > 1 else b[-1]
+    matrix_product(op, a=0, b=1)
+
+
+def matrix_product(op: Op, a: int, b: int) -> dict[int, Labels]:
+    """Let labels flow through a product of stacked matrices (or vectors); returns those of its output by axis."""
+    left, right = op.axes(a), op.axes(b)
+    rank, stacked = len(op.out_shape()), max(len(left), len(right), 2) - 2
+    k, read = left[-1], right[-2] if len(right) > 1 else right[-1]
     op.equate(k, read)
-    weight = next((i for i in (1, 0) if op.is_static(i)), None)
-    if weight is None:
-        op.freeze(k, "multiplies activations along them")
-    rank = len(op.out_shape())
-    out: dict[int, Labels] = {}
-    batch = broadcast_labels(op, [0, 1], (*op.out_shape()[: max(0, max(len(a), len(b)) - 2)], 0, 0), inner=2)
-    out |= {axis: labels for axis, labels in enumerate(batch[:-2]) if labels is not None}
-    if len(b) > 1:
-        out[rank - 1] = b[-1]
-    if len(a) > 1:
-        out[rank - (2 if len(b) > 1 else 1)] = a[-2]
+    batch = broadcast_labels(op, [a, b], (*op.out_shape()[:stacked], 0, 0), inner=2)[:stacked]
+    out = {axis: labels for axis, labels in enumerate(batch) if labels is not None}
+    if len(right) > 1:
+        out[rank - 1] = right[-1]
+    if len(left) > 1:
+        out[rank - (2 if len(right) > 1 else 1)] = left[-2]
     op.emit(out)
-    if weight is not None:
-        op.layer(weight, out[rank - 1] if weight == 1 and len(b) > 1 else a[-2] if len(a) > 1 else k, read)
-    op.macs((op.node.outputs[0], range(rank)), (op.node.inputs[0], (len(a) - 1,)))
+    if op.is_static(a) and not op.is_static(b):
+        op.layer(a, left[-2] if len(left) > 1 else k, k)
+    else:
+        op.layer(b, right[-1] if len(right) > 1 else k, read)
+    op.macs((op.node.outputs[0], range(rank)), (op.node.inputs[a], (len(left) - 1,)))
+    return out
 
 
 OPERATORS = {

@@ -1,0 +1,75 @@
+"""Quantization: labels pass, and per-channel scales and zero points take them."""
+
+from __future__ import annotations
+
+from onnx_reconvene.flow import Op, UnsupportedError
+from onnx_reconvene.labels import Labels
+from onnx_reconvene.operators.rule import Operator
+from onnx_reconvene.operators.weights import convolve, matrix_product
+
+
+def linear(op: Op) -> None:
+    """f(x[..., c, ...], scale[c] or one, zero point[c] or one) -> y[..., c, ...]"""
+    if op.attr("block_size", 0):
+        raise UnsupportedError("it quantizes in blocks")
+    labels = op.axes(0)
+    if len(op.shape(1)) == 1 and op.shape(1)[0] > 1:
+        tie_parameters(op, labels[op.attr("axis", 1) % len(labels)], (1, 2))
+    op.zero_point(0, 2, op.attr("axis", 1))
+    op.emit(dict(enumerate(labels)))
+
+
+def tie_parameters(op: Op, channels: Labels, inputs: tuple[int, ...]) -> None:
+    """Tie scales and zero points that are given per channel to the channels."""
+    for i in inputs:
+        if op.has(i) and op.shape(i) and op.shape(i)[-1] > 1:
+            op.equate(channels, op.along(i, -1)[0])
+
+
+def dynamic_linear(op: Op) -> None:
+    """x[...] -> y[...] in 8 bits, with one scale and zero point, which depend on the whole of x"""
+    labels = op.axes(0)
+    for along in labels:
+        op.inexact(along)
+    op.emit(dict(enumerate(labels)))
+    for o in op.outputs()[1:]:
+        op.emit({}, o)
+
+
+def conv_integer(op: Op) -> None:
+    """as Conv, on integers: x, w, zero point of x, of w"""
+    out = convolve(op, x=0, weight=1)
+    op.zero_point(1, 3)
+    tie_parameters(op, out, (3,))
+
+
+def qlinear_conv(op: Op) -> None:
+    """as Conv: x, its scale and zero point, w, its scale and zero point, those of y, b"""
+    out = convolve(op, x=0, weight=3, bias=8)
+    op.zero_point(3, 5)
+    tie_parameters(op, out, (4, 5))
+
+
+def matmul_integer(op: Op) -> None:
+    """as MatMul, on integers: a, b, zero point of a, of b"""
+    out = matrix_product(op, a=0, b=1)
+    op.zero_point(1, 3)
+    tie_parameters(op, out[len(out) - 1], (3,))
+
+
+def qlinear_matmul(op: Op) -> None:
+    """as MatMul: a, its scale and zero point, b, its scale and zero point, those of y"""
+    out = matrix_product(op, a=0, b=3)
+    op.zero_point(3, 5)
+    tie_parameters(op, out[len(out) - 1], (4, 5))
+
+
+OPERATORS = {
+    "ConvInteger": Operator(conv_integer),
+    "DequantizeLinear": Operator(linear),
+    "DynamicQuantizeLinear": Operator(dynamic_linear),
+    "MatMulInteger": Operator(matmul_integer),
+    "QLinearConv": Operator(qlinear_conv),
+    "QLinearMatMul": Operator(qlinear_matmul),
+    "QuantizeLinear": Operator(linear),
+}
