@@ -78,8 +78,8 @@ def load(path: str | os.PathLike[str]) -> gs.Graph:
     return _graph(Source(model, arrays, name))
 
 
-def from_model(model: onnx.ModelProto) -> gs.Graph:
-    """Return the graph of model, which is not modified."""
+def from_model(model: onnx.ModelProto, folder: str = "") -> gs.Graph:
+    """Return the graph of model, which is not modified; its external data, if any, lie in folder."""
     skeleton = onnx.ModelProto()
     _copy_fields(model, skeleton, but="graph")
     _copy_fields(model.graph, skeleton.graph, but="initializer")
@@ -92,7 +92,7 @@ def from_model(model: onnx.ModelProto) -> gs.Graph:
         _copy_fields(tensor, copy, but="raw_data")
         if not _map(copy, np.frombuffer(tensor.raw_data, np.uint8), arrays):
             copy.raw_data = tensor.raw_data
-    _map_external(skeleton, os.getcwd(), arrays)
+    _map_external(skeleton, os.path.abspath(folder), arrays)
     return _graph(Source(skeleton, arrays))
 
 

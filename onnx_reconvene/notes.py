@@ -106,7 +106,10 @@ def _read(model: onnx.ModelProto) -> dict[str, Any]:
         if entry.key == KEY:
             try:
                 found: dict[str, Any] = json.loads(entry.value)
-            except ValueError as error:
+                for kind in PER_UNIT:
+                    for values in dict(found.get(kind, {})).values():
+                        np.asarray(values, float).reshape(len(values))
+            except (ValueError, TypeError, AttributeError) as error:
                 raise UsageError(f"the metadata entry '{KEY}' is damaged ({error}); remove it") from error
             return found
     return {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_reconvene.allocate import Limits, allocators, budget, masks
@@ -46,7 +47,11 @@ class Allocate(Pass):
         assert notes.scores is not None
         limits = Limits(self.round_to, self.min_width, tuple(self._fixed(analysis).items()))
         within = budget(analysis, self.targets, limits)
-        widths = allocators[self.allocate](analysis, notes.scores, within)
+        widths = np.asarray(allocators[self.allocate](analysis, notes.scores, within))
+        if widths.shape != within.cost.dense.shape or widths.dtype.kind not in "iu":
+            raise UsageError(f"allocator {self.allocate} returns no whole number for each of {len(analysis.groups)} groups")
+        if (widths < 1).any() or (widths > within.cost.dense).any() or not within.holds(widths):
+            raise UsageError(f"allocator {self.allocate} returns widths outside 1 to that of the group, or above the target")
         notes.cost = within.cost
         notes.allocate, notes.targets, notes.keep = self.allocate, self.targets, masks(analysis, notes.scores, widths)
         return True

@@ -34,14 +34,22 @@ class Score(Pass):
     def call(self, graph: gs.Graph) -> bool:
         """Score the units of graph."""
         notes, analysis = notes_of(graph), analysis_of(graph)
+        scores = criteria[self.criterion].score(analysis, np.random.default_rng(self.seed))
+        try:
+            notes.scores = np.asarray(scores, np.float64).reshape(np.shape(scores))
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"criterion {self.criterion} returns no numbers: {error}") from error
         notes.criterion = self.criterion
-        notes.scores = criteria[self.criterion].score(analysis, np.random.default_rng(self.seed))
         return True
 
     def ensures(self, graph: gs.Graph) -> None:
         """Every unit has a finite score."""
-        scores = notes_of(graph).scores
-        if scores is None or not np.isfinite(scores).all():
+        scores, width = notes_of(graph).scores, analysis_of(graph).width
+        if scores is None or scores.shape != (width,):
+            raise UsageError(
+                f"criterion {self.criterion} returns scores of shape {np.shape(scores)}, not one for each of {width} units"
+            )
+        if not np.isfinite(scores).all():
             raise ModelError(f"criterion {self.criterion} overflows on this network: its weights are too large")
 
 

@@ -9,6 +9,7 @@ import pathlib
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import onnx
@@ -62,19 +63,20 @@ def _to_path(graph: gs.Graph, kind: type) -> Any:
 def _from_ir(model: Any) -> tuple[gs.Graph, Callable[[gs.Graph], Any]]:
     import onnx_ir
 
-    graph = from_model(onnx_ir.to_proto(model))
-    if KEY in model.meta:
-        graph.notes = model.meta[KEY]
+    values = (value.const_value for value in model.graph.initializers.values())
+    folders = {os.fspath(v.base_dir) for v in values if isinstance(v, onnx_ir.ExternalTensor)}
+    graph = from_model(onnx_ir.to_proto(model), folders.pop() if folders else "")
+    if notes.KEY in model.meta:
+        graph.notes = replace(model.meta[notes.KEY], analysis=None)
 
     def back(graph: gs.Graph) -> Any:
         result = onnx_ir.from_proto(to_model(graph))
-        result.meta[KEY] = notes.notes_of(graph)
+        found = notes.notes_of(graph)
+        if found != notes.Notes():
+            result.meta[notes.KEY] = replace(found, analysis=None)
         return result
 
     return graph, back
-
-
-KEY = notes.KEY
 
 
 def _from_program(program: Any) -> tuple[gs.Graph, Callable[[gs.Graph], Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
@@ -24,4 +25,5 @@ class IrPass(ir.passes.FunctionalPass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Run the pass inside; the notes of passes before it travel in model.meta."""
         result = self.inner(model)
-        return ir.passes.PassResult(result.model, modified=result.modified)
+        changed = copy.copy(model) if result.model is model else result.model  # a functional pass returns another object
+        return ir.passes.PassResult(changed, modified=result.modified)

@@ -116,7 +116,7 @@ def split(op: Op) -> None:
 
 def split_sizes(cut: CutOp) -> None:
     """the sizes are those of the outputs; sizes left out stay so where all outputs are still equal"""
-    axis = cut.node.attrs.get("axis", 0)
+    axis = cut.node.attrs.get("axis", 0) % len(cut.old_shape(0))
     sizes = [cut.out_shape(o)[axis] for o in range(len(cut.node.outputs))]
     if "split" in cut.node.attrs:
         cut.node.attrs["split"] = sizes
@@ -188,7 +188,7 @@ def gather(op: Op) -> None:
 
 def gather_indices(cut: CutOp) -> None:
     """`indices` count in what is left, and lose what is gone"""
-    axis = cut.node.attrs.get("axis", 0)
+    axis = cut.node.attrs.get("axis", 0) % len(cut.old_shape(0))
     kept = cut.kept(0, axis)
     index = cut.old_ints(1)
     if index is None or kept.all():
