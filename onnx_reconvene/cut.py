@@ -78,15 +78,13 @@ class Cutting:
     def slice_weights(self) -> None:
         """Take from each weight what stays of it; weights that ConstantOfShape nodes make become initializers."""
         for name, tensor in self.analysis.flow.weights.items():
-            constant = weight_constant(tensor)
-            if constant is None:
-                if not self.analysis.bears_units(name):
-                    continue
-                constant = _folded(self.graph, tensor)
-            for axis in self.analysis.flow.values[name].labels:
-                kept = self.kept_along(name, axis)
-                if not kept.all():
-                    constant.values = np.compress(kept, constant.values, axis)
+            kept = {axis: self.kept_along(name, axis) for axis in self.analysis.flow.values[name].labels}
+            if all(mask.all() for mask in kept.values()):
+                continue
+            constant = weight_constant(tensor) or _folded(self.graph, tensor)
+            for axis, mask in kept.items():
+                if not mask.all():
+                    constant.values = np.compress(mask, constant.values, axis)
 
     def permute(self, permutation: Permutation) -> None:
         """Turn a reordering of channels by data movement into a Gather, where what stays no longer fits its blocks."""

@@ -29,6 +29,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from onnx_reconvene import wire
 from onnx_reconvene.errors import ModelError, UsageError
 
+RUNTIME_OPERATORS = {"SimplifiedLayerNormalization"}  # of onnxruntime, in the standard domain
 PROTOBUF_LIMIT = 2**31 - 1  # bytes in one message
 G_LOGGER.severity = G_LOGGER.CRITICAL  # graphsurgeon prints warnings that are none of the user's concern
 
@@ -94,6 +95,11 @@ def from_model(model: onnx.ModelProto, folder: str = "") -> gs.Graph:
             copy.raw_data = tensor.raw_data
     _map_external(skeleton, os.path.abspath(folder), arrays)
     return _graph(Source(skeleton, arrays))
+
+
+def reopen(graph: gs.Graph) -> gs.Graph:
+    """Return a new graph of the same network, to which what was changed in graph is how it was read; no weight is copied."""
+    return _graph(without_weights(graph))
 
 
 def _copy_fields(source: Message, target: Message, but: str) -> None:
@@ -165,9 +171,8 @@ def _check(source: Source) -> None:
     for tensor in copy.graph.initializer:
         if tensor.name in source.arrays:
             tensor.dims[:] = [0]
-    opset = next((o.version for o in copy.opset_import if o.domain in ("", "ai.onnx")), 0)
     for node in copy.graph.node:  # operators that a runtime adds to the standard domain are unknown, not invalid
-        if node.domain in ("", "ai.onnx") and opset and not onnx.defs.has(node.op_type, opset, ""):
+        if node.op_type in RUNTIME_OPERATORS and node.domain in ("", "ai.onnx"):
             node.domain = "unregistered"
     copy.opset_import.add(domain="unregistered", version=1)
     try:
@@ -209,8 +214,8 @@ def without_weights(graph: gs.Graph) -> Source:
     """Return graph as an ONNX model whose large initializers have no data, and these as arrays; no weight is copied."""
     source: Source = graph.source
     bare = Source(onnx.ModelProto(), {}, source.path)
-    _copy_fields(source.model, bare.model, but="graph")
-    _copy_fields(source.model.graph, bare.model.graph, but="node")
+    bare.model.CopyFrom(source.model)
+    del bare.model.graph.node[:]
     bare.model.graph.node.extend(_node(node, source) for node in graph.nodes)
     _put_initializers(graph, source, bare)
     _put_shapes(graph, source, bare.model.graph)

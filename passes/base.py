@@ -42,7 +42,7 @@ class Pass:
 
     def __call__(self, model: Any) -> PassResult:
         """Run on a model of any kind (see `bridges.open_model`) and give back the same kind."""
-        graph, back = open_model(model)
+        graph, back = open_model(model, in_place=True)
         modified = self.run(graph)
         return PassResult(back(graph) if modified else model, modified)
 

@@ -17,23 +17,23 @@ import onnx_graphsurgeon as gs
 
 from onnx_reconvene import notes
 from onnx_reconvene.errors import UsageError
-from onnx_reconvene.graph import from_model, load, save, to_model, without_weights
+from onnx_reconvene.graph import from_model, load, reopen, save, to_model, without_weights
 
 
-def open_model(model: Any) -> tuple[gs.Graph, Callable[[gs.Graph], Any]]:
+def open_model(model: Any, in_place: bool = False) -> tuple[gs.Graph, Callable[[gs.Graph], Any]]:
     """Return model as a graph to work on, and the function that turns such a graph back into the type of model.
 
     model: a path, onnx.ModelProto, onnx_graphsurgeon.Graph, onnx_ir.Model or torch.onnx.ONNXProgram. None of them is modified,
-    but for a graph that a pass has returned: passes work on that in place. A path comes back as the path of a temporary file.
+    but in_place for a graph that came from here. A path comes back as the path of a temporary file.
     """
     if isinstance(model, str | os.PathLike):
         return load(model), lambda graph: _to_path(graph, type(model))
     if isinstance(model, onnx.ModelProto):
         return from_model(model), _to_proto
     if isinstance(model, gs.Graph):
-        if hasattr(model, "source"):
-            return model, lambda graph: graph
-        return from_model(gs.export_onnx(model, do_type_check=False)), lambda graph: graph
+        if not hasattr(model, "source"):
+            return from_model(gs.export_onnx(model, do_type_check=False)), (lambda graph: graph) if in_place else reopen
+        return (model, lambda graph: graph) if in_place else (reopen(model), reopen)
     kind = type(model)
     if kind.__module__.partition(".")[0] == "onnx_ir" and kind.__name__ == "Model":
         return _from_ir(model)
