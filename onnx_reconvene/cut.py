@@ -204,10 +204,14 @@ class CutOp:
 
     def _override(self, i: int, wanted: NDArray[Any], now: NDArray[Any] | None) -> gs.Tensor:
         tensor, owner = self.node.inputs[i], self.node.outputs[0].name
-        stored = weight_constant(tensor)
-        if stored is not None and len(tensor.outputs) == 1 and tensor.name not in self.cutting.shared:
-            stored.values = wanted.astype(stored.dtype)
-            return tensor
+        stored, maker = weight_constant(tensor), tensor.inputs[0] if tensor.inputs else None
+        if len(tensor.outputs) == 1 and tensor.name not in self.cutting.shared:  # nothing else reads it
+            if stored is not None:
+                stored.values = wanted.astype(stored.dtype)
+                return tensor
+            if maker is not None and "value_ints" in maker.attrs:
+                maker.attrs["value_ints"] = wanted.tolist()
+                return tensor
         constant = self.cutting.constant(owner, f"input{i}", wanted)
         computed = not isinstance(tensor, gs.Constant) and tensor.inputs and tensor.inputs[0].op != "Constant"
         if now is None or not computed or not has_free_sizes(self.cutting.graph) or now.shape != wanted.shape:

@@ -71,12 +71,15 @@ def load(path: str | os.PathLike[str]) -> gs.Graph:
     if not model.HasField("graph") or not model.opset_import:
         raise ModelError(f"{name}: not an ONNX model (no graph or no opset import)")
     arrays: dict[str, NDArray[Any]] = {}
-    for index, data in raw.items():
-        tensor = model.graph.initializer[index]
-        if not _map(tensor, data, arrays):
-            tensor.raw_data = data.tobytes()
-    _map_external(model, os.path.dirname(os.path.abspath(name)), arrays)
-    return _graph(Source(model, arrays, name))
+    try:
+        for index, data in raw.items():
+            tensor = model.graph.initializer[index]
+            if not _map(tensor, data, arrays):
+                tensor.raw_data = data.tobytes()
+        _map_external(model, os.path.dirname(os.path.abspath(name)), arrays)
+        return _graph(Source(model, arrays, name))
+    except (KeyError, ValueError, TypeError, OverflowError) as error:  # onnx on types, names and offsets that make no sense
+        raise ModelError(f"{name}: not a valid ONNX model: {error}") from error
 
 
 def from_model(model: onnx.ModelProto, folder: str = "") -> gs.Graph:
@@ -135,8 +138,10 @@ def _map_external(model: onnx.ModelProto, folder: str, arrays: dict[str, NDArray
             continue
         info = external_data_helper.ExternalDataInfo(tensor)
         path = os.path.join(folder, info.location)
+        if os.path.commonpath([os.path.realpath(path), os.path.realpath(folder)]) != os.path.realpath(folder):
+            raise ModelError(f"initializer '{tensor.name}': external data '{info.location}' lies outside the folder of the model")
         try:
-            size = info.length or os.path.getsize(path) - (info.offset or 0)
+            size = os.path.getsize(path) - (info.offset or 0) if info.length is None else info.length
             data = np.memmap(path, np.uint8, "r", info.offset or 0, (size,)) if size else np.empty(0, np.uint8)
         except (OSError, ValueError) as error:
             raise ModelError(f"initializer '{tensor.name}': external data '{info.location}' cannot be read: {error}") from error

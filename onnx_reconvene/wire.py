@@ -108,13 +108,12 @@ def _graph(buffer: mmap.mmap, graph: Field, index: Iterator[int], weights: dict[
 
 
 def _tensor(buffer: mmap.mmap, tensor: Field, index: int, weights: dict[int, NDArray[np.uint8]]) -> bytes:
-    parts = []
-    for field in _fields(buffer, tensor.content, tensor.end):
-        if field.number == RAW_DATA and field.end - field.content >= MAPPED_FROM:
-            weights[index] = np.frombuffer(buffer, np.uint8, field.end - field.content, field.content)
-        else:
-            parts.append(buffer[field.start : field.end])
-    return _message(INITIALIZER, parts)
+    fields = list(_fields(buffer, tensor.content, tensor.end))
+    raw = next((field for field in reversed(fields) if field.number == RAW_DATA), None)  # of several, the last counts
+    if raw is not None and raw.end - raw.content >= MAPPED_FROM:
+        weights[index] = np.frombuffer(buffer, np.uint8, raw.end - raw.content, raw.content)
+        fields = [field for field in fields if field.number != RAW_DATA]
+    return _message(INITIALIZER, [buffer[field.start : field.end] for field in fields])
 
 
 def join(model: onnx.ModelProto, weights: Mapping[str, NDArray[Any]]) -> Iterator[bytes | memoryview]:

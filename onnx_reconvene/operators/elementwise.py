@@ -11,6 +11,11 @@ from onnx_reconvene.operators.rule import Operator
 
 def unary(op: Op) -> None:
     """f(x[...]) -> y[...]; optional further inputs are scalars"""
+    op.emit(dict(enumerate(op.axes(0))))
+
+
+def identity(op: Op) -> None:
+    """x[...] -> x[...]"""
     op.move(lambda x: x)
 
 
@@ -64,7 +69,6 @@ UNARY = [
     "Gelu",
     "HardSigmoid",
     "HardSwish",
-    "Identity",
     "IsInf",
     "IsNaN",
     "LeakyRelu",
@@ -115,6 +119,7 @@ BROADCAST = [
 ]
 
 OPERATORS = {
+    "Identity": Operator(identity),
     **dict.fromkeys(UNARY, Operator(unary)),
     **dict.fromkeys(BROADCAST, Operator(broadcast)),
 }

@@ -42,13 +42,14 @@ def criterion(name: str, source: str) -> Callable[[Callable[[Analysis, np.random
 def unit_scores(analysis: Analysis, score: PerPosition) -> Scores:
     """Sum the scores of weights over the sites of each unit.
 
-    score is called with the name and values of each weight of rank two or more and the axes that bear units, and returns for
-    each of these a score per position.
+    score is called with the name and values of each layer's weight (no biases, no normalizations) and the axes that bear units,
+    and returns for each of these a score per position.
     """
     total = np.zeros(analysis.width)
+    weights = {name for layer in analysis.layers for name in layer.sources}
     for name, axes in axes_with_units(analysis).items():
         values = weight_values(analysis.flow.weights[name])
-        if values is None or sum(n > 1 for n in values.shape) < 2:
+        if values is None or values.ndim < 2 or name not in weights:
             continue
         for axis, along in score(name, np.asarray(values, np.float32), list(axes)).items():
             free = axes[axis] >= 0

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnx_reconvene.errors import UsageError
 from onnx_reconvene.flow import weight_values
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.saliency.criterion import Scores, by_elements, criterion, unit_scores
@@ -64,6 +65,7 @@ def _distances(values: NDArray[np.float32], axis: int) -> NDArray[np.float64]:
     filters = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
     norms = np.einsum("ij,ij->i", filters, filters, dtype=np.float64)
     squared = norms[:, None] + norms - 2.0 * (filters @ filters.T)
+    np.fill_diagonal(squared, 0)
     result: NDArray[np.float64] = np.sqrt(np.maximum(squared, 0)).sum(1)
     return result
 
@@ -72,12 +74,14 @@ def _distances(values: NDArray[np.float32], axis: int) -> NDArray[np.float64]:
 def bn_scale(analysis: Analysis, rng: np.random.Generator) -> Scores:
     """Absolute scale of the batch normalizations behind the unit; needs BatchNormalization kept as nodes."""
     total = np.zeros(analysis.width)
-    for node in analysis.graph.nodes:
-        if node.op == "BatchNormalization":
-            scale = _through_identity(node.inputs[1])
-            values, units = weight_values(scale), analysis.units_along(scale.name, 0)
-            if values is not None and units is not None:
-                total += np.bincount(units[units >= 0], np.abs(values[units >= 0]), analysis.width)
+    norms = [node for node in analysis.graph.nodes if node.op == "BatchNormalization"]
+    if not norms:
+        raise UsageError("--criterion bn-scale: the network has no BatchNormalization (it may have been folded); choose another")
+    for node in norms:
+        scale = _through_identity(node.inputs[1])
+        values, units = weight_values(scale), analysis.units_along(scale.name, 0)
+        if values is not None and units is not None:
+            total += np.bincount(units[units >= 0], np.abs(values[units >= 0]), analysis.width)
     return total
 
 
