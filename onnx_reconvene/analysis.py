@@ -10,10 +10,8 @@ import onnx_graphsurgeon as gs
 from onnx_reconvene.flow import Flow, Op, UnsupportedError, Value, weight_values
 from onnx_reconvene.groups import Analysis, collect
 from onnx_reconvene.labels import Solution
-from onnx_reconvene.operators import OPERATORS
+from onnx_reconvene.operators import rule_for, why_frozen
 from onnx_reconvene.shapes import Integers, Shape, infer, input_sizes
-
-STANDARD_DOMAINS = (None, "", "ai.onnx")
 
 
 def analyze(graph: gs.Graph, sizes: Mapping[str, Sequence[int]] | None = None) -> Analysis:
@@ -70,9 +68,9 @@ def _visit(flow: Flow, node: gs.Node) -> None:
         return
     op = Op(flow, node)
     _freeze_captured(flow, op)
-    operator = OPERATORS.get(node.op) if node.domain in STANDARD_DOMAINS else None
+    operator = rule_for(node)
     if operator is None:
-        _freeze_node(flow, op, "no rule is known for it")
+        _freeze_node(flow, op, why_frozen(node))
         return
     try:
         operator.flow(op)

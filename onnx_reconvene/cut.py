@@ -9,12 +9,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_reconvene.analysis import STANDARD_DOMAINS, computes_shapes
+from onnx_reconvene.analysis import computes_shapes
 from onnx_reconvene.flow import Permutation, Value, weight_constant, weight_values
 from onnx_reconvene.graph import captured
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.labels import Labels
-from onnx_reconvene.operators import OPERATORS
+from onnx_reconvene.operators import rule_for
 from onnx_reconvene.shapes import Integers, Shape, has_free_sizes
 
 Mask = NDArray[np.bool_]
@@ -111,7 +111,7 @@ class Cutting:
         """Bring the integers of node up to date, and shield it from shape arithmetic whose results have changed."""
         if id(node) not in self._done and not computes_shapes(self.analysis.integers, node):
             view = CutOp(self, node)
-            operator = OPERATORS.get(node.op) if node.domain in STANDARD_DOMAINS else None
+            operator = rule_for(node)
             if operator is not None and operator.follow is not None and view.touched:
                 operator.follow(view)
             view.shield()

@@ -312,16 +312,24 @@ def infer(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> tuple[dict[str
     return shapes, integers
 
 
-SHAPED_LIKE_INPUT = {
-    "BiasGelu",
-    "FastGelu",
-    "GroupNormalization",
-    "MeanVarianceNormalization",
-    "QuickGelu",
-    "SimplifiedLayerNormalization",
-    "SkipLayerNormalization",
-    "SkipSimplifiedLayerNormalization",
-}  # operators whose shapes onnx does not infer
+# Operators whose shapes onnx does not infer, the operator that has the same, and which inputs they share with it.
+STAND_IN = {
+    **dict.fromkeys(["BiasGelu", "FastGelu", "GroupNormalization", "MeanVarianceNormalization"], ("Identity", (0,))),
+    **dict.fromkeys(["MultiHeadAttention", "QLinearLeakyRelu", "QLinearSigmoid", "QuickGelu"], ("Identity", (0,))),
+    **dict.fromkeys(["SimplifiedLayerNormalization", "SkipLayerNormalization"], ("Identity", (0,))),
+    "SkipSimplifiedLayerNormalization": ("Identity", (0,)),
+    **dict.fromkeys(["QLinearAdd", "QLinearMul"], ("Add", (0, 3))),
+    "FusedConv": ("Conv", (0, 1)),
+    "FusedGemm": ("Gemm", (0, 1)),
+    "FusedMatMul": ("MatMul", (0, 1)),
+}
+
+
+def _stand_in(proto: onnx.NodeProto) -> onnx.NodeProto:
+    op_type, inputs = STAND_IN[proto.op_type]
+    result = helper.make_node(op_type, [proto.input[i] for i in inputs], proto.output[:1])
+    result.attribute.extend(a for a in proto.attribute if a.name in onnx.defs.get_schema(op_type).attributes)
+    return result
 
 
 def _infer_one(
@@ -332,13 +340,9 @@ def _infer_one(
     shapes: dict[str, Shape],
     integers: Integers,
 ) -> None:
-    if proto.op_type in SHAPED_LIKE_INPUT and proto.input[0] in types:
-        types[proto.output[0]] = types[proto.input[0]]
-        shape = _static(types[proto.input[0]])
-        if shape is not None:
-            shapes[proto.output[0]] = shape
-        return
     version = versions.get(proto.domain, versions.get("", 1))
+    if proto.op_type in STAND_IN:
+        proto, version = _stand_in(proto), versions.get("", 1)
     if not onnx.defs.has(proto.op_type, version, proto.domain):
         return
     known, data = {}, {}

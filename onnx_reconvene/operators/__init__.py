@@ -1,11 +1,30 @@
 """The table of operators: one entry each, in the file of its family."""
 
-from onnx_reconvene.operators import channelwise, elementwise, movement, normalization, quantization, recurrent, weights
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+from onnx_reconvene.operators import (
+    along_axis,
+    attention,
+    channelwise,
+    elementwise,
+    fused,
+    movement,
+    normalization,
+    quantization,
+    recurrent,
+    weights,
+)
+from onnx_reconvene.operators.frozen import FROZEN
 from onnx_reconvene.operators.rule import Operator
 
 OPERATORS: dict[str, Operator] = {
+    **along_axis.OPERATORS,
+    **attention.OPERATORS,
     **channelwise.OPERATORS,
     **elementwise.OPERATORS,
+    **fused.OPERATORS,
     **movement.OPERATORS,
     **normalization.OPERATORS,
     **quantization.OPERATORS,
@@ -13,4 +32,15 @@ OPERATORS: dict[str, Operator] = {
     **weights.OPERATORS,
 }
 
-__all__ = ["OPERATORS", "Operator"]
+
+def rule_for(node: gs.Node) -> Operator | None:
+    """Return the rule of node, None where there is none; operators of other domains are listed as domain.name."""
+    return OPERATORS.get(node.op if node.domain in (None, "", "ai.onnx") else f"{node.domain}.{node.op}")
+
+
+def why_frozen(node: gs.Node) -> str:
+    """Return why node, which has no rule, freezes what it touches."""
+    return FROZEN.get(node.op, "no rule is known for it")
+
+
+__all__ = ["FROZEN", "OPERATORS", "Operator", "rule_for", "why_frozen"]

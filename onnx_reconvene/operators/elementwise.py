@@ -48,6 +48,9 @@ def broadcast_labels(op: Op, inputs: Sequence[int], shape: Sequence[int], inner:
 
 
 UNARY = [
+    "BitCast",
+    "BitwiseNot",
+    "CastLike",
     "Abs",
     "Acos",
     "Acosh",
@@ -95,6 +98,10 @@ UNARY = [
 ]
 
 BROADCAST = [
+    "BitwiseAnd",
+    "BitwiseOr",
+    "BitwiseXor",
+    "SwiGLU",
     "Add",
     "And",
     "BitShift",

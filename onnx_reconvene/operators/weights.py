@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from onnx_reconvene.errors import ModelError
-from onnx_reconvene.flow import Op
+from onnx_reconvene.flow import Op, UnsupportedError
 from onnx_reconvene.labels import Labels
 from onnx_reconvene.operators.elementwise import broadcast_labels
 from onnx_reconvene.operators.rule import Operator
@@ -126,7 +128,62 @@ def matrix_product(op: Op, a: int, b: int) -> dict[int, Labels]:
     return out
 
 
+def fused_matmul(op: Op) -> None:
+    """as MatMul, the last two axes of a and b transposed at will"""
+    if any(op.attr(name, 0) for name in ("transA", "transB", "transBatchA", "transBatchB")):
+        raise UnsupportedError("it transposes an operand")
+    matrix_product(op, a=0, b=1)
+
+
+def deform_conv(op: Op) -> None:
+    """as Conv, x sampled at offsets that are given for each of some blocks of its channels"""
+    (x,) = op.along(0, 1)
+    blocks = x.reshape(int(op.attr("offset_group", 1)), -1)
+    op.equate(blocks, blocks[:1])
+    convolve(op, x=0, weight=1, bias=3)
+
+
+def causal_conv(op: Op) -> None:
+    """x[n,c,t], w[c,1,k], b[c], state[n,c,k-1] -> y[n,c,t], state after"""
+    (x,) = op.along(0, 1)
+    op.equate(x, op.along(1, 0)[0])
+    for i, axis in ((2, 0), (3, 1)):
+        if op.has(i):
+            op.equate(x, op.along(i, axis)[0])
+    for o in op.outputs():
+        op.emit({1: x}, o)
+
+
+def einsum(op: Op) -> None:
+    """products of operands summed over the letters that the result lacks: ij,jk->ik"""
+    terms, _, result = str(op.attr("equation")).replace(" ", "").partition("->")
+    operands = terms.split(",")
+    if "." in terms or not result or any(len(set(term)) < len(term) for term in operands):
+        raise UnsupportedError(f"equation '{op.attr('equation')}' is not followed")
+    labels: dict[str, Labels] = {}
+    for i in sorted(op.inputs(), key=op.is_static, reverse=True):  # those of activations go on
+        for letter, along in zip(operands[i], op.axes(i), strict=True):
+            op.equate(labels.get(letter, along), along)
+            labels[letter] = along
+    op.emit({axis: labels[letter] for axis, letter in enumerate(result)})
+    summed = [labels[letter] for letter in labels if letter not in result]
+    weight = next((i for i in op.inputs() if op.is_static(i)), None)
+    if weight is None or len(operands) > 2:
+        for along in summed:
+            op.freeze(along, "multiplies activations along them")
+    else:
+        own = dict(zip(operands[weight], op.axes(weight), strict=True))
+        made = [own[letter] for letter in own if letter in result and letter not in operands[1 - weight]]
+        none = np.empty(0, np.int64)
+        op.layer(weight, made[-1] if made else none, np.concatenate([none, *(own[x] for x in own if x not in result)]))
+    places = {letter: (i, axis) for i, term in enumerate(operands) for axis, letter in enumerate(term)}
+    op.macs(*((op.node.inputs[i], (axis,)) for i, axis in places.values()))
+
+
 OPERATORS = {
+    "CausalConvWithState": Operator(causal_conv),
+    "DeformConv": Operator(deform_conv, conv_groups),
+    "Einsum": Operator(einsum),
     "Conv": Operator(conv, conv_groups),
     "ConvTranspose": Operator(conv_transpose, conv_groups),
     "Gemm": Operator(gemm),

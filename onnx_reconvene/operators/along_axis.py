@@ -1,0 +1,91 @@
+"""Operators that work along some axes, or pick by index there; channels on other axes pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from onnx_reconvene.flow import Op, UnsupportedError
+from onnx_reconvene.operators.rule import Operator
+
+
+def untouched(op: Op, axes: Iterable[int]) -> None:
+    """Pass labels from input 0 to every output but along axes, where channels must stay."""
+    rank = len(op.shape(0))
+    rest = [a for a in range(rank) if a not in {axis % rank for axis in axes}]
+    labels = dict(zip(rest, op.along(0, *rest), strict=True))
+    for o in op.outputs():
+        op.emit(labels, o)
+
+
+def along_attribute(op: Op) -> None:
+    """f(x[...]) along the axis that an attribute names -> y[...]"""
+    untouched(op, [op.attr("axis", -1)])
+
+
+def cumulative(op: Op) -> None:
+    """running sums or products of x[...] along an axis -> y[...]"""
+    axis = op.ints(1)
+    assert axis is not None
+    untouched(op, [int(axis.ravel()[0])])
+
+
+def compress(op: Op) -> None:
+    """x[...] at some positions along one axis, chosen at run time -> y[...]"""
+    if "axis" not in op.node.attrs:
+        raise UnsupportedError("it picks elements of the flattened tensor")
+    untouched(op, [op.attr("axis")])
+
+
+def reverse_sequence(op: Op) -> None:
+    """x[...] with parts along the time axis reversed, as long as the batch axis says -> y[...]"""
+    untouched(op, [op.attr("batch_axis", 1), op.attr("time_axis", 0)])
+
+
+def last_two(op: Op) -> None:
+    """f(x[..., m, n]) on matrices -> y[..., m, n]"""
+    untouched(op, [-1, -2])
+
+
+def gather_nd(op: Op) -> None:
+    """x[b..., i..., c...] at index tuples [b..., n..., i] -> y[b..., n..., c...]"""
+    picked = int(op.shape(1)[-1])
+    batch = int(op.attr("batch_dims", 0))
+    first = batch + picked
+    rank, shift = len(op.shape(0)), len(op.out_shape()) - len(op.shape(0))
+    labels = op.along(0, *range(first, rank))
+    op.emit({axis + shift: along for axis, along in zip(range(first, rank), labels, strict=True)})
+
+
+def scatter_nd(op: Op) -> None:
+    """x[i..., c...], index tuples [n..., i], updates[n..., c...] -> y[i..., c...]"""
+    picked, rank = int(op.shape(1)[-1]), len(op.shape(0))
+    kept = range(picked, rank)
+    labels = op.along(0, *kept)
+    updates = op.along(2, *range(len(op.shape(2)) - len(kept), len(op.shape(2)))) if kept else op.along(2)
+    for a, b in zip(labels, updates, strict=True):
+        op.equate(a, b)
+    op.emit(dict(zip(kept, labels, strict=True)))
+
+
+def center_crop_pad(op: Op) -> None:
+    """x[...] cropped or padded to a shape -> y[...]"""
+    changed = [axis for axis, (a, b) in enumerate(zip(op.shape(0), op.out_shape(), strict=True)) if a != b]
+    named = op.attr("axes")
+    if named is None:
+        raise UnsupportedError("its shape names every axis")
+    untouched(op, {*changed, *np.asarray(named).tolist()})
+
+
+OPERATORS = {
+    "CenterCropPad": Operator(center_crop_pad),
+    "Compress": Operator(compress),
+    "CumProd": Operator(cumulative),
+    "CumSum": Operator(cumulative),
+    "GatherND": Operator(gather_nd),
+    "ReverseSequence": Operator(reverse_sequence),
+    "ScatterND": Operator(scatter_nd),
+    "TopK": Operator(along_attribute),
+    "Trilu": Operator(last_two),
+}
