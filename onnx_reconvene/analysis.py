@@ -11,7 +11,7 @@ from onnx_reconvene.flow import Flow, Op, UnsupportedError, Value, weight_values
 from onnx_reconvene.groups import Analysis, collect
 from onnx_reconvene.labels import Solution
 from onnx_reconvene.operators import rule_for, why_frozen
-from onnx_reconvene.shapes import Integers, Shape, infer, input_sizes
+from onnx_reconvene.shapes import Integers, infer, input_sizes
 
 
 def analyze(graph: gs.Graph, sizes: Mapping[str, Sequence[int]] | None = None) -> Analysis:
@@ -22,10 +22,13 @@ def analyze(graph: gs.Graph, sizes: Mapping[str, Sequence[int]] | None = None) -
     """
     found = input_sizes(graph, sizes or {})
     shapes, integers = infer(graph, found)
+    static = _static(graph)
+    nodes = [node for node in graph.nodes if not _is_settled(integers, node)]
     outward: dict[str, int] = {}
     best: tuple[int, Flow, Solution] | None = None
     while True:
-        flow = _run(graph, shapes, integers, outward)
+        flow = Flow(graph, shapes, integers, static, outward)
+        _run(flow, nodes)
         solution = flow.equalities.solve()
         free = solution.free.size
         if best is None or free > best[0]:
@@ -50,22 +53,30 @@ def _further(flow: Flow, solution: Solution, outward: dict[str, int]) -> dict[st
     }
 
 
-def _run(graph: gs.Graph, shapes: dict[str, Shape], integers: Integers, outward: dict[str, int]) -> Flow:
-    flow = Flow(graph, shapes, integers, outward)
-    for tensor in graph.inputs:
-        flow.values[tensor.name] = _frozen_value(flow, tensor.name, f"'{tensor.name}' is a graph input")
+def _static(graph: gs.Graph) -> frozenset[str]:
+    """Return the tensors that are constants, or computed from constants alone."""
+    static: set[str] = set()
     for node in graph.nodes:
+        if all(isinstance(t, gs.Constant) or t.name in static for t in node.inputs if t.name):
+            static.update(t.name for t in node.outputs)
+    return frozenset(static)
+
+
+def _is_settled(integers: Integers, node: gs.Node) -> bool:
+    """Tell whether node needs no rule: it makes a weight, or does arithmetic on shapes."""
+    return node.op == "Constant" or computes_shapes(integers, node) or weight_values(node.outputs[0]) is not None
+
+
+def _run(flow: Flow, nodes: list[gs.Node]) -> None:
+    for tensor in flow.graph.inputs:
+        flow.values[tensor.name] = _frozen_value(flow, tensor.name, f"'{tensor.name}' is a graph input")
+    for node in nodes:
         _visit(flow, node)
-    for tensor in graph.outputs:
+    for tensor in flow.graph.outputs:
         flow.freeze(tensor, f"'{tensor.name}' is a graph output")
-    return flow
 
 
 def _visit(flow: Flow, node: gs.Node) -> None:
-    if all(flow.is_static(t) for t in node.inputs if t.name):
-        flow.static.update(t.name for t in node.outputs)
-    if node.op == "Constant" or computes_shapes(flow.integers, node) or weight_values(node.outputs[0]) is not None:
-        return
     op = Op(flow, node)
     _freeze_captured(flow, op)
     operator = rule_for(node)

@@ -101,8 +101,11 @@ class Macs:
 class Flow:
     """The labels of every tensor of a graph, filled in by the rules of `operators`."""
 
-    def __init__(self, graph: gs.Graph, shapes: dict[str, Shape], integers: Integers, outward: dict[str, int]) -> None:
+    def __init__(
+        self, graph: gs.Graph, shapes: dict[str, Shape], integers: Integers, static: frozenset[str], outward: dict[str, int]
+    ) -> None:
         self.graph, self.shapes, self.integers = graph, shapes, integers
+        self.static = static  # tensors computed from weights and constants alone
         self.outward = outward  # tensors where not the innermost of the split axes absorbs a removal, but one so far out
         self.equalities = Equalities()
         self.values: dict[str, Value] = {}
@@ -113,7 +116,6 @@ class Flow:
         self.settled: dict[str, Split] = {}  # by tensor
         self.over_channels: list[gs.Node] = []  # nodes that compute over removable channels
         self.zero_points: dict[str, NDArray[Any]] = {}  # of quantized weights
-        self.static: set[str] = set()  # tensors computed from weights and constants alone
         self.trail: dict[str, tuple[tuple[str, NDArray[np.int64]], ...]] = {}
 
     def value(self, tensor: gs.Tensor) -> Value:

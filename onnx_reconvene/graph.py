@@ -176,6 +176,9 @@ def _check(source: Source) -> None:
     for tensor in copy.graph.initializer:
         if tensor.name in source.arrays:
             tensor.dims[:] = [0]
+    for value in copy.graph.input:  # an input of unknown rank is what --input-shape is for
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.shape.SetInParent()
     for node in copy.graph.node:  # operators that a runtime adds to the standard domain are unknown, not invalid
         if node.op_type in RUNTIME_OPERATORS and node.domain in ("", "ai.onnx"):
             node.domain = "unregistered"

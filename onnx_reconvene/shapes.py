@@ -52,8 +52,8 @@ def slice_operands(
 
 def as_slice(start: int, end: int, step: int, size: int) -> slice:
     """Return ONNX's (start, end, step) on an axis of `size` as a Python slice."""
-    if step < 0 and end < -size:
-        return slice(start, None, step)
+    if step < 0:
+        return slice(max(start, -size), None if end < -size else end, step)
     return slice(start, end, step)
 
 
@@ -70,7 +70,9 @@ def _unsqueeze(attributes: Attributes, x: Array, axes: Array | None = None) -> A
 def _reduce(function: Callable[..., Array]) -> Callable[..., Array]:
     def run(attributes: Attributes, x: Array, axes: Array | None = None) -> Array:
         axes = attributes.get("axes") if axes is None else axes
-        axis = None if axes is None else tuple(int(a) for a in axes)
+        axis = None if axes is None or not len(axes) else tuple(int(a) for a in axes)
+        if axis is None and attributes.get("noop_with_empty_axes"):
+            return x
         return np.asarray(function(x, axis=axis, keepdims=bool(attributes.get("keepdims", 1))))
 
     return run

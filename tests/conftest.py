@@ -14,6 +14,7 @@ from types import ModuleType
 import numpy as np
 import onnx
 import pytest
+from hypothesis import settings
 from onnx import ModelProto, helper, numpy_helper, parser, shape_inference
 
 import models
@@ -21,6 +22,13 @@ from onnx_reconvene.cli import main
 
 ROOT = Path(__file__).parents[1]
 ZOO = ROOT.parent / "shared" / "zoo"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name our marks, and let random tests run alike everywhere and however slow the machine."""
+    settings.register_profile("steady", deadline=None, derandomize=True)
+    settings.load_profile("steady")
+    config.addinivalue_line("markers", "slow: takes seconds; -m 'not slow' leaves it out")
 
 
 @dataclass(frozen=True)
