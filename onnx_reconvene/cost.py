@@ -50,9 +50,14 @@ class CostModel:
         axes = [tuple((name, axis) for axis in range(len(analysis.shapes[name]))) for name in bytes_each]
         self.params = self._products(axes, np.ones(len(axes)))
         self.size = self._products(axes, np.asarray(list(bytes_each.values())))
-        linear = [(1.0, np.zeros(len(self.dense))), *(self._linear(*axis) for axis in self._rows)]
-        self._frozen = np.asarray([frozen for frozen, _ in linear])
-        self._per_unit = np.asarray([per_unit for _, per_unit in linear])
+        self._frozen = np.ones(len(self._rows) + 1)
+        entries = [(np.zeros(0, np.int64),) * 3]
+        for (name, axis), row in self._rows.items():
+            groups, counts = self._free_positions(name, axis)
+            self._frozen[row] = self.analysis.shapes[name][axis] - counts.sum()
+            entries.append((np.full(groups.size, row), groups, counts))
+        self._row, self._group, counts = (np.concatenate(column) for column in zip(*entries, strict=True))
+        self._per_unit = counts / self.dense[self._group]
 
     def _products(self, terms: list[tuple[tuple[str, int], ...]], weight: NDArray[np.float64]) -> Products:
         factors = max([len(term) for term in terms], default=1)
@@ -61,16 +66,16 @@ class CostModel:
             rows[t, : len(term)] = [self._rows.setdefault(axis, len(self._rows) + 1) for axis in term]
         return Products(rows, weight)
 
-    def _linear(self, name: str, axis: int) -> tuple[float, NDArray[np.float64]]:
-        """Return the frozen size of an axis, and what one unit of each group adds to it."""
+    def _free_positions(self, name: str, axis: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the groups on an axis, and how many positions each has there."""
         units = self.analysis.units_along(name, axis)
         free = np.empty(0, np.int64) if units is None else units[units >= 0]
-        per_unit = np.bincount(self._group_of_unit[free], minlength=len(self.dense)) / self.dense
-        return float(self.analysis.shapes[name][axis] - free.size), per_unit
+        return np.unique(self._group_of_unit[free], return_counts=True)
 
     def sizes(self, widths: Widths) -> NDArray[np.float64]:
         """Return the size of every axis that counts, at these widths."""
-        result: NDArray[np.float64] = self._frozen + self._per_unit @ widths
+        free = np.bincount(self._row, self._per_unit * widths[self._group], self._frozen.size)
+        result: NDArray[np.float64] = self._frozen + free
         return result
 
     def __call__(self, kind: str, widths: Widths) -> float:
