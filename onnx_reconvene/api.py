@@ -13,15 +13,18 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_reconvene import report as reports
+from onnx_reconvene.analysis import analyze as find_groups
 from onnx_reconvene.bridges import open_model
 from onnx_reconvene.cost import CostModel
 from onnx_reconvene.errors import UsageError
-from onnx_reconvene.graph import write_whole
+from onnx_reconvene.graph import without_weights, write_whole
 from onnx_reconvene.groups import Analysis, Group
+from onnx_reconvene.match import match
 from onnx_reconvene.notes import analysis_of, forget, notes_of
 from onnx_reconvene.passes import Allocate, Cut, Emit, Load, Pass, Score, Verify
-from onnx_reconvene.report import Report
-from onnx_reconvene.verify import Verdict
+from onnx_reconvene.reference import reference
+from onnx_reconvene.report import Report, Size
+from onnx_reconvene.verify import Verdict, latencies, verify
 
 Watch = Callable[[Sequence[Pass]], Iterable[Pass]]
 STAGES = {Load: "analyse", Score: "score", Allocate: "allocate", Cut: "cut", Verify: "verify", Emit: "write"}
@@ -144,6 +147,33 @@ def analyze(model: Any, input_shape: Mapping[str, Sequence[int]] | None = None) 
     graph, _ = open_model(model)
     Load(input_shape or {}).run(graph)
     return analysis_of(graph)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two networks side by side; the verdict is None where the second is not the first with channels removed."""
+
+    before: Size
+    after: Size
+    verdict: Verdict | None
+
+
+def compare(before: Any, after: Any, input_shape: Mapping[str, Sequence[int]] | None = None, threads: int = 0) -> Comparison:
+    """Return sizes, latencies in onnxruntime and zeroed-consumer equivalence of two networks (models as for `prune`).
+
+    threads: those of onnxruntime, 0 for its own choice. Raises VerificationError where the second has the weights of the first with
+    channels removed, but computes something else.
+    """
+    graphs = [open_model(model)[0] for model in (before, after)]
+    analyses = [find_groups(graph, input_shape) for graph in graphs]
+    times = latencies([without_weights(graph) for graph in graphs], analyses[0].sizes, threads)
+    sizes = []
+    for graph, analysis, ms in zip(graphs, analyses, times, strict=True):
+        cost = CostModel(analysis)
+        sizes.append(replace(reports.size(cost, cost.dense, len(graph.nodes)), latency_ms=ms))
+    keep = match(analyses[0], graphs[1])
+    verdict = None if keep is None else verify(graphs[1], reference(analyses[0], keep))
+    return Comparison(*sizes, verdict)
 
 
 def shares(analysis: Analysis) -> dict[str, float]:

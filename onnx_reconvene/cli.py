@@ -48,7 +48,8 @@ LOUD = click.option("-v", "--verbose", is_flag=True, help="Say more; add the tra
 def prune(source: str | None, output: str | None, report_file: str | None, dry_run: bool, quiet: bool, **given: Any) -> None:
     """Prune an ONNX network: whole low-sensitivity channels go, and every shape that depended on them follows.
 
-    Other commands: inspect IN.onnx (what could be removed, what is frozen and why).
+    Other commands: inspect IN.onnx (what could be removed, what is frozen and why); compare A.onnx B.onnx (size, MACs, latency,
+    equivalence).
     """
     if given["criterion"] == "list":
         _list_criteria()
@@ -92,7 +93,26 @@ def inspect(source: str, input_shape: Sequence[str], verbose: bool) -> None:
     click.echo(inspection(analysis, api.shares(analysis)), nl=False)
 
 
-COMMANDS = {"inspect": inspect}
+@click.command()
+@click.argument("before", metavar="A.onnx", type=click.Path())
+@click.argument("after", metavar="B.onnx", type=click.Path())
+@INPUT_SHAPE
+@click.option(
+    "--threads", default=0, show_default=True, type=click.IntRange(min=0), metavar="N", help="Of onnxruntime; 0: its choice."
+)
+@LOUD
+def compare(before: str, after: str, input_shape: Sequence[str], threads: int, verbose: bool) -> None:
+    """Compare a network and its pruned form: size, MACs, latency, zeroed-consumer equivalence."""
+    from onnx_reconvene import api
+    from onnx_reconvene.report import sizes, verify_line
+
+    found = api.compare(before, after, _shapes(input_shape), threads)
+    click.echo(sizes(found.before, found.after))
+    same = "the weights of B are not those of A with channels removed, so nothing can be said of equivalence"
+    click.echo(verify_line(found.verdict) if found.verdict else same)
+
+
+COMMANDS = {"inspect": inspect, "compare": compare}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

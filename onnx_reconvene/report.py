@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -95,16 +95,28 @@ def stage(graph: gs.Graph) -> str:
 
 def summary(report: Report) -> str:
     """Return the report as a short table for a terminal."""
-    rows = [("", "before", "after", "kept")]
-    for label, kind in (("parameters", "params"), ("MACs", "macs"), ("weight bytes", "bytes"), ("nodes", "nodes")):
-        before, after = getattr(report.before, kind), getattr(report.after, kind)
-        rows.append((label, f"{before:,}", f"{after:,}", f"{after / before:.1%}" if before else "-"))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = ["  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]) for row in rows]
+    lines = [sizes(report.before, report.after)]
     pruned = sum(group.pruned for group in report.groups)
     units, kept = sum(g.width for g in report.groups), sum(g.kept for g in report.groups)
     lines.append(f"{pruned} of {len(report.groups)} groups pruned, {units - kept:,} of {units:,} removable units gone")
     return "\n".join([*lines, frozen_line(report.frozen), verify_line(report.verify)])
+
+
+def sizes(before: Size, after: Size) -> str:
+    """Return two sizes side by side, and the share of the first that is left in the second."""
+    rows = [("", "before", "after", "kept")]
+    for field in fields(Size):
+        old, new = getattr(before, field.name), getattr(after, field.name)
+        if old is not None and new is not None:
+            form = "{:,.3f}" if isinstance(old, float) else "{:,}"
+            rows.append((LABELS[field.name], form.format(old), form.format(new), f"{new / old:.1%}" if old else "-"))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join(
+        "  ".join([r[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(r[1:], widths[1:], strict=True))]) for r in rows
+    )
+
+
+LABELS = {"params": "parameters", "macs": "MACs", "bytes": "weight bytes", "nodes": "nodes", "latency_ms": "latency, ms"}
 
 
 def frozen_line(frozen: list[Frozen]) -> str:

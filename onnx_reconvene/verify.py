@@ -19,13 +19,13 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from onnx_reconvene.errors import UsageError, VerificationError
-from onnx_reconvene.graph import without_weights
+from onnx_reconvene.errors import ModelError, UsageError, VerificationError
+from onnx_reconvene.graph import Source, without_weights
 from onnx_reconvene.reference import Reference, store
 
 TOLERANCE, HALF_TOLERANCE = 1e-3, 5e-2  # of the largest output value, in float32 and in 16-bit types
 TIME_LIMIT = 600  # seconds
-WORKER = os.path.join(os.path.dirname(__file__), "isolated", "compare.py")
+PROGRAMS = os.path.join(os.path.dirname(__file__), "isolated")
 
 
 @dataclass(frozen=True)
@@ -85,22 +85,47 @@ def sizes_to_try(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> list[di
     return [first] if first == second else [first, second]
 
 
+def latencies(models: Sequence[Source], sizes: Mapping[str, Sequence[int]], threads: int = 0) -> list[float]:
+    """Return the median milliseconds of one run of each model in onnxruntime, run in turn in a process of their own.
+
+    Raises ModelError where onnxruntime does not run one of them.
+    """
+    with tempfile.TemporaryDirectory(prefix="reconvene-") as folder, _room(folder):
+        paths = [store(model, folder, f"model{k}") for k, model in enumerate(models)]
+        job = os.path.join(folder, "job.json")
+        with open(job, "w", encoding="utf-8") as file:
+            json.dump({"models": paths, "sizes": {name: list(shape) for name, shape in sizes.items()}, "threads": threads}, file)
+        done = _isolated("latency.py", job)
+    if done.returncode:
+        raise ModelError(f"onnxruntime does not run one of the models: {_last_line(done.stderr)}")
+    times: list[float] = json.loads(done.stdout)
+    return times
+
+
+def _isolated(program: str, job: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, os.path.join(PROGRAMS, program), job]
+    return subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT, check=False)
+
+
 def _run(job: str) -> dict[str, object]:
-    command = [sys.executable, WORKER, job]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT, check=False)
+        done = _isolated("compare.py", job)
     except subprocess.TimeoutExpired as error:
         raise VerificationError(f"verification failed: no result within {TIME_LIMIT} s; --no-verify leaves it out") from error
     if done.returncode < 0:
         return {"failed": f"onnxruntime crashed ({signal.Signals(-done.returncode).name})"}
     if done.returncode:
-        return {"failed": done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit status {done.returncode}"}
+        return {"failed": _last_line(done.stderr)}
     answer: dict[str, object] = json.loads(done.stdout)
     return answer
 
 
 def _tolerance(graph: gs.Graph) -> float:
     return HALF_TOLERANCE if any(str(t.dtype) in ("float16", "bfloat16") for t in graph.outputs) else TOLERANCE
+
+
+def _last_line(text: str) -> str:
+    return text.strip().splitlines()[-1] if text.strip() else "it gives no reason"
 
 
 def _first_line(text: str) -> str:
