@@ -156,14 +156,15 @@ def collect(graph: gs.Graph, flow: Flow, solution: Solution, sizes: dict[str, Sh
         for name in flow.weights
         for axis, labels in sorted(flow.values[name].labels.items())
     ]
-    unit_of_component, group_of_unit = _number(bearings, solution)
+    unit_of_component, group_of_unit = _number(bearings, solution, flow)
     place = _Sites(tuple(bearings), unit_of_component, group_of_unit)
     groups = _groups(place, flow, solution)
     return Analysis(graph, flow, solution, unit_of_component, groups, _frozen(flow, solution), sizes)
 
 
-def _number(bearings: list[_Bearing], solution: Solution) -> tuple[Labels, Labels]:
-    """Number the free components that some weight bears: units of equal signature, a group, come one after the other."""
+def _number(bearings: list[_Bearing], solution: Solution, flow: Flow) -> tuple[Labels, Labels]:
+    """Number the free components that some layer makes and some weight bears: units of equal signature, a group, come one after
+    the other."""
     components = solution.reason.size
     sizes = [bearing.component.size for bearing in bearings]
     component = np.concatenate([np.empty(0, np.int64), *(bearing.component for bearing in bearings)])
@@ -173,7 +174,10 @@ def _number(bearings: list[_Bearing], solution: Solution) -> tuple[Labels, Label
     np.add.at(signature, component[place], np.repeat(factors, sizes)[place])
     first = np.full(components, component.size)
     np.minimum.at(first, component[place], place)
-    free = solution.free[first[solution.free] < component.size]
+    made = np.zeros(components + 1, bool)  # the last entry is for frozen labels
+    for layer in flow.layers:
+        made[solution.of(layer.out)] = True
+    free = solution.free[(first[solution.free] < component.size) & made[solution.free]]
     _, group = np.unique(signature[free], return_inverse=True)
     start = np.full(group.max(initial=-1) + 1, component.size)
     np.minimum.at(start, group, first[free])

@@ -316,7 +316,7 @@ def infer(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> tuple[dict[str
 
 # Operators whose shapes onnx does not infer, the operator that has the same, and which inputs they share with it.
 STAND_IN = {
-    **dict.fromkeys(["BiasGelu", "FastGelu", "GroupNormalization", "MeanVarianceNormalization"], ("Identity", (0,))),
+    **dict.fromkeys(["BiasGelu", "FastGelu", "Gelu", "GroupNormalization", "MeanVarianceNormalization"], ("Identity", (0,))),
     **dict.fromkeys(["MultiHeadAttention", "QLinearLeakyRelu", "QLinearSigmoid", "QuickGelu"], ("Identity", (0,))),
     **dict.fromkeys(["SimplifiedLayerNormalization", "SkipLayerNormalization"], ("Identity", (0,))),
     "SkipSimplifiedLayerNormalization": ("Identity", (0,)),

@@ -26,10 +26,8 @@ def attention(op: Op) -> None:
         q, k, v = (op.along(i, 2)[0] for i in range(3))
         out = {2: merged(op, q, k, v, int(op.attr("q_num_heads")), int(op.attr("kv_num_heads")))}
     heads = tie_heads(op, q, k, v, shared=k.size if len(op.shape(0)) == 4 else int(op.attr("kv_num_heads")))
-    if op.has(3):
-        mask = op.axes(3)
-        if len(mask) == 4 and mask[1].size > 1:
-            op.equate(mask[1].reshape(heads.size, -1), heads[:, None])
+    if op.has(3) and len(op.shape(3)) == 4 and op.shape(3)[1] > 1:
+        op.equate(op.along(3, 1)[0].reshape(heads.size, -1), heads[:, None])
     op.emit(out)
 
 

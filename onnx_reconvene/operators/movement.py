@@ -183,6 +183,8 @@ def gather(op: Op) -> None:
         out[axis] = labels[axis][index]
     else:
         op.freeze(labels[axis][index.ravel()], "picks single ones")
+    if op.is_static(0) and not op.is_static(1):  # a table of embeddings
+        op.layer(0, labels[-1] if axis != len(labels) - 1 else op.fresh(0), op.fresh(0))
     op.emit(out)
 
 

@@ -123,6 +123,8 @@ def matrix_product(op: Op, a: int, b: int) -> dict[int, Labels]:
     if op.is_static(a) and not op.is_static(b):
         op.layer(a, left[-2] if len(left) > 1 else k, k)
     else:
+        if op.is_static(a):  # a weight in two factors: what lies between them can go, too
+            op.layer(a, k, left[-2] if len(left) > 1 else k[:0])
         op.layer(b, right[-1] if len(right) > 1 else k, read)
     op.macs((op.node.outputs[0], range(rank)), (op.node.inputs[a], (len(left) - 1,)))
     return out
