@@ -14,11 +14,11 @@ from onnx_reconvene.operators import rule_for, why_frozen
 from onnx_reconvene.shapes import Integers, infer, input_sizes
 
 
-def analyze(graph: gs.Graph, sizes: Mapping[str, Sequence[int]] | None = None) -> Analysis:
+def analyze(graph: gs.Graph, sizes: Mapping[str, Sequence[int]] | None = None, attention: str = "heads") -> Analysis:
     """Return what can be removed from graph, its free dimensions fixed as sizes says (or at the smallest legal ones).
 
-    Where a split axis turns out frozen because its innermost part absorbs the removal, the next one out is tried; of splits in a
-    row, the last one first.
+    attention: "heads" removes attention heads whole, "dims" the same dimensions of all heads. Where a split axis turns out frozen
+    because its innermost part absorbs the removal, the next one out is tried; of splits in a row, the last one first.
     """
     found = input_sizes(graph, sizes or {})
     shapes, integers = infer(graph, found)
@@ -27,7 +27,7 @@ def analyze(graph: gs.Graph, sizes: Mapping[str, Sequence[int]] | None = None) -
     outward: dict[str, int] = {}
     best: tuple[int, Flow, Solution] | None = None
     while True:
-        flow = Flow(graph, shapes, integers, static, outward)
+        flow = Flow(graph, shapes, integers, static, outward, attention == "dims")
         _run(flow, nodes)
         solution = flow.equalities.solve()
         free = solution.free.size

@@ -43,6 +43,7 @@ class Options:
     only: Sequence[str] = ()
     keep: Mapping[str, float] = field(default_factory=dict)
     input_shape: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    attention: str = "heads"
     verify: bool = True
     seed: int = 0
 
@@ -52,7 +53,7 @@ class Options:
         allocate = Allocate(
             target, self.allocate, self.round_to, self.min_width, tuple(self.ignore), tuple(self.only), tuple(self.keep.items())
         )
-        steps: list[Pass] = [Load(self.input_shape), Score(self.criterion, self.seed), allocate, Cut()]
+        steps: list[Pass] = [Load(self.input_shape, self.attention), Score(self.criterion, self.seed), allocate, Cut()]
         return [*steps, Verify(seed=self.seed)] if self.verify else steps
 
 

@@ -38,6 +38,9 @@ LOUD = click.option("-v", "--verbose", is_flag=True, help="Say more; add the tra
 @click.option("--ignore", multiple=True, metavar="PATTERN", help="Nodes or weights whose output channels stay (shell pattern).")
 @click.option("--only", multiple=True, metavar="PATTERN", help="Nodes or weights whose output channels alone may go.")
 @click.option("--keep", multiple=True, metavar="PATTERN=FRACTION", help="Keep this fraction of these channels.")
+@click.option(
+    "--attention", default="heads", show_default=True, metavar="heads|dims", help="Attention loses heads, or width of each."
+)
 @INPUT_SHAPE
 @click.option("--report", "report_file", metavar="FILE.json", type=click.Path(), help="Write a machine-readable report.")
 @click.option("--no-verify", is_flag=True, help="Leave out the equivalence check.")
@@ -158,6 +161,7 @@ def _options(given: dict[str, Any]) -> Any:
         only=given["only"],
         keep=dict(_pair(text, "--keep", float) for text in given["keep"]),
         input_shape=_shapes(given["input_shape"]),
+        attention=given["attention"],
         verify=not given["no_verify"],
         seed=given["seed"],
     )

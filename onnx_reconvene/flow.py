@@ -102,10 +102,17 @@ class Flow:
     """The labels of every tensor of a graph, filled in by the rules of `operators`."""
 
     def __init__(
-        self, graph: gs.Graph, shapes: dict[str, Shape], integers: Integers, static: frozenset[str], outward: dict[str, int]
+        self,
+        graph: gs.Graph,
+        shapes: dict[str, Shape],
+        integers: Integers,
+        static: frozenset[str],
+        outward: dict[str, int],
+        shrink_heads: bool = False,
     ) -> None:
         self.graph, self.shapes, self.integers = graph, shapes, integers
         self.static = static  # tensors computed from weights and constants alone
+        self.shrink_heads = shrink_heads  # attention loses dimensions of every head, not heads
         self.outward = outward  # tensors where not the innermost of the split axes absorbs a removal, but one so far out
         self.equalities = Equalities()
         self.values: dict[str, Value] = {}
@@ -314,10 +321,18 @@ class Op:
             self.flow.zero_points[self.node.inputs[weight].name] = values.reshape(shape if values.size > 1 else ())
 
     def layer(self, weight: int, out: Labels, read: Labels) -> None:
-        """Enter this node as a weight-bearing layer; what it reads freezes where the weight is no weight but computed from data."""
+        """Enter this node as a weight-bearing layer. Where the weight is no weight but computed from data, as in attention, what it
+        reads freezes, unless the dimensions of heads are to be shrunk."""
         if not self.is_static(weight):
-            self.freeze(read, "multiplies activations along them")
+            self.contract(read)
         self.flow.layers.append(Layer(self.name, self.type, self.node.inputs[weight], out, read))
+
+    def contract(self, summed: Labels) -> None:
+        """Record that this node multiplies activations and sums over these channels."""
+        if self.flow.shrink_heads:
+            self.inexact(summed, "sums over them")
+        else:
+            self.freeze(summed, "multiplies activations along them")
 
     def macs(self, *axes: tuple[gs.Tensor, Sequence[int]]) -> None:
         """Enter the multiply-accumulates of this node as the product of the sizes of axes of tensors."""

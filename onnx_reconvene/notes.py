@@ -33,6 +33,7 @@ class Notes:
     """Filled in pass by pass; None where no pass has said anything yet."""
 
     sizes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    attention: str = "heads"
     analysis: Analysis | None = None
     criterion: str | None = None
     scores: NDArray[np.float64] | None = None
@@ -60,7 +61,7 @@ def analysis_of(graph: gs.Graph) -> Analysis:
     """Return the analysis of graph, made now if no pass has made it; written scores and masks are read against it."""
     notes = notes_of(graph)
     if notes.analysis is None:
-        notes.analysis = analyze(graph, notes.sizes)
+        notes.analysis = analyze(graph, notes.sizes, notes.attention)
         if not notes.done:
             apply(notes, notes.analysis)
     return notes.analysis

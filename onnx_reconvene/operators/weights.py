@@ -172,7 +172,7 @@ def einsum(op: Op) -> None:
     weight = next((i for i in op.inputs() if op.is_static(i)), None)
     if weight is None or len(operands) > 2:
         for along in summed:
-            op.freeze(along, "multiplies activations along them")
+            op.contract(along)
     else:
         own = dict(zip(operands[weight], op.axes(weight), strict=True))
         made = [own[letter] for letter in own if letter in result and letter not in operands[1 - weight]]
