@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_reconvene.flow import Flow, Op, UnsupportedError, Value, weight_values
+from onnx_reconvene.flow import Flow, UnsupportedError, Value, weight_values
 from onnx_reconvene.groups import Analysis, collect
 from onnx_reconvene.labels import Solution
+from onnx_reconvene.op import Op
 from onnx_reconvene.operators import rule_for, why_frozen
 from onnx_reconvene.shapes import Integers, infer, input_sizes
 

@@ -17,7 +17,8 @@ from onnx_reconvene.analysis import analyze as find_groups
 from onnx_reconvene.bridges import open_model
 from onnx_reconvene.cost import CostModel
 from onnx_reconvene.errors import UsageError
-from onnx_reconvene.graph import without_weights, write_whole
+from onnx_reconvene.files import write_whole
+from onnx_reconvene.graph import without_weights
 from onnx_reconvene.groups import Analysis, Group
 from onnx_reconvene.match import match
 from onnx_reconvene.notes import analysis_of, forget, notes_of

@@ -61,7 +61,7 @@ def prune(source: str | None, output: str | None, report_file: str | None, dry_r
         raise UsageError("give IN.onnx and OUT.onnx (or --dry-run); --help shows all options")
     from onnx_reconvene import api
     from onnx_reconvene.bridges import open_model
-    from onnx_reconvene.graph import check_writable
+    from onnx_reconvene.files import check_writable
     from onnx_reconvene.report import summary
 
     for path in (output, report_file):

@@ -17,8 +17,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
+from onnx_reconvene.files import write_data
 from onnx_reconvene.flow import weight_values
-from onnx_reconvene.graph import Source, put_values, without_weights, write_data
+from onnx_reconvene.graph import Source, put_values, without_weights
 from onnx_reconvene.groups import Analysis
 
 Mask = NDArray[np.bool_]

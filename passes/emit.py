@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from onnx_reconvene.graph import check_writable, save, without_weights
+from onnx_reconvene.files import check_writable, save
+from onnx_reconvene.graph import without_weights
 from onnx_reconvene.notes import strip
 from onnx_reconvene.passes.base import Pass
 

@@ -348,7 +348,7 @@ def test_killed_while_writing(command, file, out, tmp_path, moment):
 
 def test_large_model_is_whole_whatever_happens(run, file, tmp_path, monkeypatch):
     """Over the size limit of protobuf, weights lie beside OUT: a second run that fails half-way must not mix two models."""
-    monkeypatch.setattr("onnx_reconvene.graph.PROTOBUF_LIMIT", 2**20 + 100_000)
+    monkeypatch.setattr("onnx_reconvene.files.PROTOBUF_LIMIT", 2**20 + 100_000)
     path, out = file("resnet20"), tmp_path / "out.onnx"
     assert run(path, out).status == 0
     assert any(t.external_data for t in onnx.load(out, load_external_data=False).graph.initializer)

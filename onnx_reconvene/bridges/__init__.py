@@ -17,7 +17,8 @@ import onnx_graphsurgeon as gs
 
 from onnx_reconvene import notes
 from onnx_reconvene.errors import UsageError
-from onnx_reconvene.graph import from_model, load, reopen, save, to_model, without_weights
+from onnx_reconvene.files import save
+from onnx_reconvene.graph import from_model, load, reopen, to_model, without_weights
 
 
 def open_model(model: Any, in_place: bool = False) -> tuple[gs.Graph, Callable[[gs.Graph], Any]]:

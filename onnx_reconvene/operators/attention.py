@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnx_reconvene.flow import Op, UnsupportedError
+from onnx_reconvene.flow import UnsupportedError
 from onnx_reconvene.labels import Labels
+from onnx_reconvene.op import Op
 from onnx_reconvene.operators.rule import Operator
 
 if TYPE_CHECKING:

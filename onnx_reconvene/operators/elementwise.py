@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnx_reconvene.flow import Op
 from onnx_reconvene.labels import Labels
+from onnx_reconvene.op import Op
 from onnx_reconvene.operators.rule import Operator
 
 

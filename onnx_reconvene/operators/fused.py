@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnx_reconvene.flow import Op
+from onnx_reconvene.op import Op
 from onnx_reconvene.operators.elementwise import broadcast, broadcast_labels, unary
 from onnx_reconvene.operators.normalization import normalize
 from onnx_reconvene.operators.rule import Operator

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_reconvene.flow import Op, UnsupportedError
+from onnx_reconvene.flow import UnsupportedError
+from onnx_reconvene.op import Op
 from onnx_reconvene.operators.elementwise import broadcast_labels
 from onnx_reconvene.operators.rule import Operator
 from onnx_reconvene.shapes import as_slice, slice_operands

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from onnx_reconvene.flow import Op, UnsupportedError
+from onnx_reconvene.flow import UnsupportedError
+from onnx_reconvene.op import Op
 from onnx_reconvene.operators.rule import Operator
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from onnx_reconvene.flow import Op, UnsupportedError
+from onnx_reconvene.flow import UnsupportedError
 from onnx_reconvene.labels import Labels
+from onnx_reconvene.op import Op
 from onnx_reconvene.operators.rule import Operator
 from onnx_reconvene.operators.weights import convolve, matrix_product
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onnx_reconvene.flow import Op
+from onnx_reconvene.op import Op
 from onnx_reconvene.operators.rule import Operator
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from onnx_reconvene.flow import Op
+from onnx_reconvene.op import Op
 
 if TYPE_CHECKING:
     from onnx_reconvene.cut import CutOp

@@ -1,0 +1,233 @@
+"""One node, as a flow rule sees it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from onnx_reconvene.flow import Flow, Layer, Macs, Movement, Pending, Permutation, UnsupportedError, Value, weight_values
+from onnx_reconvene.labels import Labels
+from onnx_reconvene.shapes import Shape
+
+
+class Op:
+    """One node, as a flow rule sees it."""
+
+    def __init__(self, flow: Flow, node: gs.Node) -> None:
+        self.flow, self.node = flow, node
+        self.type = node.op
+        self.name = node.name or next((t.name for t in node.outputs if t.name), "")
+        self.seen: set[int] = set()  # inputs whose labels the rule has looked at
+
+    def __str__(self) -> str:
+        return f"{self.type} '{self.name}'"
+
+    @property
+    def opset(self) -> int:
+        """The version of ai.onnx that the model imports."""
+        return int(self.flow.graph.opset or 1)
+
+    def inputs(self) -> list[int]:
+        """Return the indices of the inputs that are present."""
+        return [i for i, tensor in enumerate(self.node.inputs) if tensor.name]
+
+    def has(self, i: int) -> bool:
+        """Tell whether optional input i is present."""
+        return i < len(self.node.inputs) and bool(self.node.inputs[i].name)
+
+    def is_static(self, i: int) -> bool:
+        """Tell whether input i is a weight, or computed from weights alone."""
+        return self.flow.is_static(self.node.inputs[i])
+
+    def outputs(self) -> list[int]:
+        """Return the indices of the outputs that are present."""
+        return [o for o, tensor in enumerate(self.node.outputs) if tensor.name]
+
+    def shape(self, i: int) -> Shape:
+        """Return the shape of input i; a tensor of unknown shape is unsupported here."""
+        return self._shape(self.node.inputs[i])
+
+    def out_shape(self, o: int = 0) -> Shape:
+        """Return the shape of output o."""
+        return self._shape(self.node.outputs[o])
+
+    def _shape(self, tensor: gs.Tensor) -> Shape:
+        if tensor.name not in self.flow.shapes:
+            raise UnsupportedError(f"the shape of '{tensor.name}' is not known")
+        return self.flow.shapes[tensor.name]
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """Return an attribute of the node."""
+        return self.node.attrs.get(name, default)
+
+    def ints(self, i: int) -> NDArray[Any] | None:
+        """Return the value of integer input i, None where it is absent; one computed from data is unsupported."""
+        if not self.has(i):
+            return None
+        value = self.flow.integers.get(self.node.inputs[i])
+        if value is None:
+            raise UnsupportedError(f"input '{self.node.inputs[i].name}' is computed at run time")
+        return value
+
+    def along(self, i: int, *axes: int) -> list[Labels]:
+        """Return the labels of input i along each of axes; all its other channels freeze."""
+        self.seen.add(i)
+        tensor = self.node.inputs[i]
+        axes = tuple(axis % max(1, len(self.shape(i))) for axis in axes)
+        self.flow.settle(tensor)
+        for axis, labels in self.flow.value(tensor).labels.items():
+            if axis not in axes:
+                self.freeze(labels, "computes across them")
+        return [self._axis(tensor, axis) for axis in axes]
+
+    def axes(self, i: int) -> list[Labels]:
+        """Return the labels of input i along all its axes, frozen ones where it carries no channels."""
+        self.seen.add(i)
+        tensor = self.node.inputs[i]
+        self.flow.settle(tensor)
+        return [self._axis(tensor, axis) for axis in range(len(self.shape(i)))]
+
+    def _axis(self, tensor: gs.Tensor, axis: int) -> Labels:
+        value = self.flow.value(tensor)
+        if axis not in value.labels:
+            reason = f"axis {axis} of '{tensor.name}' carries no channels"
+            value.labels[axis] = self.flow.equalities.frozen(self._shape(tensor)[axis], reason)
+        return value.labels[axis]
+
+    def fresh(self, size: int) -> Labels:
+        """Return labels for channels that begin here."""
+        return self.flow.equalities.fresh(size)
+
+    def equate(self, a: Labels, b: Labels) -> None:
+        """Record that labels a and b live and die together."""
+        self.flow.equalities.equate(a, b)
+
+    def freeze(self, labels: Labels, why: str) -> None:
+        """Record that labels must stay, because this node does what `why` says."""
+        self.flow.equalities.freeze(labels, f"{self} {why}")
+
+    def inexact(self, labels: Labels, what: str = "computes statistics over them") -> None:
+        """Record that removing some of labels changes what this node makes of the others."""
+        if (labels >= 0).any():
+            self.flow.equalities.inexact(labels, f"{self} {what}")
+            if not self.flow.over_channels or self.flow.over_channels[-1] is not self.node:
+                self.flow.over_channels.append(self.node)
+
+    def emit(self, labels: dict[int, Labels], o: int = 0) -> None:
+        """Give output o these labels by axis; axes along which they are frozen for no reason of their own are left out."""
+        if o < len(self.node.outputs) and self.node.outputs[o].name:
+            shape = self.out_shape(o)
+            for axis, along in labels.items():
+                if along.size != shape[axis]:
+                    raise UnsupportedError(
+                        f"axis {axis} of '{self.node.outputs[o].name}' has {shape[axis]} elements, not {along.size}"
+                    )
+                if along.size == 1:
+                    self.freeze(along, "makes a tensor with this one channel")
+            self.flow.values[self.node.outputs[o].name] = Value({a: x for a, x in labels.items() if x.size > 1})
+
+    def zero_point(self, weight: int, zero: int, axis: int = 0) -> None:
+        """Enter what stands for zero in a quantized weight: the values of input `zero`, along one axis where they are many."""
+        values = weight_values(self.node.inputs[zero]) if self.has(zero) else None
+        if values is not None:
+            shape = [-1 if a == axis % len(self.shape(weight)) else 1 for a in range(len(self.shape(weight)))]
+            self.flow.zero_points[self.node.inputs[weight].name] = values.reshape(shape if values.size > 1 else ())
+
+    def layer(self, weight: int, out: Labels, read: Labels) -> None:
+        """Enter this node as a weight-bearing layer. Where the weight is no weight but computed from data, as in attention, what it
+        reads freezes, unless the dimensions of heads are to be shrunk."""
+        if not self.is_static(weight):
+            self.contract(read)
+        self.flow.layers.append(Layer(self.name, self.type, self.node.inputs[weight], out, read))
+
+    def contract(self, summed: Labels) -> None:
+        """Record that this node multiplies activations and sums over these channels."""
+        if self.flow.shrink_heads:
+            self.inexact(summed, "sums over them")
+        else:
+            self.freeze(summed, "multiplies activations along them")
+
+    def macs(self, *axes: tuple[gs.Tensor, Sequence[int]]) -> None:
+        """Enter the multiply-accumulates of this node as the product of the sizes of axes of tensors."""
+        flat = tuple((tensor.name, axis) for tensor, along in axes for axis in along)
+        self.flow.macs.append(Macs(self.name, flat))
+
+    def move(self, movement: Movement, i: int = 0, o: int = 0) -> None:
+        """Run a movement of data from input i to output o on the labels themselves."""
+        self.seen.add(i)
+        source, shape = self.node.inputs[i], self.shape(i)
+        value = self.flow.value(source)
+        moved: dict[int, Labels] = {}
+        pending: list[Pending] = []
+        for axis, labels in value.labels.items():
+            positions = np.arange(labels.size).reshape([-1 if a == axis else 1 for a in range(len(shape))])
+            self._land(Pending(labels, movement(positions), source.name, axis, (movement,)), moved, pending, o)
+        if value.pending:
+            old = value.pending
+            step = Pending(old.labels, movement(old.positions), old.root, old.axis, (*old.moves, movement))
+            if not self._land(step, moved, pending, o):
+                self.flow.settle(source)
+                self.move(movement, i, o)
+                return
+        self.emit(moved, o)
+        self._hold(pending, o)
+
+    def _land(self, step: Pending, moved: dict[int, Labels], pending: list[Pending], o: int) -> bool:
+        """Sort one moved array of labels into those that vary along one axis and those that are pending."""
+        if (step.labels < 0).all():  # frozen from the start: the reason goes along
+            moved.update({a: np.resize(step.labels, n) for a, n in enumerate(step.positions.shape) if n > 1 and a not in moved})
+            return True
+        positions = constant_axes_dropped(step.positions, step.labels)
+        varying = [axis for axis, size in enumerate(positions.shape) if size > 1]
+        labels = step.labels[positions]
+        if len(varying) > 1:
+            pending.append(Pending(step.labels, positions, step.root, step.axis, step.moves))
+        elif not varying:
+            self.freeze(labels.ravel(), "moves them in a way that cannot be followed")
+        elif len(step.moves) > 1 and not self._is_permutation(step, varying[0], positions.ravel(), o):
+            return False
+        elif varying[0] in moved and not (moved[varying[0]] < 0).all():
+            self.freeze(moved[varying[0]], "merges two kinds of channels into one axis")
+            self.freeze(labels.ravel(), "merges two kinds of channels into one axis")
+        else:
+            moved[varying[0]] = labels.ravel()
+        return True
+
+    def _is_permutation(self, step: Pending, axis: int, index: NDArray[np.int64], o: int) -> bool:
+        """Enter the moves of step as a permutation of one axis, if that is all they are."""
+        shape, out = self.flow.shapes[step.root], self.out_shape(o)
+        if axis != step.axis or len(shape) != len(out) or index.size != out[axis]:
+            return False
+        whole = np.arange(math.prod(shape)).reshape(shape)
+        moved = whole
+        for movement in step.moves:
+            moved = movement(moved)
+        if not np.array_equal(moved, np.take(whole, index, axis)):
+            return False
+        trail = self.flow.trail[self.node.inputs[0].name]
+        self.flow.permutations.append(Permutation(step.root, self.node.outputs[o].name, axis, index, trail))
+        return True
+
+    def _hold(self, pending: list[Pending], o: int) -> None:
+        name = self.node.outputs[o].name
+        if len(pending) > 1:
+            for step in pending:
+                self.freeze(step.labels, "splits two kinds of channels at once")
+        elif pending:
+            self.flow.values[name].pending = pending[0]
+            before = self.flow.trail.get(self.node.inputs[0].name, ()) if len(pending[0].moves) > 1 else ()
+            self.flow.trail[name] = (*before, (name, pending[0].positions))
+
+
+def constant_axes_dropped(positions: NDArray[np.int64], labels: Labels) -> NDArray[np.int64]:
+    """Shrink to size 1 the axes along which labels[positions] does not vary."""
+    for axis, size in enumerate(positions.shape):
+        first = positions.take([0], axis)
+        if size > 1 and (labels[positions] == labels[first]).all():
+            positions = first
+    return positions
