@@ -171,10 +171,17 @@ def weight_values(tensor: gs.Tensor) -> NDArray[Any] | None:
         return constant.values if holds_weights(constant) else None
     node = tensor.inputs[0] if len(tensor.inputs) == 1 else None
     shape = weight_constant(node.inputs[0]) if node is not None and node.op == "ConstantOfShape" else None
-    if node is None or shape is None:
+    sizes = shape.values.tolist() if shape is not None else _plain_ints(node)
+    if node is None or sizes is None:
         return None
     value = node.attrs["value"].values.reshape(-1)[0] if "value" in node.attrs else np.float32(0)
-    return np.broadcast_to(value, tuple(shape.values.tolist())) if value.dtype.kind == "f" else None
+    return np.broadcast_to(value, tuple(sizes)) if value.dtype.kind == "f" else None
+
+
+def _plain_ints(node: gs.Node | None) -> list[int] | None:
+    """Return the shape that a ConstantOfShape node gets from a Constant<value_ints>."""
+    makers = node.inputs[0].inputs if node is not None and node.op == "ConstantOfShape" else []
+    return makers[0].attrs.get("value_ints") if makers and makers[0].op == "Constant" else None
 
 
 def weight_constant(tensor: gs.Tensor) -> gs.Constant | None:

@@ -263,7 +263,8 @@ def input_sizes(graph: gs.Graph, given: Mapping[str, Sequence[int]]) -> dict[str
         except ModelError as error:
             failure = str(error)
             continue
-        if all(n > 0 for shape in shapes.values() for n in shape):
+        computed = {t.name for node in graph.nodes if node.inputs for t in node.outputs}
+        if all(n > 0 for name in computed & shapes.keys() for n in shapes[name]):
             return sizes
     raise ModelError(f"no size tried for the free dimensions is legal ({failure}); give one with --input-shape NAME=1,3,...")
 
