@@ -93,7 +93,7 @@ def inspect(source: str, input_shape: Sequence[str], verbose: bool) -> None:
     from onnx_reconvene.report import inspection
 
     analysis = api.analyze(source, _shapes(input_shape))
-    click.echo(inspection(analysis, api.shares(analysis)), nl=False)
+    click.echo(inspection(analysis, api.shares(analysis), everything=verbose), nl=False)
 
 
 @click.command()

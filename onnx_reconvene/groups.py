@@ -15,6 +15,8 @@ from onnx_reconvene.flow import Flow, Layer, Value
 from onnx_reconvene.labels import Labels, Solution
 from onnx_reconvene.shapes import Integers, Shape
 
+NO_CHANNELS = "carries no channels"
+
 
 @dataclass(frozen=True)
 class Site:
@@ -246,6 +248,7 @@ def _frozen(flow: Flow, solution: Solution) -> tuple[Frozen, ...]:
         if name in made or sum(n > 1 for n in shape) < 2:
             continue
         why = np.concatenate([solution.why(labels) for labels in flow.values[name].labels.values()])
-        if (why >= 0).any():
-            found.append(Frozen(name, shape[0], solution.reasons[why[why >= 0][0]]))
+        reason = solution.reasons[why[0]] if (why >= 0).all() else ""
+        if reason and NO_CHANNELS not in reason:  # tables of positions and masks are no news
+            found.append(Frozen(name, shape[0], reason))
     return tuple(found)

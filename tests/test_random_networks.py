@@ -1,0 +1,133 @@
+"""Whatever the network: a cut of it is valid, computes what the original does without the removed channels, and costs what was said."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from onnx_reconvene.analysis import analyze
+from onnx_reconvene.cost import CostModel
+from onnx_reconvene.cut import cut
+from onnx_reconvene.graph import from_model, to_model
+from onnx_reconvene.groups import Analysis
+from onnx_reconvene.reference import Reference, reference, store
+from tests.generator import networks
+from tests.oracle import dead_slices, random_mask, run, zeroed
+
+TOLERANCE = 2e-4  # of the largest value of an output, or of 1 where that is smaller than a hundredth
+Array = NDArray[np.generic]
+Mask = NDArray[np.bool_]
+Feeds = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a network turned out to be: its groups, how many units of them went, and whether the cut was exact."""
+
+    groups: int
+    units: int
+    removed: int
+    exact: bool
+
+
+def check(model: onnx.ModelProto, seed: int = 0) -> Checked:
+    """Cut model at random; raise AssertionError, or whatever the library raises, where something does not hold."""
+    check_nothing_removed(model)
+    graph = from_model(model)
+    analysis = analyze(graph)
+    keep = mask(analysis, np.random.default_rng(seed), only_exact=bool(seed % 2))
+    against, costs = reference(analysis, keep), CostModel(analysis).all(widths(analysis, keep))
+    references = [stored(against)]
+    if not against.inexact:
+        dead = list(dead_slices(analysis, keep))
+        references += [zeroed(model, dead, spare_vectors) for spare_vectors in (False, True)]
+    cut(analysis, keep)
+    pruned = to_model(graph)
+    onnx.checker.check_model(pruned, full_check=True)
+    check_outputs(references, pruned, analysis.sizes)
+    check_costs(pruned, costs)
+    return Checked(len(analysis.groups), analysis.width, int((~keep).sum()), not against.inexact)
+
+
+def check_nothing_removed(model: onnx.ModelProto) -> None:
+    """Raise unless a cut that removes nothing changes nothing."""
+    graph = from_model(model)
+    analysis = analyze(graph)
+    cut(analysis, np.ones(analysis.width, bool))
+    assert to_model(graph) == model, "removing nothing changed the model"
+
+
+def mask(analysis: Analysis, rng: np.random.Generator, only_exact: bool) -> Mask:
+    """Return which units stay, at random; all of the groups that statistics are computed over, if so asked."""
+    keep = random_mask(analysis, rng)
+    for group in analysis.groups:
+        if group.inexact and only_exact:
+            keep[group.first : group.first + group.width] = True
+    return keep
+
+
+def widths(analysis: Analysis, keep: Mask) -> NDArray[np.int64]:
+    """Return how many units of each group stay."""
+    return np.asarray([keep[g.first : g.first + g.width].sum() for g in analysis.groups], np.int64)
+
+
+def stored(against: Reference) -> onnx.ModelProto:
+    """Return the counterpart of a cut that verification runs."""
+    with tempfile.TemporaryDirectory(prefix="reconvene-") as folder:
+        return onnx.load(store(against.source, folder, "reference", against.zero, against.masked))
+
+
+def check_outputs(references: Sequence[onnx.ModelProto], pruned: onnx.ModelProto, sizes: Mapping[str, Sequence[int]]) -> None:
+    """Raise unless all references and the pruned model compute the same, at every batch size."""
+    for feeds in feed(pruned, sizes):
+        found = run(pruned, feeds)
+        for k, model in enumerate(references):
+            for value, e, f in zip(pruned.graph.output, run(model, feeds), found, strict=True):
+                assert e.shape == f.shape, f"'{value.name}' is {f.shape}, not {e.shape}"
+                if k and not np.isfinite(e).all():
+                    continue  # the oracle divides by zeros that it has set
+                check_close(e.astype(np.float64), f.astype(np.float64), f"'{value.name}' differs from reference {k}")
+
+
+def check_close(expected: NDArray[np.float64], found: NDArray[np.float64], what: str) -> None:
+    """Raise unless values are equal to float rounding."""
+    largest = np.abs(expected).max(initial=0.0)
+    off = np.abs(expected - found).max(initial=0.0) / max(largest, 0.01)
+    assert np.isfinite(largest), f"{what}: the original is not finite, which tests nothing"
+    assert off <= TOLERANCE, f"{what} by {off:.2g} of its largest value {largest:.2g}"
+
+
+def feed(model: onnx.ModelProto, sizes: Mapping[str, Sequence[int]]) -> Iterator[Feeds]:
+    """Yield random inputs, with a free batch dimension at 1, 2 and 3."""
+    free = any(value.type.tensor_type.shape.dim[0].dim_param for value in model.graph.input)
+    rng = np.random.default_rng(0)
+    for batch in (1, 2, 3) if free else (0,):
+        shapes = {name: (batch or shape[0], *shape[1:]) for name, shape in sizes.items()}
+        yield {name: rng.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
+
+
+def check_costs(pruned: onnx.ModelProto, predicted: Mapping[str, float]) -> None:
+    """Raise unless the pruned model costs what was predicted, counted on its weights and by an analysis of its own."""
+    analysis = analyze(from_model(pruned))
+    again = CostModel(analysis)
+    found = again.all(again.dense)
+    floats = [math.prod(t.dims) for t in pruned.graph.initializer if t.data_type == onnx.TensorProto.FLOAT]
+    assert predicted["macs"] == found["macs"], f"{predicted['macs']} macs predicted, {found['macs']} found"
+    if not any(node.op_type == "ConstantOfShape" for node in pruned.graph.node):
+        assert predicted["params"] == sum(floats), f"{predicted['params']} params predicted, {sum(floats)} counted"
+
+
+@pytest.mark.slow
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))
+@given(networks(), st.integers(0, 99))
+def test_any_cut_of_any_network_is_what_it_should_be(model: onnx.ModelProto, seed: int) -> None:
+    check(model, seed)

@@ -1,0 +1,226 @@
+"""Integers that networks compute from shapes are what onnxruntime computes; free input sizes get the smallest legal values."""
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from onnx_reconvene.errors import ModelError, UsageError
+from onnx_reconvene.graph import from_model
+from onnx_reconvene.shapes import EVALUATE, infer, input_sizes
+from tests.nets.net import FAR, net, sizes
+from tests.oracle import run
+
+A, B = sizes("a", -7, 0, 5, 9), sizes("b", 2, -3, 2, -4)
+MATRIX = "a = Constant<value = int64[2,3] {3, -1, 4, 1, -5, 9}>()"
+LOGICAL = f"{A} {B} p = Greater(a, b) z = Constant<value_int = 0>() q = Less(a, z)"
+REAL = "a = Constant<value_floats = [-1.5, 2.5, 0.25]>()"
+POSITIVE = "a = Constant<value_floats = [1.5, 2.5, 0.25]>()"
+
+BODIES = {
+    "Abs": [f"{A} y = Abs(a)"],
+    "Add": [f"{A} {B} y = Add(a, b)"],
+    "And": [f"{LOGICAL} y = And(p, q)"],
+    "Cast": [f"{REAL} y = Cast<to = 7>(a)", f"{A} y = Cast<to = 1>(a)", f"{A} y = Cast<to = 9>(a)"],
+    "Ceil": [f"{REAL} y = Ceil(a)"],
+    "Concat": [f"{A} {B} y = Concat<axis = 0>(a, b)", f"{MATRIX} y = Concat<axis = -1>(a, a)"],
+    "ConstantOfShape": [
+        f"{sizes('n', 2, 3)} y = ConstantOfShape<value = int64[1] {{-4}}>(n)",
+        f"{sizes('n', 2)} y = ConstantOfShape(n)",
+    ],
+    "Div": [f"{A} {B} y = Div(a, b)", f"{REAL} b = Constant<value_float = -0.3>() y = Div(a, b)"],
+    "Equal": [f"{A} {B} c = Abs(b) y = Equal(c, b)"],
+    "Expand": [f"{A} {sizes('n', 3, 1)} y = Expand(a, n)"],
+    "Floor": [f"{REAL} y = Floor(a)"],
+    "Gather": [
+        f"{A} {sizes('i', 1, -1, 1)} y = Gather(a, i)",
+        f"{A} i = Constant<value_int = 2>() y = Gather(a, i)",
+        f"{MATRIX} {sizes('i', -1, 0)} y = Gather<axis = 1>(a, i)",
+    ],
+    "Greater": [f"{A} {B} y = Greater(a, b)"],
+    "Identity": [f"{A} y = Identity(a)"],
+    "Less": [f"{A} {B} y = Less(a, b)"],
+    "Max": [f"{A} {B} y = Max(a, b)", f"{A} y = Max(a)", f"{A} z = Constant<value_int = 1>() y = Max(a, z)"],
+    "Min": [f"{A} {B} y = Min(a, b)", f"{A} {B} z = Constant<value_int = 1>() y = Min(a, z, b)"],
+    "Mod": [f"{A} {B} y = Mod(a, b)", f"{A} {B} y = Mod<fmod = 1>(a, b)"],
+    "Mul": [f"{A} {B} y = Mul(a, b)"],
+    "Neg": [f"{A} y = Neg(a)"],
+    "Not": [f"{LOGICAL} y = Not(p)"],
+    "Range": [
+        "s = Constant<value_int = 1>() e = Constant<value_int = 9>() d = Constant<value_int = 3>() y = Range(s, e, d)",
+        "s = Constant<value_int = 3>() e = Constant<value_int = -2>() d = Constant<value_int = -2>() y = Range(s, e, d)",
+    ],
+    **{
+        op: [
+            f"{MATRIX} {sizes('n', -1)} y = {op}(a, n)",
+            f"{MATRIX} {sizes('n', 0)} y = {op}<keepdims = 0>(a, n)",
+            f"{MATRIX} y = {op}(a)",
+            f"{MATRIX} n = Constant<value = int64[0] {{}}>() y = {op}(a, n)",
+            f"{MATRIX} n = Constant<value = int64[0] {{}}>() y = {op}<noop_with_empty_axes = 1>(a, n)",
+        ]
+        for op in ["ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum"]
+    },
+    "Reshape": [
+        f"{MATRIX} {sizes('n', 0, -1, 1)} y = Reshape(a, n)",
+        f"{MATRIX} {sizes('n', -1)} y = Reshape(a, n)",
+        f"a = Constant<value = int64[0,3] {{}}>() {sizes('n', 3, 0)} y = Reshape<allowzero = 1>(a, n)",
+    ],
+    "Slice": [
+        f"{A} {sizes('s', 1)} {sizes('e', FAR)} y = Slice(a, s, e)",
+        f"{A} {sizes('s', -1)} {sizes('e', -FAR)} {sizes('d', 0)} {sizes('t', -2)} y = Slice(a, s, e, d, t)",
+        f"{MATRIX} {sizes('s', 1, -1)} {sizes('e', 2, -3)} {sizes('d', 0, -1)} {sizes('t', 1, -1)} y = Slice(a, s, e, d, t)",
+    ],
+    "Sqrt": [f"{POSITIVE} y = Sqrt(a)"],
+    "Squeeze": [
+        f"{A} {sizes('n', 1, 4, 1)} b = Reshape(a, n) {sizes('i', 0, -1)} y = Squeeze(b, i)",
+        f"{A} {sizes('n', 1, 4, 1)} b = Reshape(a, n) y = Squeeze(b)",
+    ],
+    "Sub": [f"{A} {B} y = Sub(a, b)"],
+    "Transpose": [f"{MATRIX} y = Transpose(a)", f"{MATRIX} y = Transpose<perm = [0,1]>(a)"],
+    "Unsqueeze": [f"{A} {sizes('n', 0, -1)} y = Unsqueeze(a, n)"],
+    "Where": [f"{LOGICAL} y = Where(p, a, b)"],
+}
+INITIAL = "a = Constant<value = int64[4] {-7, 0, 5, 9}>()"
+OLD = {
+    "Slice": (9, f"{INITIAL} y = Slice<axes = [0], starts = [-3], ends = [9]>(a)"),
+    "Squeeze": (11, f"{INITIAL} b = Unsqueeze<axes = [0,2]>(a) y = Squeeze<axes = [0]>(b)"),
+    "ReduceSum": (11, f"{MATRIX} y = ReduceSum<axes = [1], keepdims = 0>(a)"),
+}
+READING = {
+    "Shape": "y = Shape(x)",
+    "Shape, in part": "y = Shape<start = -3, end = -1>(x)",
+    "Size": "y = Size(x)",
+    "Constant": "y = Constant<value_ints = [3, -1]>()",
+    "through floats": (
+        "s = Shape(x) f = Cast<to = 1>(s) c = Constant<value_float = 0.4>() g = Mul(f, c) h = Ceil(g) y = Cast<to = 7>(h)"
+    ),
+    "of a computed size": f"s = Shape(x) {sizes('i', 2)} n = Gather(s, i) z = ConstantOfShape(n) y = Shape(z)",
+}
+
+
+def compare(model: onnx.ModelProto, feeds: dict[str, object]) -> None:
+    """Raise AssertionError where y of model is not what onnxruntime makes it, in value, shape or type."""
+    _, integers = infer(from_model(model), {})
+    (expected,) = run(model, feeds)
+    found = integers["y"]
+    assert (found.dtype, found.shape, found.tolist()) == (expected.dtype, expected.shape, expected.tolist())
+
+
+@pytest.mark.parametrize("op", EVALUATE)
+def test_integers_are_those_of_onnxruntime(op: str) -> None:
+    assert BODIES[op]
+    for body in BODIES[op]:
+        compare(net(body, "", inputs="").model, {})
+
+
+@pytest.mark.parametrize(("opset", "body"), OLD.values(), ids=OLD.keys())
+def test_integers_of_old_opsets_are_those_of_onnxruntime(opset: int, body: str) -> None:
+    compare(net(body, "", inputs="", opset=opset).model, {})
+
+
+@pytest.mark.parametrize("body", READING.values(), ids=READING.keys())
+def test_shapes_are_read_as_onnxruntime_reads_them(body: str) -> None:
+    compare(net(body, "", inputs="float[2,3,5] x").model, {"x": np.zeros((2, 3, 5), np.float32)})
+
+
+BOUND = st.one_of(st.integers(-9, 9), st.sampled_from([FAR, -FAR]))
+
+
+@given(BOUND, BOUND, st.integers(-3, 3).filter(bool))
+@settings(max_examples=200, deadline=None)
+def test_slices_are_those_of_onnxruntime(start: int, end: int, step: int) -> None:
+    assume(step > 0 or end != FAR)  # which onnxruntime, unlike ONNX, takes for the other end
+    body = f"{sizes('a', 0, 1, 2, 3, 4)} {sizes('s', start)} {sizes('e', end)} {sizes('d', 0)} {sizes('t', step)}"
+    compare(net(f"{body} y = Slice(a, s, e, d, t)", "", inputs="").model, {})
+
+
+@given(st.integers(-20, 20), st.integers(-20, 20).filter(bool), st.sampled_from(["Div", "Mod", "Mod<fmod = 1>"]))
+@settings(max_examples=60, deadline=None)
+def test_division_rounds_as_that_of_onnxruntime(a: int, b: int, op: str) -> None:
+    compare(net(f"{sizes('a', a)} {sizes('b', b)} y = {op}(a, b)", "", inputs="").model, {})
+
+
+def test_what_depends_on_data_has_no_value() -> None:
+    model = net("s = Shape(x) c = Cast<to = 7>(x) y = Concat<axis = 0>(s, c)", "", inputs="float[3] x").model
+    _, integers = infer(from_model(model), {})
+    assert "s" in integers
+    assert "c" not in integers
+    assert "y" not in integers
+
+
+def test_large_tensors_are_data() -> None:
+    model = net(f"{sizes('n', 5000)} z = ConstantOfShape(n) s = Shape(x) y = Expand(s, n)", "", inputs="float[1] x").model
+    _, integers = infer(from_model(model), {})
+    assert "z" not in integers
+    assert "y" not in integers
+
+
+def free(inputs: str, body: str = "y = Relu(x)", outputs: str = "y", **weights: tuple[int, ...]) -> gs.Graph:
+    """Return the graph of a network whose inputs may have free dimensions."""
+    return from_model(net(body, "", inputs=inputs, outputs=outputs, **weights).model)
+
+
+POOLED = (
+    "a = MaxPool<kernel_shape = [2,2], strides = [2,2]>(x) b = MaxPool<kernel_shape = [2,2], strides = [2,2]>(a) y = Conv(b, w)"
+)
+
+
+@pytest.mark.parametrize(
+    ("graph", "expected"),
+    [
+        (free("float[2,3,5] x"), {"x": (2, 3, 5)}),
+        (free("float[N,3,5] x"), {"x": (1, 3, 5)}),
+        (free("float[N,3,H,W] x"), {"x": (1, 3, 1, 1)}),
+        (free("float[N,3,H,W] x", POOLED, w=(4, 3, 3, 3)), {"x": (1, 3, 16, 16)}),
+        (free("float[2,3,H] x, float[2,3,4] z", "y = Add(x, z)"), {"x": (2, 3, 1), "z": (2, 3, 4)}),
+    ],
+    ids=["fixed", "free batch", "free image", "smallest image that two poolings and a convolution leave legal", "one of two"],
+)
+def test_free_sizes_are_the_smallest_legal_ones(graph: gs.Graph, expected: dict[str, tuple[int, ...]]) -> None:
+    assert input_sizes(graph, {}) == expected
+
+
+def test_given_shapes_are_taken() -> None:
+    graph = free("float[N,3,H,W] x, float[N,3,H,W] z", "y = Add(x, z)")
+    given = {"x": (4, 3, 7, 9), "z": (4, 3, 7, 9)}
+    assert input_sizes(graph, given) == given
+    shapes, _ = infer(graph, given)
+    assert shapes["y"] == (4, 3, 7, 9)
+
+
+def test_a_free_input_takes_the_size_that_fits_the_given_one() -> None:
+    graph = free("float[1,3,H] x, float[1,3,W] z", "y = Concat<axis = 1>(x, z)")
+    assert input_sizes(graph, {"x": (1, 3, 8)}) == {"x": (1, 3, 8), "z": (1, 3, 8)}
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [({"z": (1,)}, "no such input"), ({"x": (1, 4, 5)}, "1x4x5 does not fit"), ({"x": (1, 3)}, "1x3 does not fit")],
+)
+def test_given_shapes_that_do_not_fit_are_refused(given: dict[str, tuple[int, ...]], text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        input_sizes(free("float[N,3,5] x"), given)
+
+
+def test_input_without_a_shape_has_to_be_given_one() -> None:
+    graph = free("float[2,3] x")
+    graph.inputs[0].shape = None
+    with pytest.raises(ModelError, match="'x' declares no shape"):
+        input_sizes(graph, {})
+    assert input_sizes(graph, {"x": (2, 3)}) == {"x": (2, 3)}
+
+
+def test_it_is_an_error_where_no_size_is_legal() -> None:
+    flat = "f = Flatten(x) y = Gemm(f, w)"
+    graph = free("float[N,1,H,W] x", flat, "float[N,4] y", w=(49, 4))
+    with pytest.raises(ModelError, match="--input-shape"):
+        input_sizes(graph, {})
+    assert input_sizes(graph, {"x": (1, 1, 7, 7)}) == {"x": (1, 1, 7, 7)}
+
+
+def test_illegal_shapes_are_an_error() -> None:
+    graph = free("float[1,3,H] x, float[1,3,W] z", "y = Concat<axis = 1>(x, z)")
+    with pytest.raises(ModelError, match="shapes do not fit"):
+        infer(graph, {"x": (1, 3, 4), "z": (1, 3, 5)})
