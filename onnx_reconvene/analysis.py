@@ -12,7 +12,8 @@ from onnx_reconvene.groups import Analysis, collect
 from onnx_reconvene.labels import Solution
 from onnx_reconvene.op import Op
 from onnx_reconvene.operators import rule_for, why_frozen
-from onnx_reconvene.shapes import Integers, infer, input_sizes
+from onnx_reconvene.shapes import Integers, infer
+from onnx_reconvene.sizes import input_sizes
 
 
 def analyze(graph: gs.Graph, sizes: Mapping[str, Sequence[int]] | None = None, attention: str = "heads") -> Analysis:

@@ -164,16 +164,25 @@ def collect(graph: gs.Graph, flow: Flow, solution: Solution, sizes: dict[str, Sh
     return Analysis(graph, flow, solution, unit_of_component, groups, _frozen(flow, solution), sizes)
 
 
+def _signature(axes: list[Labels], components: int) -> NDArray[np.uint64]:
+    """Return a hash of which axes bear each component, and how often: each axis adds a random number of its own."""
+    component = np.concatenate([np.empty(0, np.int64), *axes])
+    factors = np.random.default_rng(len(axes)).integers(0, 2**63, len(axes), dtype=np.uint64)
+    added = np.repeat(factors, [axis.size for axis in axes])
+    signature = np.zeros(components, np.uint64)
+    np.add.at(signature, component[component >= 0], added[component >= 0])
+    return signature
+
+
 def _number(bearings: list[_Bearing], solution: Solution, flow: Flow) -> tuple[Labels, Labels]:
     """Number the free components that some layer makes and some weight bears: units of equal signature, a group, come one after
-    the other."""
+    the other. Units that live in different activations are told apart too, so that none of these ever loses its last channel."""
     components = solution.reason.size
-    sizes = [bearing.component.size for bearing in bearings]
     component = np.concatenate([np.empty(0, np.int64), *(bearing.component for bearing in bearings)])
-    factors = np.random.default_rng(0).integers(0, 2**63, len(bearings), dtype=np.uint64)
     place = np.flatnonzero(component >= 0)
-    signature = np.zeros(components, np.uint64)  # a hash: each site adds a random number of its own as often as it bears the unit
-    np.add.at(signature, component[place], np.repeat(factors, sizes)[place])
+    signature = _signature([bearing.component for bearing in bearings], components)
+    activations = [value.labels for name, value in flow.values.items() if name not in flow.weights]
+    signature += _signature([solution.of(x) for labels in activations for x in labels.values()], components)
     first = np.full(components, component.size)
     np.minimum.at(first, component[place], place)
     made = np.zeros(components + 1, bool)  # the last entry is for frozen labels

@@ -103,6 +103,10 @@ class Op:
         """Return labels for channels that begin here."""
         return self.flow.equalities.fresh(size)
 
+    def ignore(self, i: int) -> None:
+        """Say that the elements of input i do not matter."""
+        self.seen.add(i)
+
     def equate(self, a: Labels, b: Labels) -> None:
         """Record that labels a and b live and die together."""
         self.flow.equalities.equate(a, b)
@@ -127,8 +131,8 @@ class Op:
                     raise UnsupportedError(
                         f"axis {axis} of '{self.node.outputs[o].name}' has {shape[axis]} elements, not {along.size}"
                     )
-                if along.size == 1:
-                    self.freeze(along, "makes a tensor with this one channel")
+                if (along == along[:1]).all():
+                    self.freeze(along[:1], "makes a tensor with this one channel")
             self.flow.values[self.node.outputs[o].name] = Value({a: x for a, x in labels.items() if x.size > 1})
 
     def zero_point(self, weight: int, zero: int, axis: int = 0) -> None:

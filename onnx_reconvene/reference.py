@@ -2,7 +2,7 @@
 
 Every weight slice that reads a removed channel is zero. Operators that compute over channels (statistics, contractions) would still
 see the removed ones; in the counterpart they are given the remaining channels alone, and what they return is put back in place,
-zeros where channels are gone.
+copies of it where channels are gone (nothing reads them, and zeros might be divided by).
 """
 
 from __future__ import annotations
@@ -50,7 +50,6 @@ class Masked:
     output: str  # its first output, to find it by
     inputs: tuple[tuple[str, int, Mask], ...]  # (tensor, axis, which stay)
     outputs: tuple[tuple[str, int, Mask], ...]
-    rank: Mapping[str, int]  # of these outputs
 
 
 @dataclass(frozen=True)
@@ -93,8 +92,7 @@ def _masked(analysis: Analysis, keep: Mask) -> list[Masked]:
         inputs = _axes_losing(analysis, keep, [t.name for t in node.inputs])
         outputs = _axes_losing(analysis, keep, [t.name for t in node.outputs])
         if inputs or outputs:
-            rank = {name: len(analysis.shapes[name]) for name, _, _ in outputs}
-            found.append(Masked(node.outputs[0].name, tuple(inputs), tuple(outputs), rank))
+            found.append(Masked(node.outputs[0].name, tuple(inputs), tuple(outputs)))
     return found
 
 
@@ -150,12 +148,10 @@ def _mask(graph: onnx.GraphProto, operator: Masked) -> None:
                 before.append(helper.make_node("Gather", [name, index], [node.input[i]], axis=axis))
     for k, (tensor, axis, stays) in enumerate(operator.outputs):
         index = _constant(graph, f"{stem}/out{k}/index", np.maximum(np.cumsum(stays) - 1, 0))
-        mask = stays.astype(_float_type(graph)).reshape([-1 if a == 0 else 1 for a in range(operator.rank[tensor] - axis)])
-        part, whole = f"{stem}/part/{tensor}/{k}", f"{stem}/whole/{tensor}/{k}"
+        part = f"{stem}/part/{tensor}/{k}"
         for earlier in [node, *after]:
             earlier.output[:] = [part if name == tensor else name for name in earlier.output]
-        after.append(helper.make_node("Gather", [part, index], [whole], axis=axis))
-        after.append(helper.make_node("Mul", [whole, _constant(graph, f"{stem}/out{k}/mask", mask)], [tensor]))
+        after.append(helper.make_node("Gather", [part, index], [tensor], axis=axis))
     del graph.node[at]
     for k, new in enumerate([*_unique(before), node, *after]):
         graph.node.insert(at + k, new)
@@ -168,8 +164,3 @@ def _unique(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
 def _constant(graph: onnx.GraphProto, name: str, values: NDArray[np.generic]) -> str:
     graph.initializer.append(onnx.numpy_helper.from_array(values, name))
     return name
-
-
-def _float_type(graph: onnx.GraphProto) -> np.dtype[np.generic]:
-    types = [np.dtype(helper.tensor_dtype_to_np_dtype(t.data_type)) for t in graph.initializer]
-    return next((t for t in types if t.kind == "f"), np.dtype(np.float32))

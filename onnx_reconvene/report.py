@@ -188,12 +188,10 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]], shown: int, right
     room = max(30, (shutil.get_terminal_size((120, 24)).columns - 14) // 2)
     cells = [tuple(_shortened(cell, room) for cell in row) for row in [head, *rows[:shown]]]
     widths = [max(len(row[k]) for row in cells) for k in range(len(head))]
-    lines = [
-        "  ".join(
-            cell.rjust(w) if k in right else cell.ljust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in cells
-    ]
+    lines = []
+    for row in cells:
+        placed = [cell.rjust(w) if k in right else cell.ljust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True))]
+        lines.append("  ".join(placed).rstrip())
     return [*lines, *([f"... and {len(rows) - shown} more (-v shows all)"] if len(rows) > shown else [])]
 
 

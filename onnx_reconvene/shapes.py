@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper, shape_inference
 
-from onnx_reconvene.errors import ModelError, UsageError
+from onnx_reconvene.errors import ModelError
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -227,6 +227,9 @@ def pinned(model: onnx.ModelProto, sizes: Mapping[str, Sequence[int]]) -> onnx.M
     for value in copy.graph.input:
         if value.name in sizes:
             value.CopyFrom(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, sizes[value.name]))
+    stored = {t.name for t in copy.graph.initializer}
+    for value in [v for v in copy.graph.value_info if v.name in stored]:
+        copy.graph.value_info.remove(value)
     for value in [*copy.graph.output, *copy.graph.value_info]:
         value.type.tensor_type.ClearField("shape")
     return copy
@@ -235,53 +238,6 @@ def pinned(model: onnx.ModelProto, sizes: Mapping[str, Sequence[int]]) -> onnx.M
 def has_free_sizes(graph: gs.Graph) -> bool:
     """Tell whether some input of graph has a dimension that is not fixed."""
     return any(t.shape is None or not all(isinstance(size, int) for size in t.shape) for t in graph.inputs)
-
-
-def input_sizes(graph: gs.Graph, given: Mapping[str, Sequence[int]]) -> dict[str, Shape]:
-    """Return a shape for each graph input: the given ones; else a free first dimension is 1, and other free dimensions are
-    all the same, the smallest size at which the network is legal.
-
-    Raises UsageError for a shape that does not fit its input, ModelError where no size tried is legal.
-    """
-    inputs = {t.name: t for t in graph.inputs}
-    for name, shape in given.items():
-        declared = inputs[name].shape if name in inputs else None
-        if name not in inputs:
-            raise UsageError(f"--input-shape {name}: the network has no such input; it has {', '.join(inputs)}")
-        if declared is not None and not _fits(shape, declared):
-            raise UsageError(f"--input-shape {name}: {_times(shape)} does not fit the declared {_times(declared)}")
-    unknown = [name for name, t in inputs.items() if t.shape is None and name not in given]
-    if unknown:
-        raise ModelError(f"input '{unknown[0]}' declares no shape; give one with --input-shape {unknown[0]}=1,...")
-    failure = ""
-    for size in CANDIDATES:
-        sizes = {name: tuple(given[name]) if name in given else _filled(t.shape, size) for name, t in inputs.items()}
-        if not has_free_sizes(graph) or all(name in given for name in inputs):
-            return sizes
-        try:
-            shapes, _ = infer(graph, sizes)
-        except ModelError as error:
-            failure = str(error)
-            continue
-        computed = {t.name for node in graph.nodes if node.inputs for t in node.outputs}
-        if all(n > 0 for name in computed & shapes.keys() for n in shapes[name]):
-            return sizes
-    raise ModelError(f"no size tried for the free dimensions is legal ({failure}); give one with --input-shape NAME=1,3,...")
-
-
-CANDIDATES = [1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 224, 256, 299, 320, 384, 416, 512, 640, 800, 1024]
-
-
-def _fits(shape: Sequence[int], declared: Sequence[int | str | None]) -> bool:
-    return len(shape) == len(declared) and all(d == s or not isinstance(d, int) for s, d in zip(shape, declared, strict=True))
-
-
-def _filled(declared: Sequence[int | str | None], size: int) -> Shape:
-    return tuple(d if isinstance(d, int) else size if axis else 1 for axis, d in enumerate(declared))
-
-
-def _times(shape: Sequence[int | str | None]) -> str:
-    return "x".join(str(size) for size in shape)
 
 
 def infer(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> tuple[dict[str, Shape], Integers]:

@@ -22,9 +22,11 @@ import onnx_graphsurgeon as gs
 from onnx_reconvene.errors import ModelError, UsageError, VerificationError
 from onnx_reconvene.graph import Source, without_weights
 from onnx_reconvene.reference import Reference, store
+from onnx_reconvene.shapes import has_free_sizes
 
 TOLERANCE, HALF_TOLERANCE = 1e-3, 5e-2  # of the largest output value, in float32 and in 16-bit types
 TIME_LIMIT = 600  # seconds
+COMMON_SIZES = (32, 64, 128, 224)
 PROGRAMS = os.path.join(os.path.dirname(__file__), "isolated")
 
 
@@ -77,12 +79,19 @@ def _room(folder: str) -> Iterator[None]:
 
 
 def sizes_to_try(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> list[dict[str, list[int]]]:
-    """Return the analysed input sizes and, where dimensions are free, these doubled."""
+    """Return the analysed input sizes and, where dimensions are free, others to verify at: doubled ones, and some common ones for
+    networks that do not run at the smallest."""
     first = {name: list(shape) for name, shape in sizes.items()}
-    second = {
-        t.name: [n if isinstance(s, int) else 2 * n for n, s in zip(first[t.name], t.shape, strict=True)] for t in graph.inputs
-    }
-    return [first] if first == second else [first, second]
+    if not has_free_sizes(graph):
+        return [first]
+
+    free = {t.name: [not isinstance(s, int) for s in t.shape or [None] * len(first[t.name])] for t in graph.inputs}
+
+    def resized(batch: int, times: int, least: int) -> dict[str, list[int]]:
+        scaled = {name: [batch * n if not axis else max(times * n, least) for axis, n in enumerate(s)] for name, s in first.items()}
+        return {name: [s if f else n for n, s, f in zip(first[name], scaled[name], free[name], strict=True)] for name in first}
+
+    return [first, resized(2, 2, 1), *(resized(2, 1, least) for least in COMMON_SIZES)]
 
 
 def latencies(models: Sequence[Source], sizes: Mapping[str, Sequence[int]], threads: int = 0) -> list[float]:

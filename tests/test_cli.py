@@ -553,7 +553,7 @@ def test_inspect(run, file):
     assert ran.status == 0
     analysis = onnx_reconvene.analyze(path)
     rows = [line.split() for line in ran.out.splitlines()]
-    assert [row[:2] for row in rows[1 : 1 + len(analysis.groups)]] == [[g.name, str(g.width)] for g in analysis.groups]
+    assert {(g.name, str(g.width)) for g in analysis.groups} <= {tuple(row[:2]) for row in rows}
     assert "fc.weight" in ran.out
     assert "'logits' is a graph output" in ran.out
     assert path.read_bytes() == before

@@ -19,6 +19,12 @@ def identity(op: Op) -> None:
     op.move(lambda x: x)
 
 
+def cast_like(op: Op) -> None:
+    """x[...] in the type of another tensor -> y[...]"""
+    unary(op)
+    op.ignore(1)
+
+
 def broadcast(op: Op) -> None:
     """f(a[...], b[...], ...) -> y[...]"""
     labels = broadcast_labels(op, op.inputs(), op.out_shape())
@@ -50,7 +56,6 @@ def broadcast_labels(op: Op, inputs: Sequence[int], shape: Sequence[int], inner:
 UNARY = [
     "BitCast",
     "BitwiseNot",
-    "CastLike",
     "Abs",
     "Acos",
     "Acosh",
@@ -126,6 +131,7 @@ BROADCAST = [
 ]
 
 OPERATORS = {
+    "CastLike": Operator(cast_like),
     "Identity": Operator(identity),
     **dict.fromkeys(UNARY, Operator(unary)),
     **dict.fromkeys(BROADCAST, Operator(broadcast)),

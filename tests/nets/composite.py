@@ -96,7 +96,7 @@ GATES = {
     "concatenated, then cut elsewhere": residual(
         f"c = Concat<axis = 1>(a, b) {sizes('s', 0)} {sizes('e', 12)} {sizes('d', 1)} l = Slice(c, s, e, d) "
         f"{sizes('f', FAR)} r = Slice(c, e, f, d) h = Concat<axis = 1>(r, l)",
-        "8 w1.0 b1.0 w3.1 | 8 w2.0 b2.0 w3.1",
+        "8 w1.0 b1.0 w3.1 | 4 w2.0 b2.0 w3.1 | 4 w2.0 b2.0 w3.1",
         w3=(5, 16, 1, 1),
     ),
     "normalized after flattening": conv_gemm(

@@ -136,7 +136,7 @@ CONSTANTS = {
     ),
     "of a list of integers": net(
         f"{sizes('n', 8, 3, 1, 1)} w = ConstantOfShape<value = float[1] {{0.5}}>(n) a = Conv(x, w, b1) y = Conv(a, w2)",
-        "8 b1.0 w2.1",
+        "8 w.0 b1.0 w2.1",
         b1=(8,),
         w2=(5, 8, 1, 1),
     ),

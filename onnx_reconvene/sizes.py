@@ -1,0 +1,87 @@
+"""Sizes for the free dimensions of a network's inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx_graphsurgeon as gs
+
+from onnx_reconvene.errors import ModelError, UsageError
+from onnx_reconvene.shapes import Shape, has_free_sizes, infer
+
+
+def input_sizes(graph: gs.Graph, given: Mapping[str, Sequence[int]]) -> dict[str, Shape]:
+    """Return a shape for each graph input: the given ones; else a free first dimension is 1, and other free dimensions are
+    all the same, the smallest size at which the network is legal.
+
+    Raises UsageError for a shape that does not fit its input, ModelError where no size tried is legal.
+    """
+    inputs = {t.name: t for t in graph.inputs}
+    for name, shape in given.items():
+        declared = inputs[name].shape if name in inputs else None
+        if name not in inputs:
+            raise UsageError(f"--input-shape {name}: the network has no such input; it has {', '.join(inputs)}")
+        if declared is not None and not _fits(shape, declared):
+            raise UsageError(f"--input-shape {name}: {_times(shape)} does not fit the declared {_times(declared)}")
+    unknown = [name for name, t in inputs.items() if t.shape is None and name not in given]
+    if unknown:
+        raise ModelError(f"input '{unknown[0]}' declares no shape; give one with --input-shape {unknown[0]}=1,...")
+    failure = ""
+    for size in CANDIDATES:
+        sizes = {name: tuple(given[name]) if name in given else _filled(t.shape, size) for name, t in inputs.items()}
+        if not has_free_sizes(graph) or all(name in given for name in inputs):
+            return sizes
+        try:
+            shapes, _ = infer(graph, sizes)
+        except ModelError as error:
+            failure = str(error)
+            continue
+        failure = _illegal(graph, shapes)
+        if not failure:
+            return sizes
+    raise ModelError(f"no size tried for the free dimensions is legal ({failure}); give one with --input-shape NAME=1,3,...")
+
+
+def _illegal(graph: gs.Graph, shapes: Mapping[str, Shape]) -> str:
+    """Return what does not fit at these shapes though shape inference lets it pass, "" if all does."""
+    for node in graph.nodes:
+        for tensor in node.outputs if node.inputs else ():
+            if 0 in shapes.get(tensor.name, ()):
+                return f"'{tensor.name}' is empty"
+        known = [shapes[t.name] for t in node.inputs if t.name in shapes]
+        if node.op in WINDOWED and known and _is_too_small(node, known):
+            return f"the window of {node.op} '{node.name}' is larger than its input"
+        if node.op == "Concat" and len(known) == len(node.inputs):
+            axis = node.attrs["axis"] % len(known[0])
+            if len({shape[:axis] + shape[axis + 1 :] for shape in known}) > 1:
+                return f"the inputs of Concat '{node.name}' do not fit"
+    return ""
+
+
+WINDOWED = ("AveragePool", "Conv", "LpPool", "MaxPool")
+
+
+def _is_too_small(node: gs.Node, known: Sequence[Shape]) -> bool:
+    """Tell whether an input, with its padding, is smaller than the window that slides over it."""
+    if node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        return False
+    size = known[0][2:]
+    window = node.attrs.get("kernel_shape") or known[1][2:]
+    pads, dilations = node.attrs.get("pads") or [0] * 2 * len(size), node.attrs.get("dilations") or [1] * len(size)
+    padded = [n + before + after for n, before, after in zip(size, pads[: len(size)], pads[len(size) :], strict=True)]
+    return any(n < d * (w - 1) + 1 for n, w, d in zip(padded, window, dilations, strict=True))
+
+
+CANDIDATES = [1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 224, 256, 299, 320, 384, 416, 512, 640, 800, 1024]
+
+
+def _fits(shape: Sequence[int], declared: Sequence[int | str | None]) -> bool:
+    return len(shape) == len(declared) and all(d == s or not isinstance(d, int) for s, d in zip(shape, declared, strict=True))
+
+
+def _filled(declared: Sequence[int | str | None], size: int) -> Shape:
+    return tuple(d if isinstance(d, int) else size if axis else 1 for axis, d in enumerate(declared))
+
+
+def _times(shape: Sequence[int | str | None]) -> str:
+    return "x".join(str(size) for size in shape)
