@@ -39,7 +39,8 @@ def match(analysis: Analysis, pruned: gs.Graph) -> NDArray[np.bool_] | None:
                 break
         else:
             return None
-    return state == STAYS
+    stays: NDArray[np.bool_] = state == STAYS
+    return stays
 
 
 def _spread(state: NDArray[np.int64], before: Weight, after: Weight, axes: dict[int, NDArray[np.int64]]) -> bool:

@@ -139,7 +139,8 @@ def _mask(graph: onnx.GraphProto, operator: Masked) -> None:
     node = onnx.NodeProto()
     node.CopyFrom(graph.node[at])
     stem = f"{operator.output}/masked"
-    before, after = [], []
+    before: list[onnx.NodeProto] = []
+    after: list[onnx.NodeProto] = []
     for k, (tensor, axis, stays) in enumerate(operator.inputs):
         index = _constant(graph, f"{stem}/in{k}/index", np.flatnonzero(stays))
         for i, name in enumerate(node.input):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -181,7 +181,7 @@ def _inexact(groups: list[Group]) -> list[str]:
     return ["", f"not exact: channels over which something is computed, such as {what.most_common(1)[0][0]}"]
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]], shown: int, right: tuple[int, ...]) -> list[str]:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], shown: int, right: tuple[int, ...]) -> list[str]:
     """Return rows under head as lines that fit the terminal; long names lose their middle."""
     if not rows:
         return [f"no {head[0].split()[0]}"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from compare import draw  # the module beside this one
+from compare import draw  # type: ignore[import-not-found]  # the module beside this one
 
 SECONDS, WARM_UP = 2.0, 3
 

@@ -247,8 +247,9 @@ def pad_sizes(cut: CutOp) -> None:
 
 def expand(op: Op) -> None:
     """x[..., 1, ...] -> y[..., n, ...]; the copies are channels of their own"""
-    labels = dict(enumerate(broadcast_labels(op, [0], op.out_shape())))
-    op.emit({axis: op.fresh(size) if labels[axis] is None else labels[axis] for axis, size in enumerate(op.out_shape())})
+    known = broadcast_labels(op, [0], op.out_shape())
+    sizes = op.out_shape()
+    op.emit({axis: op.fresh(sizes[axis]) if labels is None else labels for axis, labels in enumerate(known)})
 
 
 def expand_shape(cut: CutOp) -> None:
