@@ -8,6 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_reconvene.flow import Flow, UnsupportedError, Value, weight_values
+from onnx_reconvene.fold import moved_constants
 from onnx_reconvene.groups import Analysis, collect
 from onnx_reconvene.labels import Solution
 from onnx_reconvene.op import Op
@@ -24,7 +25,7 @@ def analyze(graph: gs.Graph, sizes: Mapping[str, Sequence[int]] | None = None, a
     """
     found = input_sizes(graph, sizes or {})
     shapes, integers = infer(graph, found)
-    static = _static(graph)
+    static = moved_constants(graph)
     nodes = [node for node in graph.nodes if not _is_settled(integers, node)]
     outward: dict[str, int] = {}
     best: tuple[int, Flow, Solution] | None = None
@@ -53,15 +54,6 @@ def _further(flow: Flow, solution: Solution, outward: dict[str, int]) -> dict[st
         for name, split in frozen.items()
         if not any(other is not split and np.isin(other.labels, split.absorbing).all() for other in frozen.values())
     }
-
-
-def _static(graph: gs.Graph) -> frozenset[str]:
-    """Return the tensors that are constants, or computed from constants alone."""
-    static: set[str] = set()
-    for node in graph.nodes:
-        if all(isinstance(t, gs.Constant) or t.name in static for t in node.inputs if t.name):
-            static.update(t.name for t in node.outputs)
-    return frozenset(static)
 
 
 def _is_settled(integers: Integers, node: gs.Node) -> bool:

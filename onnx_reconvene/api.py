@@ -169,13 +169,15 @@ def compare(before: Any, after: Any, input_shape: Mapping[str, Sequence[int]] | 
     graphs = [open_model(model)[0] for model in (before, after)]
     analyses = [find_groups(graph, input_shape) for graph in graphs]
     times = latencies([without_weights(graph) for graph in graphs], analyses[0].sizes, threads)
-    sizes = []
-    for graph, analysis, ms in zip(graphs, analyses, times, strict=True):
-        cost = CostModel(analysis)
-        sizes.append(replace(reports.size(cost, cost.dense, len(graph.nodes)), latency_ms=ms))
+    first, second = (_size(analysis, ms) for analysis, ms in zip(analyses, times, strict=True))
     keep = match(analyses[0], graphs[1])
     verdict = None if keep is None else verify(graphs[1], reference(analyses[0], keep))
-    return Comparison(*sizes, verdict)
+    return Comparison(first, second, verdict)
+
+
+def _size(analysis: Analysis, latency_ms: float) -> Size:
+    cost = CostModel(analysis)
+    return replace(reports.size(cost, cost.dense, len(analysis.graph.nodes)), latency_ms=latency_ms)
 
 
 def shares(analysis: Analysis) -> dict[str, float]:

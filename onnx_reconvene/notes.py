@@ -7,7 +7,7 @@ that `Emit` removes; so passes can be run one by one, in other processes too.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnx_reconvene.analysis import analyze
 from onnx_reconvene.cost import CostModel
 from onnx_reconvene.errors import UsageError
+from onnx_reconvene.fold import fold
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.reference import Reference
 from onnx_reconvene.target import Target
@@ -34,6 +35,7 @@ class Notes:
 
     sizes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     attention: str = "heads"
+    unfold: Callable[[], None] | None = None  # lets layers read what they read before the analysis
     analysis: Analysis | None = None
     criterion: str | None = None
     scores: NDArray[np.float64] | None = None
@@ -61,6 +63,7 @@ def analysis_of(graph: gs.Graph) -> Analysis:
     """Return the analysis of graph, made now if no pass has made it; written scores and masks are read against it."""
     notes = notes_of(graph)
     if notes.analysis is None:
+        notes.unfold = fold(graph)
         notes.analysis = analyze(graph, notes.sizes, notes.attention)
         if not notes.done:
             apply(notes, notes.analysis)

@@ -256,6 +256,7 @@ def infer(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> tuple[dict[str
     types = {v.name: v.type for v in [*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input]}
     shapes = {name: shape for name, kind in types.items() if (shape := _static(kind)) is not None}
     shapes |= {t.name: tuple(t.dims) for t in model.graph.initializer}
+    shapes |= {t.name: tuple(t.shape) for node in graph.nodes for t in node.inputs if isinstance(t, gs.Constant)}
     integers = Integers()
     protos = {output: node for node in model.graph.node for output in node.output if output}
     versions = {o.domain: o.version for o in model.opset_import}
@@ -300,20 +301,22 @@ def _infer_one(
     integers: Integers,
 ) -> None:
     version = versions.get(proto.domain, versions.get("", 1))
+    inputs = list(node.inputs)
     if proto.op_type in STAND_IN:
+        inputs = [inputs[i] for i in STAND_IN[proto.op_type][1]]
         proto, version = _stand_in(proto), versions.get("", 1)
     if not onnx.defs.has(proto.op_type, version, proto.domain):
         return
     known, data = {}, {}
-    for tensor in node.inputs:
+    for name, tensor in zip(proto.input, inputs, strict=True):
         if isinstance(tensor, gs.Constant):
             kind = helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype))
-            known[tensor.name] = helper.make_tensor_type_proto(kind, tensor.shape)
-        elif tensor.name in types:
-            known[tensor.name] = types[tensor.name]
-        value = integers.get(tensor) if tensor.name else None
+            known[name] = helper.make_tensor_type_proto(kind, tensor.shape)
+        elif name in types:
+            known[name] = types[name]
+        value = integers.get(tensor) if name else None
         if value is not None:
-            data[tensor.name] = numpy_helper.from_array(np.ascontiguousarray(value), tensor.name)
+            data[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
     schema = onnx.defs.get_schema(proto.op_type, version, proto.domain)
     try:
         found = shape_inference.infer_node_outputs(schema, proto, known, data)

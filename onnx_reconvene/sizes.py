@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import onnx_graphsurgeon as gs
 
 from onnx_reconvene.errors import ModelError, UsageError
-from onnx_reconvene.shapes import Shape, has_free_sizes, infer
+from onnx_reconvene.shapes import Integers, Shape, has_free_sizes, infer
 
 
 def input_sizes(graph: gs.Graph, given: Mapping[str, Sequence[int]]) -> dict[str, Shape]:
@@ -32,21 +32,21 @@ def input_sizes(graph: gs.Graph, given: Mapping[str, Sequence[int]]) -> dict[str
         if not has_free_sizes(graph) or all(name in given for name in inputs):
             return sizes
         try:
-            shapes, _ = infer(graph, sizes)
+            shapes, integers = infer(graph, sizes)
         except ModelError as error:
             failure = str(error)
             continue
-        failure = _illegal(graph, shapes)
+        failure = _illegal(graph, shapes, integers)
         if not failure:
             return sizes
     raise ModelError(f"no size tried for the free dimensions is legal ({failure}); give one with --input-shape NAME=1,3,...")
 
 
-def _illegal(graph: gs.Graph, shapes: Mapping[str, Shape]) -> str:
+def _illegal(graph: gs.Graph, shapes: Mapping[str, Shape], integers: Integers) -> str:
     """Return what does not fit at these shapes though shape inference lets it pass, "" if all does."""
     for node in graph.nodes:
         for tensor in node.outputs if node.inputs else ():
-            if 0 in shapes.get(tensor.name, ()):
+            if 0 in shapes.get(tensor.name, ()) and not integers.is_arithmetic(tensor.name):
                 return f"'{tensor.name}' is empty"
         known = [shapes[t.name] for t in node.inputs if t.name in shapes]
         if node.op in WINDOWED and known and _is_too_small(node, known):

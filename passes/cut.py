@@ -23,6 +23,8 @@ class Cut(Pass):
         assert notes.keep is not None
         notes.done = True
         if notes.keep.all():
+            if notes.unfold is not None:
+                notes.unfold()
             return False
         notes.reference = reference(analysis, notes.keep)
         cut(analysis, notes.keep)

@@ -46,9 +46,8 @@ class Score(Pass):
         """Every unit has a finite score."""
         scores, width = notes_of(graph).scores, analysis_of(graph).width
         if scores is None or scores.shape != (width,):
-            raise UsageError(
-                f"criterion {self.criterion} returns scores of shape {np.shape(scores)}, not one for each of {width} units"
-            )
+            shape = None if scores is None else scores.shape
+            raise UsageError(f"criterion {self.criterion} returns scores of shape {shape}, not one for each of {width} units")
         if not np.isfinite(scores).all():
             raise ModelError(f"criterion {self.criterion} overflows on this network: its weights are too large")
 

@@ -68,13 +68,13 @@ def _from_ir(model: Any) -> tuple[gs.Graph, Callable[[gs.Graph], Any]]:
     folders = {os.fspath(v.base_dir) for v in values if isinstance(v, onnx_ir.ExternalTensor)}
     graph = from_model(onnx_ir.to_proto(model), folders.pop() if folders else "")
     if notes.KEY in model.meta:
-        graph.notes = replace(model.meta[notes.KEY], analysis=None)
+        graph.notes = replace(model.meta[notes.KEY], analysis=None, unfold=None)
 
     def back(graph: gs.Graph) -> Any:
         result = onnx_ir.from_proto(to_model(graph))
         found = notes.notes_of(graph)
         if found != notes.Notes():
-            result.meta[notes.KEY] = replace(found, analysis=None)
+            result.meta[notes.KEY] = replace(found, analysis=None, unfold=None)
         return result
 
     return graph, back

@@ -62,7 +62,7 @@ ATTENTION = {
     ),
     "low-rank adaptation": matmuls(
         "d = MatMul(e, f) w = Add(g, d) h = MatMul(a, w)",
-        "8 w1.1 b1.0 e.0 g.0 | 3 e.1 f.0 | 7 f.1 g.1 w2.0",
+        "3 e.1 f.0 | 7 f.1 g.1 w2.0",
         read=(7, 4),
         e=(8, 3),
         f=(3, 7),

@@ -1,0 +1,90 @@
+"""Weights that are computed from constants (weight normalization, standardization, merged branches), evaluated once.
+
+A layer must read a weight that is stored, so that slices of it can be removed, or be zero. The graph keeps its nodes until
+something is cut: `fold` only lets layers read the evaluated constants, and says how to undo that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from onnx_reconvene.graph import without_weights
+
+LAYERS = {"Conv", "ConvTranspose", "DeformConv", "Einsum", "GRU", "Gemm", "LSTM", "MatMul", "RNN"}
+MOVES = {
+    "Cast",
+    "Concat",
+    "Constant",
+    "ConstantOfShape",
+    "DequantizeLinear",
+    "Expand",
+    "Flatten",
+    "Gather",
+    "Identity",
+    "QuantizeLinear",
+    "Reshape",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+}  # what leaves zeros zeros, and so needs no evaluation
+
+
+def moved_constants(graph: gs.Graph) -> frozenset[str]:
+    """Return the tensors that hold constants, moved about perhaps but not computed with."""
+    return frozenset(name for name, computed in _constants(graph).items() if not computed)
+
+
+def fold(graph: gs.Graph) -> Callable[[], None]:
+    """Let layers read evaluated constants in place of weights that are computed; returns what undoes that."""
+    constants = _constants(graph)
+    reads = [(node, i) for node in graph.nodes if node.op in LAYERS for i, t in enumerate(node.inputs) if constants.get(t.name)]
+    values = _evaluated(graph, {node.inputs[i].name for node, i in reads}, constants)
+    folded = {name: gs.Constant(f"{name}_folded", np.ascontiguousarray(array)) for name, array in values.items()}
+    changed = [(node, i, node.inputs[i]) for node, i in reads if node.inputs[i].name in folded]
+    for node, i, tensor in changed:
+        node.inputs[i] = folded[tensor.name]
+
+    def undo() -> None:
+        for node, i, tensor in changed:
+            node.inputs[i] = tensor
+
+    return undo
+
+
+def _constants(graph: gs.Graph) -> dict[str, bool]:
+    """Return the tensors computed from constants alone, and whether something has been computed, not just moved."""
+    found: dict[str, bool] = {}
+    for node in graph.nodes:
+        inputs = [t for t in node.inputs if t.name]
+        if all(isinstance(t, gs.Constant) or t.name in found for t in inputs):
+            computed = node.op not in MOVES or any(found.get(t.name, False) for t in inputs)
+            found.update(dict.fromkeys((t.name for t in node.outputs), computed))
+    return found
+
+
+def _evaluated(graph: gs.Graph, names: set[str], constants: dict[str, bool]) -> dict[str, NDArray[Any]]:
+    """Return the values of floating-point tensors computed from constants; none where onnx's evaluator lacks an operator."""
+    if not names:
+        return {}
+    from onnx.reference import ReferenceEvaluator
+
+    bare = without_weights(graph)
+    nodes = [node for node in bare.model.graph.node if node.output and node.output[0] in constants]
+    needed = {name for node in nodes for name in node.input}
+    stored = [t for t in bare.model.graph.initializer if t.name in needed]
+    weights = [numpy_helper.from_array(bare.arrays[t.name], t.name) if t.name in bare.arrays else t for t in stored]
+    outputs = [helper.make_empty_tensor_value_info(name) for name in sorted(names)]
+    part = helper.make_model(helper.make_graph(nodes, "weights", [], outputs, weights), opset_imports=bare.model.opset_import)
+    try:
+        values = ReferenceEvaluator(part).run(None, {})
+    except Exception:  # then these weights stay computed, and what they read is frozen
+        return {}
+    return {name: value for name, value in zip(sorted(names), values, strict=True) if value.dtype.kind == "f" and value.size > 1}
