@@ -59,6 +59,16 @@ def gather_nd(op: Op) -> None:
     op.emit({axis + shift: along for axis, along in zip(range(first, rank), labels, strict=True)})
 
 
+def gather_elements(op: Op) -> None:
+    """x[..., c, ...] at positions given for each element along one axis -> y[...] of the shape of the positions"""
+    axis = op.attr("axis", 0) % len(op.shape(0))
+    whole = [a for a, (n, m) in enumerate(zip(op.shape(0), op.shape(1), strict=True)) if n == m and a != axis]
+    labels = op.along(0, *whole)
+    for a, b in zip(labels, op.along(1, *whole), strict=True):
+        op.equate(a, b)
+    op.emit(dict(zip(whole, labels, strict=True)))
+
+
 def scatter_nd(op: Op) -> None:
     """x[i..., c...], index tuples [n..., i], updates[n..., c...] -> y[i..., c...]"""
     picked, rank = int(op.shape(1)[-1]), len(op.shape(0))
@@ -84,6 +94,7 @@ OPERATORS = {
     "Compress": Operator(compress),
     "CumProd": Operator(cumulative),
     "CumSum": Operator(cumulative),
+    "GatherElements": Operator(gather_elements),
     "GatherND": Operator(gather_nd),
     "ReverseSequence": Operator(reverse_sequence),
     "ScatterND": Operator(scatter_nd),

@@ -17,7 +17,7 @@ FROZEN = {
     **dict.fromkeys(["RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit", "TfIdfVectorizer"], TEXT),
     **dict.fromkeys(["BlackmanWindow", "DFT", "HammingWindow", "HannWindow", "MelWeightMatrix", "STFT"], SIGNAL),
     **dict.fromkeys(["NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss"], LOSS),
-    **dict.fromkeys(["AffineGrid", "Col2Im", "Det", "EyeLike", "GatherElements", "ImageDecoder", "MaxUnpool"], POSITIONS),
+    **dict.fromkeys(["AffineGrid", "Col2Im", "Det", "EyeLike", "ImageDecoder", "MaxUnpool"], POSITIONS),
     **dict.fromkeys(["NonMaxSuppression", "NonZero", "OneHot", "Range", "Scatter", "ScatterElements", "TensorScatter"], POSITIONS),
     **dict.fromkeys(["Unique"], POSITIONS),
     "LinearAttention": "it carries a state from step to step",

@@ -169,16 +169,17 @@ def einsum(op: Op) -> None:
             op.equate(labels.get(letter, along), along)
             labels[letter] = along
     op.emit({axis: labels[letter] for axis, letter in enumerate(result)})
-    summed = [labels[letter] for letter in labels if letter not in result]
-    weight = next((i for i in op.inputs() if op.is_static(i)), None)
-    if weight is None or len(operands) > 2:
-        for along in summed:
-            op.contract(along)
-    else:
-        own = dict(zip(operands[weight], op.axes(weight), strict=True))
-        made = [own[letter] for letter in own if letter in result and letter not in operands[1 - weight]]
-        none = np.empty(0, np.int64)
-        op.layer(weight, made[-1] if made else none, np.concatenate([none, *(own[x] for x in own if x not in result)]))
+    data = [operands[i] for i in op.inputs() if not op.is_static(i)]
+    stored = "".join(operands[i] for i in op.inputs() if op.is_static(i))
+    for letter in sorted(labels.keys() - set(result)):
+        times = sum(letter in term for term in data)
+        if times > 1 or (times == 1 and letter not in stored):
+            op.contract(labels[letter])
+    none = np.empty(0, np.int64)
+    for i in [i for i in op.inputs() if op.is_static(i)]:
+        own = dict(zip(operands[i], op.axes(i), strict=True))
+        made = [own[x] for x in own if x in result and not any(x in term for term in data)]
+        op.layer(i, made[-1] if made else none, np.concatenate([none, *(own[x] for x in own if x not in result)]))
     places = {letter: (i, axis) for i, term in enumerate(operands) for axis, letter in enumerate(term)}
     op.macs(*((op.node.inputs[i], (axis,)) for i, axis in places.values()))
 

@@ -61,6 +61,19 @@ NETS: Table = {
             f"{sizes('i', 0, 5)} {sizes('n', 1, 2)} j = Reshape(i, n) h = ScatterND(a, j, u)", u=(1, 6, 6), **stays("ScatterND")
         ),
     },
+    "GatherElements": {
+        "along channels": convs(
+            "i = Constant<value = int64[1,2,1,1] {0, 5}>() h = GatherElements<axis = 1>(a, i)",
+            read=(5, 2, 1, 1),
+            outputs="float[1,5,1,1] y",
+            **stays("GatherElements"),
+        ),
+        "of tokens, all their channels": matmuls(
+            f"{sizes('n', 2, 3, 8)} j = Expand(i, n) h = GatherElements<axis = 1>(a, j)",
+            "8 w1.1 b1.0 w2.0",
+            inputs="float[2,5,6] x, int64[2,3,1] i",
+        ),
+    },
     "TopK": {
         "over rows": convs(f"{sizes('n', 2)} h, i = TopK<axis = 2>(a, n)"),
         "over columns, positions": convs(f"{sizes('n', 2)} v, i = TopK(a, n) h = Cast<to = 1>(i)"),

@@ -1,6 +1,6 @@
 """Blocks of real networks, where rules meet."""
 
-from tests.nets.net import FAR, Net, conv_gemm, convs, gemms, halves, int8, matmuls, net, residual, sizes, stays
+from tests.nets.net import FAR, Net, conv_gemm, convs, gemms, halves, int8, matmuls, net, residual, sizes
 
 SPLIT_IN_TWO = f"{sizes('n', 0, 2, 4, 6, 6)} p = Reshape(a, n)"
 MERGED = f"{sizes('m', 2, 8, 6, 6)} h = Reshape(q, m)"
@@ -197,12 +197,6 @@ FREEZING = {
     ),
     "weight read in the branches of an If": convs(
         f"{BRANCHES.format('s')} h = Add(a, i)", "", s=(2, 8, 6, 6), frozen={"w1": "If", "s": "reads it in a body"}
-    ),
-    "picked element by element": convs(
-        "i = Constant<value = int64[1,2,1,1] {0, 5}>() h = GatherElements<axis = 1>(a, i)",
-        read=(5, 2, 1, 1),
-        outputs="float[1,5,1,1] y",
-        **stays("the positions of its elements matter"),
     ),
     "random": convs(
         "z = Constant<value_float = 0.0>() r = RandomNormalLike<seed = 1.0>(a) q = Mul(r, z) h = Add(a, q)",

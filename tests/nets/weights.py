@@ -195,7 +195,7 @@ EINSUMS = {
         'h = Einsum<equation = "nchw,oc->nohw">(a, d)', "8 w1.0 b1.0 d.1 | 7 d.0 w2.1", (5, 7, 1, 1), d=(7, 8)
     ),
     "two weights": matmuls(
-        'h = Einsum<equation = "bti,ir,ro->bto">(a, d, e)', "", (7, 4), d=(8, 3), e=(3, 7), frozen={"w1": "Einsum"}
+        'h = Einsum<equation = "bti,ir,ro->bto">(a, d, e)', "8 w1.1 b1.0 d.0 | 7 e.1 w2.0", (7, 4), d=(8, 3), e=(3, 7)
     ),
     "two activations": matmuls(
         'c = MatMul(x, w3) s = Einsum<equation = "bqi,bki->bqk">(a, c) h = MatMul(s, d)',
