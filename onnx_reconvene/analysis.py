@@ -81,6 +81,8 @@ def _visit(flow: Flow, node: gs.Node) -> None:
         operator.flow(op)
     except UnsupportedError as error:
         _freeze_node(flow, op, str(error))
+    except (ValueError, IndexError) as error:  # numpy, on labels that do not fit: the node is not what its rule takes it for
+        _freeze_node(flow, op, f"its inputs do not fit each other ({error})")
     for i in op.inputs():
         if i not in op.seen:
             flow.freeze(node.inputs[i], f"{op} reads them as they are")

@@ -162,7 +162,8 @@ def slice_bounds(cut: CutOp) -> None:
             continue
         begin, end, _ = slice(starts[k], ends[k]).indices(old[axis])
         wanted = (int(kept[:begin].sum()), int(kept[:end].sum()))
-        if slice(starts_now[k], ends_now[k]).indices(new[axis])[:2] != wanted:
+        beyond = starts_now[k] < -new[axis]  # legal, but below opset 10 shape inference gives up on it
+        if beyond or slice(starts_now[k], ends_now[k]).indices(new[axis])[:2] != wanted:
             starts_now[k], ends_now[k] = wanted
     if operands:
         cut.replace(1, starts_now)
