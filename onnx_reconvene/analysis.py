@@ -58,7 +58,7 @@ def _further(flow: Flow, solution: Solution, outward: dict[str, int]) -> dict[st
 
 def _is_settled(integers: Integers, node: gs.Node) -> bool:
     """Tell whether node needs no rule: it makes a weight, or does arithmetic on shapes."""
-    return node.op == "Constant" or computes_shapes(integers, node) or weight_values(node.outputs[0]) is not None
+    return node.op == "Constant" or integers.computes(node) or weight_values(node.outputs[0]) is not None
 
 
 def _run(flow: Flow, nodes: list[gs.Node]) -> None:
@@ -89,11 +89,6 @@ def _visit(flow: Flow, node: gs.Node) -> None:
     silent = [node.outputs[o].name for o in op.outputs() if node.outputs[o].name not in flow.values]
     if any(t.outputs or t in flow.graph.outputs for t in node.outputs if t.name in silent):
         _freeze_node(flow, op, f"no rule says what is in '{silent[0]}'")
-
-
-def computes_shapes(integers: Integers, node: gs.Node) -> bool:
-    """Tell whether node does nothing but arithmetic on shapes and constants of known value."""
-    return all(integers.is_arithmetic(tensor.name) for tensor in node.outputs)
 
 
 def _freeze_captured(flow: Flow, op: Op) -> None:

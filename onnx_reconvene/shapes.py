@@ -160,6 +160,10 @@ class Integers:
         value = self._values[name]
         return value.dtype.kind in "iub" or (name in self.of_shapes and value.size <= FEW)
 
+    def computes(self, node: gs.Node) -> bool:
+        """Tell whether node does nothing but arithmetic on shapes and constants of known value."""
+        return all(self.is_arithmetic(tensor.name) for tensor in node.outputs)
+
     def get(self, tensor: gs.Tensor) -> Array | None:
         """Return the value of tensor, or None where it is data."""
         if isinstance(tensor, gs.Constant) and tensor.name not in self._values and np.prod(tensor.shape) <= SMALL:

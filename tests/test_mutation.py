@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnx_reconvene.cut import CutOp, Cutting
+from onnx_reconvene import cut as cutter
+from onnx_reconvene.cutting import CutOp, Cutting
 from onnx_reconvene.flow import Flow, Permutation
 from onnx_reconvene.labels import Equalities, Labels
 from onnx_reconvene.op import Op
@@ -162,7 +163,7 @@ def last_split_size_wrong(cut: CutOp) -> None:
     cut.replace(1, [sizes[0] + 1, *sizes[1:-1], sizes[-1] - 1])
 
 
-def permute_inversely(self: Cutting, permutation: Permutation, permute: Any = Cutting.permute) -> None:
+def permute_inversely(self: Cutting, permutation: Permutation, permute: Any = cutter._permute) -> None:
     permute(self, replace(permutation, index=np.argsort(permutation.index)))
 
 
@@ -216,7 +217,7 @@ FAULTS = {
     "Reshape: by columns": attribute(movement, "reshape_labels", reshape_by_columns, "Reshape", "Flatten"),
     "Reshape: taken for elementwise": flow("Reshape", unary),
     "Reshape: target stays": follow("Reshape", None),
-    "Reshape: inverse shuffle": attribute(Cutting, "permute", permute_inversely, "Reshape: shuffle"),
+    "Reshape: inverse shuffle": attribute(cutter, "_permute", permute_inversely, "Reshape: shuffle"),
     "Expand: shape stays": follow("Expand", None),
     "Resize: sizes stay": follow("Resize", None),
     "Tile: repeats elements": flow("Tile", distorted("Tile", lambda x: x.reshape(2, -1).T.ravel() if x.size == 16 else x)),

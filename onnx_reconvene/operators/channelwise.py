@@ -8,7 +8,7 @@ from onnx_reconvene.op import Op
 from onnx_reconvene.operators.rule import Operator
 
 if TYPE_CHECKING:
-    from onnx_reconvene.cut import CutOp
+    from onnx_reconvene.cutting import CutOp
 
 
 def spatial(op: Op) -> None:

@@ -16,7 +16,7 @@ from onnx_reconvene.operators.rule import Operator
 from onnx_reconvene.shapes import as_slice, slice_operands
 
 if TYPE_CHECKING:
-    from onnx_reconvene.cut import CutOp
+    from onnx_reconvene.cutting import CutOp
 
 
 def reshape(op: Op) -> None:

@@ -8,7 +8,7 @@ from onnx_reconvene.op import Op
 from onnx_reconvene.operators.rule import Operator
 
 if TYPE_CHECKING:
-    from onnx_reconvene.cut import CutOp
+    from onnx_reconvene.cutting import CutOp
 
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 W, R, B, LENGTHS, INITIAL_H, INITIAL_C, PEEPHOLES = range(1, 8)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from onnx_reconvene.op import Op
 
 if TYPE_CHECKING:
-    from onnx_reconvene.cut import CutOp
+    from onnx_reconvene.cutting import CutOp
 
 
 @dataclass(frozen=True)

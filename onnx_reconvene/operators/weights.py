@@ -14,7 +14,7 @@ from onnx_reconvene.operators.elementwise import broadcast_labels
 from onnx_reconvene.operators.rule import Operator
 
 if TYPE_CHECKING:
-    from onnx_reconvene.cut import CutOp
+    from onnx_reconvene.cutting import CutOp
 
 
 def conv(op: Op) -> None:

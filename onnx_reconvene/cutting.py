@@ -1,0 +1,168 @@
+"""A cut in progress, and one of its nodes as a follow rule sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from onnx_reconvene.flow import Value, weight_constant
+from onnx_reconvene.graph import captured
+from onnx_reconvene.groups import Analysis
+from onnx_reconvene.labels import Labels
+from onnx_reconvene.shapes import Integers, Shape, has_free_sizes
+
+Mask = NDArray[np.bool_]
+
+
+class Cutting:
+    """A cut in progress: the masks, and the values that integer tensors will have in the smaller network."""
+
+    def __init__(self, analysis: Analysis, keep: Mask) -> None:
+        self.analysis, self.graph = analysis, analysis.graph
+        self.keep = keep
+        self.integers = Integers()
+        self._names = set(analysis.graph.tensors())
+        outputs = {t.name for t in analysis.graph.outputs}
+        self.shared = captured(analysis.graph.source.model.graph) | outputs  # read by others than nodes of this graph
+        self.done: set[int] = set()  # ids of nodes whose integers are right already
+        self._shapes: dict[str, Shape | None] = {}
+
+    def kept(self, labels: Labels) -> Mask:
+        """Return which of labels stay."""
+        return self.analysis.stays(labels, self.keep)
+
+    def kept_along(self, name: str, axis: int) -> Mask:
+        """Return which positions along an axis of a tensor stay."""
+        value = self.analysis.flow.values.get(name)
+        if value is None or axis not in value.labels:
+            return np.ones(self.analysis.shapes[name][axis], bool)
+        return self.kept(value.labels[axis])
+
+    def shape(self, name: str) -> Shape | None:
+        """Return the shape of a tensor in the smaller network, None where it has none."""
+        if name not in self._shapes:
+            self._shapes[name] = self._shape(name)
+        return self._shapes[name]
+
+    def _shape(self, name: str) -> Shape | None:
+        old = self.analysis.shapes.get(name)
+        value = self.analysis.flow.values.get(name, Value())
+        if old is None or not (value.labels or value.pending):
+            return old
+        new = [int(self.kept_along(name, axis).sum()) if axis in value.labels else size for axis, size in enumerate(old)]
+        if value.pending:
+            kept = self.kept(value.pending.labels)[value.pending.positions]
+            for axis in [a for a, size in enumerate(kept.shape) if size > 1]:
+                new[axis] = int(kept.any(tuple(a for a in range(kept.ndim) if a != axis)).sum())
+        return tuple(new)
+
+    def constant(self, owner: str, role: str, values: Sequence[int] | NDArray[Any]) -> gs.Constant:
+        """Return a new integer constant, named after the tensor it serves."""
+        name, again = f"{owner}_{role}", 1
+        while name in self._names:
+            again += 1
+            name = f"{owner}_{role}_{again}"
+        self._names.add(name)
+        return gs.Constant(name, np.asarray(values))
+
+
+class CutOp:
+    """One node of a graph that is being cut, as a follow rule sees it."""
+
+    def __init__(self, cutting: Cutting, node: gs.Node) -> None:
+        self.cutting, self.node = cutting, node
+        self.opset = int(cutting.graph.opset or 1)
+        self._handled: set[int] = set()
+
+    @property
+    def touched(self) -> bool:
+        """Whether any tensor at this node loses channels."""
+        shapes = self.cutting.analysis.shapes
+        return any(self.cutting.shape(t.name) != shapes.get(t.name) for t in [*self.node.inputs, *self.node.outputs])
+
+    def kept(self, i: int, axis: int) -> Mask:
+        """Return which positions along an axis of input i stay."""
+        return self.cutting.kept_along(self.node.inputs[i].name, axis)
+
+    def kept_out(self, o: int, axis: int) -> Mask:
+        """Return which positions along an axis of output o stay."""
+        return self.cutting.kept_along(self.node.outputs[o].name, axis)
+
+    def old_shape(self, i: int) -> Shape:
+        """Return the shape of input i before the cut."""
+        return self.cutting.analysis.shapes[self.node.inputs[i].name]
+
+    def new_shape(self, i: int) -> Shape:
+        """Return the shape of input i after the cut."""
+        shape = self.cutting.shape(self.node.inputs[i].name)
+        assert shape is not None
+        return shape
+
+    def out_shape(self, o: int) -> Shape:
+        """Return the shape of output o after the cut."""
+        shape = self.cutting.shape(self.node.outputs[o].name)
+        assert shape is not None
+        return shape
+
+    def old_ints(self, i: int) -> NDArray[Any] | None:
+        """Return the value of integer input i before the cut."""
+        return self.cutting.analysis.integers.get(self.node.inputs[i]) if self.node.inputs[i].name else None
+
+    def ints(self, i: int) -> list[int]:
+        """Return what integer input i comes to after the cut, if nothing is done about it."""
+        self._handled.add(i)
+        value = self.cutting.integers.get(self.node.inputs[i])
+        assert value is not None
+        return [int(v) for v in value.ravel()]
+
+    def replace(self, i: int, wanted: Sequence[int] | NDArray[Any]) -> None:
+        """Make integer input i come to `wanted` after the cut.
+
+        A constant is replaced. Of a value computed at run time only the elements that are off are overridden, so that
+        dimensions that were free stay free.
+        """
+        wanted = np.asarray(wanted, np.int64)
+        self._handled.add(i)
+        if i >= len(self.node.inputs):
+            self.node.inputs.append(self.cutting.constant(self.node.outputs[0].name, "sizes", wanted))
+            return
+        now = self.cutting.integers.get(self.node.inputs[i])
+        if now is not None and np.array_equal(now, wanted):
+            return
+        self.node.inputs[i] = self._override(i, wanted, now)
+
+    def shield(self) -> None:
+        """Give every other input that was computed from shapes the value that it had before the cut."""
+        integers, old = self.cutting.integers, self.cutting.analysis.integers
+        for i, tensor in enumerate(self.node.inputs):
+            if i in self._handled or tensor.name not in old.of_shapes or not old.is_arithmetic(tensor.name):
+                continue
+            if tensor.name not in integers:
+                continue
+            if not np.array_equal(integers[tensor.name], old[tensor.name]):
+                self.node.inputs[i] = self._override(i, old[tensor.name], integers[tensor.name])
+
+    def _override(self, i: int, wanted: NDArray[Any], now: NDArray[Any] | None) -> gs.Tensor:
+        tensor, owner = self.node.inputs[i], self.node.outputs[0].name
+        stored, maker = weight_constant(tensor), tensor.inputs[0] if tensor.inputs else None
+        if len(tensor.outputs) == 1 and tensor.name not in self.cutting.shared:  # nothing else reads it
+            if stored is not None:
+                stored.values = wanted.astype(stored.dtype)
+                return tensor
+            if maker is not None and "value_ints" in maker.attrs:
+                maker.attrs["value_ints"] = wanted.tolist()
+                return tensor
+        constant = self.cutting.constant(owner, f"input{i}", wanted)
+        computed = not isinstance(tensor, gs.Constant) and tensor.inputs and tensor.inputs[0].op != "Constant"
+        if now is None or not computed or not has_free_sizes(self.cutting.graph) or now.shape != wanted.shape:
+            return constant
+        off = gs.Constant(f"{constant.name}_off", np.asarray(now != wanted))
+        result = gs.Variable(f"{constant.name}_now", wanted.dtype, list(wanted.shape))
+        where = gs.Node("Where", f"{constant.name}_where", inputs=[off, constant, tensor], outputs=[result])
+        nodes = self.cutting.graph.nodes
+        nodes.insert(next(k for k, node in enumerate(nodes) if node is self.node), where)
+        return result
