@@ -50,6 +50,7 @@ class Layer:
     name: str
     op: str
     tensor: gs.Tensor
+    stored: bool  # not computed from data
     out: Labels
     read: Labels
 
@@ -60,8 +61,8 @@ class Layer:
 
     @property
     def sources(self) -> set[str]:
-        """The names of the constants that the weight is computed from; its own where it is one."""
-        found, waiting = set(), [self.tensor]
+        """The names of the constants that the weight is moved from, itself among them; none where it is computed from data."""
+        found, waiting = set(), [self.tensor] if self.stored else []
         while waiting:
             tensor = waiting.pop()
             found.add(tensor.name)

@@ -147,7 +147,7 @@ class Op:
         reads freezes, unless the dimensions of heads are to be shrunk."""
         if not self.is_static(weight):
             self.contract(read)
-        self.flow.layers.append(Layer(self.name, self.type, self.node.inputs[weight], out, read))
+        self.flow.layers.append(Layer(self.name, self.type, self.node.inputs[weight], self.is_static(weight), out, read))
 
     def contract(self, summed: Labels) -> None:
         """Record that this node multiplies activations and sums over these channels."""

@@ -48,12 +48,12 @@ def _illegal(graph: gs.Graph, shapes: Mapping[str, Shape], integers: Integers) -
         for tensor in node.outputs if node.inputs else ():
             if 0 in shapes.get(tensor.name, ()) and not integers.is_arithmetic(tensor.name):
                 return f"'{tensor.name}' is empty"
-        known = [shapes[t.name] for t in node.inputs if t.name in shapes]
-        if node.op in WINDOWED and known and _is_too_small(node, known):
+        known = [shapes.get(t.name) for t in node.inputs if t.name]
+        if node.op in WINDOWED and _is_too_small(node, known):
             return f"the window of {node.op} '{node.name}' is larger than its input"
-        if node.op == "Concat" and len(known) == len(node.inputs):
-            axis = node.attrs["axis"] % len(known[0])
-            if len({shape[:axis] + shape[axis + 1 :] for shape in known}) > 1:
+        if node.op == "Concat" and all(shape is not None and len(shape) == len(known[0] or ()) for shape in known):
+            axis = node.attrs["axis"] % len(known[0] or (0,))
+            if len({shape[:axis] + shape[axis + 1 :] for shape in known if shape}) > 1:
                 return f"the inputs of Concat '{node.name}' do not fit"
     return ""
 
@@ -61,15 +61,15 @@ def _illegal(graph: gs.Graph, shapes: Mapping[str, Shape], integers: Integers) -
 WINDOWED = ("AveragePool", "Conv", "LpPool", "MaxPool")
 
 
-def _is_too_small(node: gs.Node, known: Sequence[Shape]) -> bool:
-    """Tell whether an input, with its padding, is smaller than the window that slides over it."""
-    if node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+def _is_too_small(node: gs.Node, known: Sequence[Shape | None]) -> bool:
+    """Tell whether an input, with its padding, is known to be smaller than the window that slides over it."""
+    window = node.attrs.get("kernel_shape") or (known[1] or ())[2:] if len(known) > 1 else node.attrs.get("kernel_shape")
+    if known[0] is None or not window or node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         return False
     size = known[0][2:]
-    window = node.attrs.get("kernel_shape") or known[1][2:]
     pads, dilations = node.attrs.get("pads") or [0] * 2 * len(size), node.attrs.get("dilations") or [1] * len(size)
-    padded = [n + before + after for n, before, after in zip(size, pads[: len(size)], pads[len(size) :], strict=True)]
-    return any(n < d * (w - 1) + 1 for n, w, d in zip(padded, window, dilations, strict=True))
+    padded = [n + before + after for n, before, after in zip(size, pads, pads[len(size) :], strict=False)]
+    return any(n < d * (w - 1) + 1 for n, w, d in zip(padded, window, dilations, strict=False))
 
 
 CANDIDATES = [1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 224, 256, 299, 320, 384, 416, 512, 640, 800, 1024]

@@ -272,11 +272,17 @@ def whole_shape(cut: CutOp) -> None:
 
 
 def tile(op: Op) -> None:
-    """x[...] -> x repeated along axes"""
+    """x[...] -> x repeated along axes; copies of a single element are channels of their own"""
     repeats = op.ints(1)
     assert repeats is not None
-    labels = op.axes(0)
-    op.emit({axis: np.tile(labels[axis], int(n)) for axis, n in enumerate(repeats) if labels[axis].size > 1})
+    axes = enumerate(zip(op.axes(0), repeats.tolist(), strict=True))
+    op.emit({axis: np.tile(labels, n) if labels.size > 1 else op.fresh(n) for axis, (labels, n) in axes})
+
+
+def tile_repeats(cut: CutOp) -> None:
+    """`repeats` of a single element is the channel count"""
+    sizes = zip(cut.ints(1), cut.old_shape(0), cut.out_shape(0), strict=True)
+    cut.replace(1, [left if size == 1 else repeats for repeats, size, left in sizes])
 
 
 def depth_to_space(op: Op) -> None:
@@ -307,7 +313,7 @@ OPERATORS = {
     "SpaceToDepth": Operator(space_to_depth),
     "Split": Operator(split, split_sizes),
     "Squeeze": Operator(reshape, squeezed_axes),
-    "Tile": Operator(tile),
+    "Tile": Operator(tile, tile_repeats),
     "Transpose": Operator(transpose),
     "Unsqueeze": Operator(reshape),
 }

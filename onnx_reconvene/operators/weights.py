@@ -24,16 +24,27 @@ def conv(op: Op) -> None:
 
 def convolve(op: Op, x: int, weight: int, bias: int | None = None) -> Labels:
     """Let labels flow through a convolution whose operands are these inputs; returns those of its output channels."""
-    (channels,) = op.along(x, 1)
+    slid = _slid_over(op, x)
+    channels = op.along(x, 1, *slid)[0]
     out, read = op.along(weight, 0, 1)
     _tie(op, channels, out, read, of_a_group=read)
     if bias is not None and op.has(bias):
         op.equate(out, op.along(bias, 0)[0])
     op.layer(weight, out, read)
-    op.emit({1: out})
+    op.emit({1: out, **slid})
     spatial = range(2, len(op.out_shape()))
     op.macs((op.node.inputs[weight], range(len(op.shape(weight)))), (op.node.outputs[0], (0, *spatial)))
     return out
+
+
+def _slid_over(op: Op, x: int) -> dict[int, Labels]:
+    """Return channels that lie where others have space (channel attention); a kernel that keeps their number passes them."""
+    if any(stride != 1 for stride in op.attr("strides", [])) or op.shape(x)[2:] != op.out_shape()[2:]:
+        return {}
+    slid = {axis: labels for axis, labels in enumerate(op.axes(x)) if axis > 1 and (labels >= 0).any()}
+    for labels in slid.values():
+        op.inexact(labels, "slides over them")
+    return slid
 
 
 def conv_transpose(op: Op) -> None:

@@ -301,8 +301,7 @@ NETS: Table = {
         "pooled places": convs(f"{SIZED} {sizes('n', 1, 1, 6, 6)} h = Tile(g, n)"),
         "of one channel": convs(
             f"{sizes('n', 1, 8, 1, 1)} e = Tile(a, n) b = Conv(x, w3) h = Add(e, b)",
-            "",
-            frozen={"w3": ""},
+            "8 w3.0 w2.1",
             w1=(1, 3, 1, 1),
             b1=(1,),
             w3=(8, 3, 1, 1),

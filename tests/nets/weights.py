@@ -7,6 +7,21 @@ CONVOLUTIONS = {
     "no bias": net("a = Conv(x, w1) y = Conv(a, w2)", "8 w1.0 w2.1", w1=(8, 3, 3, 3), w2=(5, 8, 1, 1)),
     "1D": net("a = Conv(x, w1) y = Conv(a, w2)", "8 w1.0 w2.1", "float[2,3,9] x", w1=(8, 3, 3), w2=(5, 8, 1)),
     "3D": net("a = Conv(x, w1) y = Conv(a, w2)", "8 w1.0 w2.1", "float[1,3,4,4,4] x", w1=(8, 3, 1, 1, 1), w2=(5, 8, 3, 3, 3)),
+    "sliding over channels": convs(
+        f"p = GlobalAveragePool(a) {sizes('n', 0, 1, 8)} q = Reshape(p, n) r = Conv<pads = [1,1]>(q, d) {sizes('m', 0, 8, 1, 1)} "
+        "s = Reshape(r, m) h = Mul(a, s)",
+        "8 w1.0 b1.0 w2.1",
+        inexact=True,
+        d=(1, 1, 3),
+    ),
+    "sliding over channels, every other": convs(
+        f"p = GlobalAveragePool(a) {sizes('n', 0, 1, 8)} q = Reshape(p, n) h = Conv<strides = [2]>(q, d)",
+        tail="y = Conv(h, e)",
+        read=(5, 8, 1, 1),
+        d=(1, 1, 2),
+        e=(2, 1, 2),
+        **stays("computes across them"),
+    ),
     "depthwise": convs("h = Conv<group = 8>(a, d, e)", "8 w1.0 b1.0 d.0 e.0 w2.1", d=(8, 1, 3, 3), e=(8,)),
     "depthwise with multiplier": convs(
         "h = Conv<group = 8>(a, d, e)", "8 w1.0 b1.0 d.0 e.0 w2.1", read=(5, 16, 1, 1), d=(16, 1, 3, 3), e=(16,)
