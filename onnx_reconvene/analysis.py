@@ -66,6 +66,8 @@ def _run(flow: Flow, nodes: list[gs.Node]) -> None:
         flow.values[tensor.name] = _frozen_value(flow, tensor.name, f"'{tensor.name}' is a graph input")
     for node in nodes:
         _visit(flow, node)
+    for tensor in [t for node in nodes for t in node.outputs if not t.outputs]:
+        flow.settle(tensor)  # what nobody reads has to keep a shape, too
     for tensor in flow.graph.outputs:
         flow.freeze(tensor, f"'{tensor.name}' is a graph output")
 

@@ -162,6 +162,10 @@ class Flow:
         self.equalities.equate(labels, first)
         self.settled[tensor.name] = Split(labels.ravel(), first.ravel(), len(varying))
         value.pending = None
+        there = value.labels.get(absorbs)
+        if there is not None and not (there < 0).all():
+            for both in (there, first.ravel()):
+                self.equalities.freeze(both, f"two kinds of channels share axis {absorbs} of '{tensor.name}'")
         value.labels[absorbs] = first.ravel()
 
 

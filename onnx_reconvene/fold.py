@@ -48,7 +48,11 @@ def fold(graph: gs.Graph) -> Callable[[], None]:
     reads = [(node, i) for node in graph.nodes if node.op in LAYERS for i, t in enumerate(node.inputs) if constants.get(t.name)]
     values = _evaluated(graph, {node.inputs[i].name for node, i in reads}, constants)
     folded = {name: gs.Constant(f"{name}_folded", np.ascontiguousarray(array)) for name, array in values.items()}
-    changed = [(node, i, node.inputs[i]) for node, i in reads if node.inputs[i].name in folded]
+    changed = [
+        (node, i, node.inputs[i])
+        for node, i in reads
+        if node.inputs[i].name in folded and not _is_matrix_of_many(node, values[node.inputs[i].name])
+    ]
     for node, i, tensor in changed:
         node.inputs[i] = folded[tensor.name]
 
@@ -88,3 +92,8 @@ def _evaluated(graph: gs.Graph, names: set[str], constants: dict[str, bool]) -> 
     except Exception:  # then these weights stay computed, and what they read is frozen
         return {}
     return {name: value for name, value in zip(sorted(names), values, strict=True) if value.dtype.kind == "f" and value.size > 1}
+
+
+def _is_matrix_of_many(node: gs.Node, value: NDArray[Any]) -> bool:
+    """Tell whether a MatMul would get a stack of matrices to multiply activations by, which is no weight of a layer."""
+    return node.op in ("MatMul", "Einsum") and value.ndim > 2

@@ -54,7 +54,8 @@ class Score(Pass):
 
 def _check_finite(analysis: Analysis) -> None:
     """NaN is never meant; infinity may be, in the constant of a mask, but not where channels are weighed."""
-    weighed = axes_with_units(analysis).keys() & {name for layer in analysis.layers for name in layer.sources}
+    weights = {name for layer in analysis.layers for name in layer.sources}
+    weighed = {name for name in axes_with_units(analysis) if name in weights or len(analysis.shapes[name]) == 1}
     for tensor in analysis.graph.tensors().values():
         values = weight_values(tensor) if isinstance(tensor, gs.Constant) or tensor.name in weighed else None
         if values is None or values.dtype.kind != "f":

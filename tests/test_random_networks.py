@@ -1,4 +1,4 @@
-"""Whatever the network: a cut of it is valid, computes what the original does without the removed channels, and costs what was said."""
+"""Any cut of any network is valid, computes what the original does without the removed channels, and costs what was predicted."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ def check(model: onnx.ModelProto, seed: int = 0) -> Checked:
     references = [stored(against)]
     if not against.inexact:
         dead = list(dead_slices(analysis, keep))
-        references += [zeroed(model, dead, spare_vectors) for spare_vectors in (False, True)]
+        divisors = {node.input[1] for node in model.graph.node if node.op_type == "Div"}
+        if not divisors.intersection(d.tensor for d in dead):  # the oracle would divide by zeros
+            references += [zeroed(model, dead, spare_vectors) for spare_vectors in (False, True)]
     cut(analysis, keep)
     pruned = to_model(graph)
     onnx.checker.check_model(pruned, full_check=True)
@@ -93,8 +95,6 @@ def check_outputs(references: Sequence[onnx.ModelProto], pruned: onnx.ModelProto
         for k, model in enumerate(references):
             for value, e, f in zip(pruned.graph.output, run(model, feeds), found, strict=True):
                 assert e.shape == f.shape, f"'{value.name}' is {f.shape}, not {e.shape}"
-                if k and not np.isfinite(e).all():
-                    continue  # the oracle divides by zeros that it has set
                 check_close(e.astype(np.float64), f.astype(np.float64), f"'{value.name}' differs from reference {k}")
 
 
@@ -116,18 +116,36 @@ def feed(model: onnx.ModelProto, sizes: Mapping[str, Sequence[int]]) -> Iterator
 
 
 def check_costs(pruned: onnx.ModelProto, predicted: Mapping[str, float]) -> None:
-    """Raise unless the pruned model costs what was predicted, counted on its weights and by an analysis of its own."""
+    """Raise unless the pruned model costs what was predicted: by an analysis of its own, and counted without one."""
     analysis = analyze(from_model(pruned))
     again = CostModel(analysis)
-    found = again.all(again.dense)
-    floats = [math.prod(t.dims) for t in pruned.graph.initializer if t.data_type == onnx.TensorProto.FLOAT]
-    assert predicted["macs"] == found["macs"], f"{predicted['macs']} macs predicted, {found['macs']} found"
-    if not any(node.op_type == "ConstantOfShape" for node in pruned.graph.node):
-        assert predicted["params"] == sum(floats), f"{predicted['params']} params predicted, {sum(floats)} counted"
+    found = again("macs", again.dense)
+    assert predicted["macs"] == found, f"{predicted['macs']} macs predicted, {found} found"
+    operators = {node.op_type for node in pruned.graph.node}
+    if "ConstantOfShape" not in operators:  # these count once they are cut and stored
+        params = sum(math.prod(t.dims) for t in pruned.graph.initializer if t.data_type == onnx.TensorProto.FLOAT)
+        assert predicted["params"] == params, f"{predicted['params']} params predicted, {params} counted"
+    if not operators & MULTIPLYING:
+        macs = sum(counted(node, analysis.shapes) for node in pruned.graph.node)
+        assert predicted["macs"] == macs, f"{predicted['macs']} macs predicted, {macs} counted"
+
+
+MULTIPLYING = {"Attention", "Einsum", "GRU", "LSTM", "RNN"}  # and not counted here
+
+
+def counted(node: onnx.NodeProto, shapes: Mapping[str, Sequence[int]]) -> int:
+    """Return the multiply-accumulates of a convolution or matrix product."""
+    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+        return 0
+    a, b, y = (shapes[name] for name in (*node.input[:2], node.output[0]))
+    if node.op_type.startswith("Conv"):
+        n, _, *space = a if node.op_type == "ConvTranspose" else y
+        return math.prod(b) * n * math.prod(space)
+    return math.prod(y) * a[-1]
 
 
 @pytest.mark.slow
-@settings(max_examples=300, suppress_health_check=list(HealthCheck))
+@settings(max_examples=800, suppress_health_check=list(HealthCheck))
 @given(networks(), st.integers(0, 99))
 def test_any_cut_of_any_network_is_what_it_should_be(model: onnx.ModelProto, seed: int) -> None:
     check(model, seed)
