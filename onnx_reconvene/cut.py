@@ -14,14 +14,14 @@ from onnx_reconvene.operators import rule_for
 def cut(analysis: Analysis, keep: Mask) -> None:
     """Remove from the analysed graph, in place, the units that keep [units] does not hold."""
     cutting = Cutting(analysis, keep)
-    consumed = {tensor.name for node in analysis.graph.nodes for tensor in node.inputs}
+    unread = {tensor.name for node in analysis.graph.nodes for tensor in node.outputs if not tensor.outputs}
     _slice_weights(cutting)
     for permutation in analysis.flow.permutations:
         _permute(cutting, permutation)
     for node in list(analysis.graph.nodes):
         _follow(cutting, node)
     _declare_shapes(cutting)
-    _remove_dead(analysis.graph, consumed)
+    _remove_dead(analysis.graph, unread)
 
 
 def _slice_weights(cutting: Cutting) -> None:
@@ -86,13 +86,13 @@ def _rectangular(kept: Mask) -> bool:
     return bool((full == kept).all())
 
 
-def _remove_dead(graph: gs.Graph, consumed: set[str]) -> None:
-    """Remove the nodes whose outputs were read before and are no longer."""
+def _remove_dead(graph: gs.Graph, unread: set[str]) -> None:
+    """Remove the nodes whose outputs nobody reads, but for those that nobody read before."""
     outputs = {t.name for t in graph.outputs}
     alive = []
     for node in reversed(list(graph.nodes)):
         names = {t.name for t in node.outputs if t.name}
-        if any(t.outputs for t in node.outputs) or outputs & names or not consumed & names:
+        if any(t.outputs for t in node.outputs) or outputs & names or names <= unread:
             alive.append(node)
         else:
             node.inputs.clear()

@@ -122,8 +122,8 @@ class CutOp:
     def replace(self, i: int, wanted: Sequence[int] | NDArray[Any]) -> None:
         """Make integer input i come to `wanted` after the cut.
 
-        A constant is replaced. Of a value computed at run time only the elements that are off are overridden, so that
-        dimensions that were free stay free.
+        A constant is replaced. Of a value computed at run time only the elements that are off are scaled, so that dimensions that
+        were free stay free.
         """
         wanted = np.asarray(wanted, np.int64)
         self._handled.add(i)
@@ -160,9 +160,25 @@ class CutOp:
         computed = not isinstance(tensor, gs.Constant) and tensor.inputs and tensor.inputs[0].op != "Constant"
         if now is None or not computed or not has_free_sizes(self.cutting.graph) or now.shape != wanted.shape:
             return constant
-        off = gs.Constant(f"{constant.name}_off", np.asarray(now != wanted))
-        result = gs.Variable(f"{constant.name}_now", wanted.dtype, list(wanted.shape))
-        where = gs.Node("Where", f"{constant.name}_where", inputs=[off, constant, tensor], outputs=[result])
+        return self._scaled(tensor, constant, wanted, now)
+
+    def _scaled(self, tensor: gs.Tensor, constant: gs.Constant, wanted: NDArray[Any], now: NDArray[Any]) -> gs.Tensor:
+        """Return tensor times wanted over now, computed at run time: right for a free size times a count, too. What has come down
+        to zero, by division, is set."""
+        name, scaled = constant.name, (now != wanted) & (now != 0)
+        constant.values = np.where(scaled, wanted, 1).astype(now.dtype)
+        divisor = self.cutting.constant(name, "over", np.where(scaled, now, 1).astype(now.dtype))
+        result = self._before("Div", f"{name}_now", self._before("Mul", f"{name}_times", tensor, constant), divisor)
+        zero = (now != wanted) & (now == 0)
+        if zero.any():
+            fixed = self.cutting.constant(name, "set", wanted.astype(now.dtype))
+            result = self._before("Where", f"{name}_all", self.cutting.constant(name, "zero", zero), fixed, result)
+        return result
+
+    def _before(self, op: str, name: str, *inputs: gs.Tensor) -> gs.Variable:
+        """Insert a node of integer arithmetic before this one and return its output."""
+        result = gs.Variable(name, inputs[-1].dtype, inputs[-1].shape)
         nodes = self.cutting.graph.nodes
-        nodes.insert(next(k for k, node in enumerate(nodes) if node is self.node), where)
+        place = next(k for k, node in enumerate(nodes) if node is self.node)
+        nodes.insert(place, gs.Node(op, f"{name}_{op}", inputs=list(inputs), outputs=[result]))
         return result
