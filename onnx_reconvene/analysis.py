@@ -58,7 +58,9 @@ def _further(flow: Flow, solution: Solution, outward: dict[str, int]) -> dict[st
 
 def _is_settled(integers: Integers, node: gs.Node) -> bool:
     """Tell whether node needs no rule: it makes a weight, or does arithmetic on shapes."""
-    return node.op == "Constant" or integers.computes(node) or weight_values(node.outputs[0]) is not None
+    if node.op == "ConstantOfShape" and weight_values(node.outputs[0]) is not None:
+        return True
+    return node.op == "Constant" or integers.computes(node)
 
 
 def _run(flow: Flow, nodes: list[gs.Node]) -> None:

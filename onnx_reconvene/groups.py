@@ -178,11 +178,13 @@ def _number(bearings: list[_Bearing], solution: Solution, flow: Flow) -> tuple[L
     """Number the free components that some layer makes and some weight bears: units of equal signature, a group, come one after
     the other. Units that live in different activations are told apart too, so that none of these ever loses its last channel."""
     components = solution.reason.size
-    component = np.concatenate([np.empty(0, np.int64), *(bearing.component for bearing in bearings)])
+    none = np.empty(0, np.int64)
+    component = np.concatenate([none, *(bearing.component for bearing in bearings)])
     place = np.flatnonzero(component >= 0)
     signature = _signature([bearing.component for bearing in bearings], components)
-    activations = [value.labels for name, value in flow.values.items() if name not in flow.weights]
-    signature += _signature([solution.of(x) for labels in activations for x in labels.values()], components)
+    activations = [value.labels.values() for name, value in flow.values.items() if name not in flow.weights]
+    free = [along for labels in activations for along in labels if along[0] >= 0 and along[-1] >= 0]  # others keep a frozen channel
+    signature += _signature(np.split(solution.of(np.concatenate([none, *free])), np.cumsum([x.size for x in free])), components)
     first = np.full(components, component.size)
     np.minimum.at(first, component[place], place)
     made = np.zeros(components + 1, bool)  # the last entry is for frozen labels

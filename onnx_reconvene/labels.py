@@ -68,7 +68,8 @@ class Equalities:
 
     def freeze(self, labels: Labels, reason: str) -> None:
         """Record that labels must stay."""
-        self.equate(labels, self.frozen(1, reason))
+        if labels.max(initial=-1) >= 0:
+            self.equate(labels, self.frozen(1, reason))
 
     def inexact(self, labels: Labels, reason: str) -> None:
         """Record that an operator computes statistics over labels, so that removal changes what remains."""

@@ -131,7 +131,7 @@ class Op:
                     raise UnsupportedError(
                         f"axis {axis} of '{self.node.outputs[o].name}' has {shape[axis]} elements, not {along.size}"
                     )
-                if (along == along[:1]).all():
+                if along.size and along[0] == along[-1] and (along == along[0]).all():
                     self.freeze(along[:1], "makes a tensor with this one channel")
             self.flow.values[self.node.outputs[o].name] = Value({a: x for a, x in labels.items() if x.size > 1})
 

@@ -6,6 +6,7 @@ node at a time, and handed back to it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -199,7 +200,7 @@ class Integers:
         operands = [self.get(tensor) if tensor.name else None for tensor in node.inputs]
         if any(x is None and t.name for x, t in zip(operands, node.inputs, strict=True)):
             return
-        if node.op == "ConstantOfShape" and np.prod(np.asarray(operands[0])) > SMALL:
+        if node.op == "ConstantOfShape" and math.prod(np.asarray(operands[0]).tolist()) > FEW:
             return
         try:
             value = EVALUATE[node.op](node.attrs, *operands)
@@ -339,12 +340,11 @@ def _infer_one(
 
 
 def _static(kind: onnx.TypeProto) -> Shape | None:
-    tensor = kind.tensor_type
-    if not kind.HasField("tensor_type") or not tensor.HasField("shape"):
+    if not kind.HasField("tensor_type") or not kind.tensor_type.HasField("shape"):
         return None
-    if not all(d.HasField("dim_value") for d in tensor.shape.dim):
-        return None
-    return tuple(d.dim_value for d in tensor.shape.dim)
+    dims = kind.tensor_type.shape.dim
+    sizes = tuple(d.dim_value for d in dims)
+    return sizes if all(sizes) or all(d.HasField("dim_value") for d in dims) else None
 
 
 def _last_line(error: Exception) -> str:
