@@ -153,11 +153,9 @@ class _Bearing:
 
 def collect(graph: gs.Graph, flow: Flow, solution: Solution, sizes: dict[str, Shape]) -> Analysis:
     """Return what the solved labels of flow say can be removed from graph."""
-    bearings = [
-        _Bearing(name, axis, solution.of(labels))
-        for name in flow.weights
-        for axis, labels in sorted(flow.values[name].labels.items())
-    ]
+    borne = [(name, axis, labels) for name in flow.weights for axis, labels in sorted(flow.values[name].labels.items())]
+    components = _components(solution, [labels for _, _, labels in borne])
+    bearings = [_Bearing(name, axis, component) for (name, axis, _), component in zip(borne, components, strict=True)]
     unit_of_component, group_of_unit = _number(bearings, solution, flow)
     place = _Sites(tuple(bearings), unit_of_component, group_of_unit)
     groups = _groups(place, flow, solution)
@@ -174,6 +172,12 @@ def _signature(axes: list[Labels], components: int) -> NDArray[np.uint64]:
     return signature
 
 
+def _components(solution: Solution, axes: list[Labels]) -> list[Labels]:
+    """Return the components along each of axes, looked up all at once."""
+    every = solution.of(np.concatenate([np.empty(0, np.int64), *axes]))
+    return np.split(every, np.cumsum([labels.size for labels in axes]))[: len(axes)]
+
+
 def _number(bearings: list[_Bearing], solution: Solution, flow: Flow) -> tuple[Labels, Labels]:
     """Number the free components that some layer makes and some weight bears: units of equal signature, a group, come one after
     the other. Units that live in different activations are told apart too, so that none of these ever loses its last channel."""
@@ -183,8 +187,8 @@ def _number(bearings: list[_Bearing], solution: Solution, flow: Flow) -> tuple[L
     place = np.flatnonzero(component >= 0)
     signature = _signature([bearing.component for bearing in bearings], components)
     activations = [value.labels.values() for name, value in flow.values.items() if name not in flow.weights]
-    free = [along for labels in activations for along in labels if along[0] >= 0 and along[-1] >= 0]  # others keep a frozen channel
-    signature += _signature(np.split(solution.of(np.concatenate([none, *free])), np.cumsum([x.size for x in free])), components)
+    open_axes = [along for labels in activations for along in labels if along[0] >= 0 and along[-1] >= 0]  # others keep a channel
+    signature += _signature(_components(solution, open_axes), components)
     first = np.full(components, component.size)
     np.minimum.at(first, component[place], place)
     made = np.zeros(components + 1, bool)  # the last entry is for frozen labels

@@ -107,5 +107,5 @@ def connected_components(count: int, left: Labels, right: Labels) -> Labels:
         np.minimum.at(parent, np.maximum(a, b), np.minimum(a, b))
         while not np.array_equal(parent, above := parent[parent]):
             parent = above
-    result: Labels = np.unique(parent, return_inverse=True)[1].astype(np.int64)
-    return result
+    number: Labels = np.cumsum(parent == np.arange(count)) - 1
+    return number[parent]
