@@ -64,8 +64,10 @@ def _permute(cutting: Cutting, permutation: Permutation) -> None:
 
 def _follow(cutting: Cutting, node: gs.Node) -> None:
     """Bring the integers of node up to date, and shield it from shape arithmetic whose results have changed."""
-    if id(node) not in cutting.done and not cutting.analysis.integers.computes(node):
-        view = CutOp(cutting, node)
+    view = CutOp(cutting, node)
+    if cutting.analysis.integers.computes(node):
+        view.divide_evenly()
+    elif id(node) not in cutting.done:
         operator = rule_for(node)
         if operator is not None and operator.follow is not None and view.touched:
             operator.follow(view)
