@@ -18,7 +18,9 @@ from onnx_reconvene.operators import rule_for
 def cut(analysis: Analysis, keep: Mask) -> None:
     """Remove from the analysed graph, in place, the units that keep [units] does not hold."""
     cutting = Cutting(analysis, keep)
-    unread = {tensor.name for node in analysis.graph.nodes for tensor in node.outputs if not tensor.outputs}
+    proto = analysis.graph.source.model.graph
+    read = {name for node in proto.node for name in node.input}
+    unread = {name for node in proto.node for name in node.output if name not in read}
     _slice_weights(cutting)
     for permutation in analysis.flow.permutations:
         _permute(cutting, permutation)
