@@ -7,6 +7,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_reconvene.cutting import CutOp, Cutting, Mask
 from onnx_reconvene.flow import Permutation, weight_constant, weight_values
+from onnx_reconvene.graph import bodies_of, every_graph, every_node, every_tensor
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.operators import rule_for
 
@@ -14,11 +15,11 @@ from onnx_reconvene.operators import rule_for
 def cut(analysis: Analysis, keep: Mask) -> None:
     """Remove from the analysed graph, in place, the units that keep [units] does not hold."""
     cutting = Cutting(analysis, keep)
-    unread = {tensor.name for node in analysis.graph.nodes for tensor in node.outputs if not tensor.outputs}
+    unread = {tensor.name for node in every_node(analysis.graph) for tensor in node.outputs if not tensor.outputs}
     _slice_weights(cutting)
     for permutation in analysis.flow.permutations:
         _permute(cutting, permutation)
-    for node in list(analysis.graph.nodes):
+    for node in list(every_node(analysis.graph)):
         _follow(cutting, node)
     _declare_shapes(cutting)
     _remove_dead(analysis.graph, unread)
@@ -30,7 +31,7 @@ def _slice_weights(cutting: Cutting) -> None:
         kept = {axis: cutting.kept_along(name, axis) for axis in cutting.analysis.flow.values[name].labels}
         if all(mask.all() for mask in kept.values()):
             continue
-        constant = weight_constant(tensor) or _folded(cutting.graph, tensor)
+        constant = weight_constant(tensor) or _folded(cutting, tensor)
         for axis, mask in kept.items():
             if not mask.all():
                 constant.values = np.compress(mask, constant.values, axis)
@@ -41,7 +42,7 @@ def _permute(cutting: Cutting, permutation: Permutation) -> None:
     kept = cutting.kept_along(permutation.root, permutation.axis)
     if all(_rectangular(kept[positions]) for _, positions in permutation.split):
         return
-    tensors = cutting.graph.tensors()
+    tensors = every_tensor(cutting.graph)
     node, root = tensors[permutation.out].inputs[0], tensors[permutation.root]
     index = (np.cumsum(kept) - 1)[permutation.index[kept[permutation.index]]]
     node.op, node.attrs = "Gather", {"axis": permutation.axis}
@@ -62,18 +63,19 @@ def _follow(cutting: Cutting, node: gs.Node) -> None:
 
 def _declare_shapes(cutting: Cutting) -> None:
     """Bring the shapes that the graph declares up to date."""
-    for tensor in cutting.graph.tensors().values():
+    for tensor in every_tensor(cutting.graph).values():
         shape = cutting.shape(tensor.name)
         if isinstance(tensor, gs.Variable) and tensor.shape is not None and shape is not None:
             old = cutting.analysis.shapes[tensor.name]
             tensor.shape = [n if n != o else s for s, o, n in zip(tensor.shape, old, shape, strict=True)]
 
 
-def _folded(graph: gs.Graph, tensor: gs.Tensor) -> gs.Constant:
+def _folded(cutting: Cutting, tensor: gs.Tensor) -> gs.Constant:
     """Turn the output of a ConstantOfShape node into an initializer of the same name."""
     values, node = weight_values(tensor), tensor.inputs[0]
     node.inputs.clear()
     node.outputs.clear()
+    graph = cutting.home[id(node)]
     graph.nodes = [other for other in graph.nodes if other is not node]
     return tensor.to_constant(values)
 
@@ -88,13 +90,13 @@ def _rectangular(kept: Mask) -> bool:
 
 def _remove_dead(graph: gs.Graph, unread: set[str]) -> None:
     """Remove the nodes whose outputs nobody reads, but for those that nobody read before."""
-    outputs = {t.name for t in graph.outputs}
-    alive = []
-    for node in reversed(list(graph.nodes)):
+    outputs = {t.name for part in every_graph(graph) for t in part.outputs}
+    dead = set()
+    for node in reversed(list(every_node(graph))):
         names = {t.name for t in node.outputs if t.name}
-        if any(t.outputs for t in node.outputs) or outputs & names or names <= unread:
-            alive.append(node)
-        else:
-            node.inputs.clear()
-    if len(alive) < len(graph.nodes):
-        graph.nodes = alive[::-1]
+        if not (any(t.outputs for t in node.outputs) or outputs & names or names <= unread):
+            dead.add(id(node))
+            for inner in [node, *(inner for body in bodies_of(node) for inner in every_node(body))]:
+                inner.inputs.clear()
+    for part in list(every_graph(graph)) if dead else ():
+        part.nodes = [node for node in part.nodes if id(node) not in dead]

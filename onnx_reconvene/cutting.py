@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_reconvene.flow import Value, weight_constant
-from onnx_reconvene.graph import captured
+from onnx_reconvene.graph import every_graph, every_tensor
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.labels import Labels
 from onnx_reconvene.shapes import Integers, Shape, has_free_sizes
@@ -25,9 +25,10 @@ class Cutting:
         self.analysis, self.graph = analysis, analysis.graph
         self.keep = keep
         self.integers = Integers()
-        self._names = set(analysis.graph.tensors())
-        outputs = {t.name for t in analysis.graph.outputs}
-        self.shared = captured(analysis.graph.source.model.graph) | outputs  # read by others than nodes of this graph
+        self._names = set(every_tensor(analysis.graph))
+        graphs = list(every_graph(analysis.graph))
+        self.shared = {t.name for graph in graphs for t in graph.outputs}  # read by others than nodes
+        self.home = {id(node): graph for graph in graphs for node in graph.nodes}  # by id(node)
         self.done: set[int] = set()  # ids of nodes whose integers are right already
         self._shapes: dict[str, Shape | None] = {}
 
@@ -176,7 +177,7 @@ class CutOp:
     def _before(self, op: str, name: str, *inputs: gs.Tensor) -> gs.Variable:
         """Insert a node of integer arithmetic before this one and return its output."""
         result = gs.Variable(name, inputs[-1].dtype, inputs[-1].shape)
-        nodes = self.cutting.graph.nodes
+        nodes = self.cutting.home[id(self.node)].nodes
         place = next(k for k, node in enumerate(nodes) if node is self.node)
         nodes.insert(place, gs.Node(op, f"{name}_{op}", inputs=list(inputs), outputs=[result]))
         return result
