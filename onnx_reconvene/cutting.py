@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from onnx_reconvene.flow import Value, weight_constant
 from onnx_reconvene.graph import every_graph, every_tensor
 from onnx_reconvene.groups import Analysis
+from onnx_reconvene.inference import has_free_sizes
 from onnx_reconvene.labels import Labels
-from onnx_reconvene.shapes import Integers, Shape, has_free_sizes
+from onnx_reconvene.shapes import Integers, Shape
 
 Mask = NDArray[np.bool_]
 

@@ -46,7 +46,8 @@ def moved_constants(graph: gs.Graph) -> frozenset[str]:
 def fold(graph: gs.Graph) -> Callable[[], None]:
     """Let layers read evaluated constants in place of weights that are computed; returns what undoes that."""
     constants = _constants(graph)
-    reads = [(node, i) for node in every_node(graph) if node.op in LAYERS for i, t in enumerate(node.inputs) if constants.get(t.name)]
+    layers = [node for node in every_node(graph) if node.op in LAYERS]
+    reads = [(node, i) for node in layers for i, t in enumerate(node.inputs) if constants.get(t.name)]
     values = _evaluated(graph, {node.inputs[i].name for node, i in reads}, constants)
     folded = {name: gs.Constant(f"{name}_folded", np.ascontiguousarray(array)) for name, array in values.items()}
     changed = [

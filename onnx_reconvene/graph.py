@@ -301,7 +301,8 @@ def _node(node: gs.Node, source: Source) -> onnx.NodeProto:
 def _put_initializers(graph: gs.Graph, source: Source, bare: Source) -> None:
     proto = bare.model.graph
     constants = {t.name: t for t in every_tensor(graph).values() if isinstance(t, gs.Constant)}
-    read = {name for s in source.snapshots.values() for name in s.proto.input} - {v.name for g in graphs_in(proto) for v in g.output}
+    read = {name for s in source.snapshots.values() for name in s.proto.input}
+    read -= {value.name for part in graphs_in(proto) for value in part.output}
     old = list(proto.initializer)
     del proto.initializer[:]
     for tensor in old:

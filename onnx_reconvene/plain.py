@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import onnx
 from numpy.typing import NDArray
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, inliner
 
@@ -80,7 +79,8 @@ def plain(original: ModelProto) -> Plain | None:
     calls = _inline(model) if model.functions else []
     names: dict[str, str] = {}
     taken = {name for node in model.graph.node for name in node.output}
-    taken |= {v.name for v in [*model.graph.input, *model.graph.initializer]} | {s.values.name for s in model.graph.sparse_initializer}
+    taken |= {value.name for value in [*model.graph.input, *model.graph.initializer]}
+    taken |= {sparse.values.name for sparse in model.graph.sparse_initializer}
     for node in model.graph.node:
         for body in bodies(node):
             _rename(body, {}, taken, names)

@@ -9,7 +9,8 @@ import onnx_graphsurgeon as gs
 
 from onnx_reconvene.errors import ModelError, UsageError
 from onnx_reconvene.graph import every_node
-from onnx_reconvene.shapes import WINDOWED, Integers, Shape, has_free_sizes, infer
+from onnx_reconvene.inference import WINDOWED, has_free_sizes, infer
+from onnx_reconvene.shapes import Integers, Shape
 
 
 def input_sizes(graph: gs.Graph, given: Mapping[str, Sequence[int]]) -> dict[str, Shape]:

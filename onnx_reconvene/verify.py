@@ -21,8 +21,8 @@ import onnx_graphsurgeon as gs
 
 from onnx_reconvene.errors import ModelError, UsageError, VerificationError
 from onnx_reconvene.graph import Source, every_node, without_weights
+from onnx_reconvene.inference import has_free_sizes
 from onnx_reconvene.reference import Reference, store
-from onnx_reconvene.shapes import has_free_sizes
 
 TOLERANCE, HALF_TOLERANCE = 1e-3, 5e-2  # of the largest output value, in float32 and in 16-bit types
 TIME_LIMIT = 600  # seconds
