@@ -58,7 +58,26 @@ def _follow(cutting: Cutting, node: gs.Node) -> None:
         if operator is not None and operator.follow is not None and view.touched:
             operator.follow(view)
         view.shield()
+    for body in bodies_of(node):
+        _shield_results(cutting, body)
     cutting.integers.visit(node, cutting.shape)
+
+
+def _shield_results(cutting: Cutting, body: gs.Graph) -> None:
+    """Let a body return the integers that it returned before the cut: their readers outside were analysed with these."""
+    old, new = cutting.analysis.integers, cutting.integers
+    for tensor in [t for t in body.outputs if t.name in old.of_shapes and old.is_arithmetic(t.name) and t.name in new]:
+        if np.array_equal(new[tensor.name], old[tensor.name]):
+            continue
+        (maker,) = tensor.inputs
+        result = cutting.variable(tensor, "changed")
+        for reader in list(tensor.outputs):
+            reader.inputs = [result if t is tensor else t for t in reader.inputs]
+        maker.outputs = [result if t is tensor else t for t in maker.outputs]
+        new.visit(maker, cutting.shape)
+        body.nodes.append(gs.Node("Identity", f"{result.name}_Identity", inputs=[result], outputs=[tensor]))
+        cutting.home[id(body.nodes[-1])] = body
+        CutOp(cutting, body.nodes[-1]).replace(0, old[tensor.name])
 
 
 def _declare_shapes(cutting: Cutting) -> None:

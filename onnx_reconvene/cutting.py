@@ -62,12 +62,19 @@ class Cutting:
 
     def constant(self, owner: str, role: str, values: Sequence[int] | NDArray[Any]) -> gs.Constant:
         """Return a new integer constant, named after the tensor it serves."""
+        return gs.Constant(self._name(owner, role), np.asarray(values))
+
+    def variable(self, like: gs.Tensor, role: str) -> gs.Variable:
+        """Return a new tensor of the type of another, and named after it."""
+        return gs.Variable(self._name(like.name, role), like.dtype, like.shape)
+
+    def _name(self, owner: str, role: str) -> str:
         name, again = f"{owner}_{role}", 1
         while name in self._names:
             again += 1
             name = f"{owner}_{role}_{again}"
         self._names.add(name)
-        return gs.Constant(name, np.asarray(values))
+        return name
 
 
 class CutOp:
