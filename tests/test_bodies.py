@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, helper, numpy_helper, parser
+from onnx import ModelProto, numpy_helper, parser
 
 import onnx_reconvene as rc
 from onnx_reconvene.api import compare
 from tests.nets import ALL
 from tests.nets.control import FUNCTIONS, NETS
-from tests.oracle import graphs, run
+from tests.oracle import graphs
 
 NAMES = [name for name in ALL if name.partition(":")[0] in NETS or name in FUNCTIONS]
 FREE = [name for name in NAMES if ALL[name].groups]

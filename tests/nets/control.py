@@ -79,7 +79,7 @@ IF = {
     "integers follow": convs(
         either(
             f"{sizes('j', 2, 8, 36)} u = Reshape(a, j) v = Relu(u) {sizes('p', 2, 8, 6, 6)} t = Reshape(v, p)",
-            f"w = Shape(a) u2 = Flatten(a) v2 = Neg(u2) e = Reshape(v2, w)",
+            "w = Shape(a) u2 = Flatten(a) v2 = Neg(u2) e = Reshape(v2, w)",
         )
     ),
     "depthwise inside": convs(either("t = Conv<group = 8>(a, w3)", "e = Neg(a)"), "8 w1.0 b1.0 w3.0 w2.1", w3=(8, 1, 1, 1)),
@@ -185,8 +185,8 @@ LOOP = {
         w3=(8, 8),
     ),
     "recurrent layer written out": net(
-        f"{STEPS.replace('3', '4')} a = MatMul(x, w1) z = ConstantOfShape(e) l, o = Loop(M, Y, z) <body = step (int64 i, bool c, float[2,8] s) => "
-        "(bool d, float[2,8] r, float[2,8] each) { d = Identity(c) f = Gather<axis = 0>(a, i) g = MatMul(s, w3) k = Add(f, g) "
+        f"{STEPS.replace('3', '4')} a = MatMul(x, w1) z = ConstantOfShape(e) "
+        "l, o = Loop(M, Y, z) <body = step (int64 i, bool c, float[2,8] s) => (bool d, float[2,8] r, float[2,8] each) { d = Identity(c) f = Gather<axis = 0>(a, i) g = MatMul(s, w3) k = Add(f, g) "
         "r = Tanh(k) each = Identity(r) }> y = MatMul(o, w2)",
         "8 w1.1 z.1 w3.0 w3.1 w2.0",
         inputs="float[4,2,6] x",
@@ -200,7 +200,8 @@ LOOP = {
 
 def scanned(nodes: str, attributes: str = "num_scan_inputs = 1", step: str = "float[2,8]") -> str:
     """A Scan over the second axis of a, with a state that begins with s0."""
-    return f"l, h = Scan<{attributes}, body = step ({step} s, {step} e) => ({step} r, {step} each) {{ {nodes} each = Identity(r) }}>(s0, a)"
+    body = f"step ({step} s, {step} e) => ({step} r, {step} each) {{ {nodes} each = Identity(r) }}"
+    return f"l, h = Scan<{attributes}, body = {body}>(s0, a)"
 
 
 AXES = "num_scan_inputs = 1, scan_input_axes = [1], scan_output_axes = [1]"
