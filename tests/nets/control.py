@@ -186,7 +186,8 @@ LOOP = {
     ),
     "recurrent layer written out": net(
         f"{STEPS.replace('3', '4')} a = MatMul(x, w1) z = ConstantOfShape(e) "
-        "l, o = Loop(M, Y, z) <body = step (int64 i, bool c, float[2,8] s) => (bool d, float[2,8] r, float[2,8] each) { d = Identity(c) f = Gather<axis = 0>(a, i) g = MatMul(s, w3) k = Add(f, g) "
+        "l, o = Loop(M, Y, z) <body = step (int64 i, bool c, float[2,8] s) => "
+        "(bool d, float[2,8] r, float[2,8] each) { d = Identity(c) f = Gather<axis = 0>(a, i) g = MatMul(s, w3) k = Add(f, g) "
         "r = Tanh(k) each = Identity(r) }> y = MatMul(o, w2)",
         "8 w1.1 z.1 w3.0 w3.1 w2.0",
         inputs="float[4,2,6] x",
