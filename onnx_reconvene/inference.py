@@ -184,8 +184,10 @@ class _Inference:
             self._set(output, result, self.shapes.get(inner.name))
         for axis, output, result in zip(scan_axes(node, "output"), node.outputs[carried:], body.outputs[carried:], strict=True):
             each = self.shapes.get(result.name)
-            known = each is not None and steps is not None
-            self._set(output, result, tuple(np.insert(each, axis % (len(each) + 1), steps).tolist()) if known else None)
+            if each is None or steps is None:
+                self._set(output, result, None)
+            else:
+                self._set(output, result, tuple(np.insert(each, axis % (len(each) + 1), steps).tolist()))
 
     def _iterate(
         self, body: gs.Graph, carried: Sequence[gs.Tensor], initial: Sequence[gs.Tensor], results: Sequence[gs.Tensor]
