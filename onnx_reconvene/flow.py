@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import helper
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
+from onnx_reconvene.graph import every_graph
 from onnx_reconvene.labels import Equalities, Labels
 from onnx_reconvene.shapes import Integers, Shape
 
@@ -136,6 +137,7 @@ class Flow:
         self.static = static  # tensors computed from weights and constants alone
         self.shrink_heads = shrink_heads  # attention loses dimensions of every head, not heads
         self.outward = outward  # tensors where not the innermost of the split axes absorbs a removal, but one so far out
+        self.results = {t.name for part in every_graph(graph) for t in part.outputs}  # of the graph and of bodies
         self.equalities = Equalities()
         self.values: dict[str, Value] = {}
         self.weights: dict[str, gs.Tensor] = {}
@@ -172,6 +174,11 @@ class Flow:
         for axis in value.labels if axes is None else axes:
             if axis in value.labels:
                 self.equalities.freeze(value.labels[axis], reason)
+
+    def frozen_value(self, name: str, reason: str) -> Value:
+        """Return the labels of a tensor none of whose channels can be removed."""
+        shape = self.shapes.get(name, ())
+        return Value({axis: self.equalities.frozen(size, reason) for axis, size in enumerate(shape) if size > 1})
 
     def settle(self, tensor: gs.Tensor) -> None:
         """Let one axis of tensor absorb the removal of its pending labels; equal positions along the others go together."""
