@@ -256,13 +256,12 @@ def infer(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> tuple[dict[str
     sizes gives a shape for each graph input. Raises ModelError where the network does not fit these sizes.
     """
     model: onnx.ModelProto = graph.source.model
-    copy = pinned(model, sizes if has_free_sizes(graph) else {})
-    try:
-        inferred = shape_inference.infer_shapes(copy, data_prop=True, strict_mode=True)
-    except Exception as error:
-        if "TypeInferenceError" not in str(error):
-            raise ModelError(f"shapes do not fit: {_last_line(error)}") from error
-        inferred = shape_inference.infer_shapes(copy, data_prop=True)  # behind an operator that onnx knows nothing of
+    inferred = pinned(model, sizes if has_free_sizes(graph) else {})
+    careful = _may_abort(graph)
+    if careful:
+        del inferred.graph.value_info[:]
+    else:
+        inferred = _infer_all(inferred)
     types = {v.name: v.type for v in [*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input]}
     shapes = {name: shape for name, kind in types.items() if (shape := _static(kind)) is not None}
     shapes |= {t.name: tuple(t.dims) for t in model.graph.initializer}
@@ -272,14 +271,40 @@ def infer(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> tuple[dict[str
     versions = {o.domain: o.version for o in model.opset_import}
     for node in graph.nodes:
         outputs = [t.name for t in node.outputs if t.name]
-        if outputs and any(name not in shapes for name in outputs) and outputs[0] in protos:
-            _infer_one(node, protos[outputs[0]], versions, types, shapes, integers)
         integers.visit(node, shapes.get)
         if outputs and outputs[0] in integers and outputs[0] not in shapes:
             value = integers[outputs[0]]
             shapes[outputs[0]] = value.shape
             types[outputs[0]] = helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+        if outputs and any(name not in shapes for name in outputs) and outputs[0] in protos:
+            try:
+                _infer_one(node, protos[outputs[0]], versions, types, shapes, integers)
+            except Exception as error:  # what onnx cannot infer stays unknown, and what is unknown is frozen
+                if careful and "ShapeInferenceError" in str(error):
+                    raise ModelError(f"shapes do not fit: {_last_line(error)}") from error
+        for name in outputs:
+            if min(shapes.get(name, ()), default=0) < 0:
+                raise ModelError(f"shapes do not fit: the window of {node.op} '{node.name}' is larger than its input")
     return shapes, integers
+
+
+WINDOWED = ("AveragePool", "Conv", "LpPool", "MaxPool")
+
+
+def _may_abort(graph: gs.Graph) -> bool:
+    """Tell whether onnx's inference over the whole graph could end the process: that of Slice does where a size is negative, as
+    behind a window larger than its input."""
+    ops = {node.op for node in graph.nodes}
+    return "Slice" in ops and not ops.isdisjoint(WINDOWED)
+
+
+def _infer_all(model: onnx.ModelProto) -> onnx.ModelProto:
+    try:
+        return shape_inference.infer_shapes(model, data_prop=True, strict_mode=True)
+    except Exception as error:
+        if "TypeInferenceError" not in str(error):
+            raise ModelError(f"shapes do not fit: {_last_line(error)}") from error
+        return shape_inference.infer_shapes(model, data_prop=True)  # behind an operator that onnx knows nothing of
 
 
 # Operators whose shapes onnx does not infer, the operator that has the same, and which inputs they share with it.
@@ -328,11 +353,7 @@ def _infer_one(
         if value is not None:
             data[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
     schema = onnx.defs.get_schema(proto.op_type, version, proto.domain)
-    try:
-        found = shape_inference.infer_node_outputs(schema, proto, known, data)
-    except Exception:  # whatever onnx cannot infer stays unknown, and what is unknown is frozen
-        return
-    for name, kind in found.items():
+    for name, kind in shape_inference.infer_node_outputs(schema, proto, known, data).items():
         types[name] = kind
         shape = _static(kind)
         if shape is not None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import onnx_graphsurgeon as gs
 
 from onnx_reconvene.errors import ModelError, UsageError
-from onnx_reconvene.shapes import Integers, Shape, has_free_sizes, infer
+from onnx_reconvene.shapes import WINDOWED, Integers, Shape, has_free_sizes, infer
 
 
 def input_sizes(graph: gs.Graph, given: Mapping[str, Sequence[int]]) -> dict[str, Shape]:
@@ -26,28 +27,50 @@ def input_sizes(graph: gs.Graph, given: Mapping[str, Sequence[int]]) -> dict[str
     unknown = [name for name, t in inputs.items() if t.shape is None and name not in given]
     if unknown:
         raise ModelError(f"input '{unknown[0]}' declares no shape; give one with --input-shape {unknown[0]}=1,...")
-    failure = ""
-    for size in CANDIDATES:
-        sizes = {name: tuple(given[name]) if name in given else _filled(t.shape, size) for name, t in inputs.items()}
-        if not has_free_sizes(graph) or all(name in given for name in inputs):
-            return sizes
+    if not has_free_sizes(graph) or all(name in given for name in inputs):
+        return _sizes(graph, given, 1, 1)
+    failure, with_empty = "", None
+    for first, size in [*((1, size) for size in CANDIDATES), *itertools.product(FIRST, (1, 32, 224))]:
+        sizes = _sizes(graph, given, first, size)
         try:
             shapes, integers = infer(graph, sizes)
         except ModelError as error:
             failure = str(error)
             continue
-        failure = _illegal(graph, shapes, integers)
+        failure = _illegal(graph, shapes, integers) or _empty(graph, shapes, integers)
         if not failure:
             return sizes
+        if failure.endswith("is empty"):
+            with_empty = with_empty or (sizes, failure)
+    if with_empty is not None and _empty(graph, *infer(graph, _sizes(graph, given, 4, 224))) == with_empty[1]:
+        return with_empty[0]  # it is empty at any size
     raise ModelError(f"no size tried for the free dimensions is legal ({failure}); give one with --input-shape NAME=1,3,...")
+
+
+CANDIDATES = [1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 224, 256, 299, 320, 384, 416, 512, 640, 800, 1024]
+FIRST = [2, 3, 4, 6, 8, 12, 16]  # for the first dimension, where some network needs a multiple
+
+
+def _sizes(graph: gs.Graph, given: Mapping[str, Sequence[int]], first: int, size: int) -> dict[str, Shape]:
+    return {t.name: tuple(given[t.name]) if t.name in given else _filled(t.shape, first, size) for t in graph.inputs}
+
+
+def _filled(declared: Sequence[int | str | None], first: int, size: int) -> Shape:
+    return tuple(d if isinstance(d, int) else size if axis else first for axis, d in enumerate(declared))
+
+
+def _empty(graph: gs.Graph, shapes: Mapping[str, Shape], integers: Integers) -> str:
+    """Return which tensor holds nothing at these shapes, "" if none: a sign that a size is too small."""
+    for node in graph.nodes:
+        for tensor in node.outputs if node.inputs else ():
+            if 0 in shapes.get(tensor.name, ()) and not integers.is_arithmetic(tensor.name):
+                return f"'{tensor.name}' is empty"
+    return ""
 
 
 def _illegal(graph: gs.Graph, shapes: Mapping[str, Shape], integers: Integers) -> str:
     """Return what does not fit at these shapes though shape inference lets it pass, "" if all does."""
     for node in graph.nodes:
-        for tensor in node.outputs if node.inputs else ():
-            if 0 in shapes.get(tensor.name, ()) and not integers.is_arithmetic(tensor.name):
-                return f"'{tensor.name}' is empty"
         known = [shapes.get(t.name) for t in node.inputs if t.name]
         if node.op in WINDOWED and _is_too_small(node, known):
             return f"the window of {node.op} '{node.name}' is larger than its input"
@@ -55,10 +78,10 @@ def _illegal(graph: gs.Graph, shapes: Mapping[str, Shape], integers: Integers) -
             axis = node.attrs["axis"] % len(known[0] or (0,))
             if len({shape[:axis] + shape[axis + 1 :] for shape in known if shape}) > 1:
                 return f"the inputs of Concat '{node.name}' do not fit"
+        if node.op == "Reshape" and known[0] is not None and node.outputs[0].name not in shapes:
+            if len(node.inputs) > 1 and integers.get(node.inputs[1]) is not None:
+                return f"Reshape '{node.name}' cannot make {integers.get(node.inputs[1])} of {list(known[0])}"
     return ""
-
-
-WINDOWED = ("AveragePool", "Conv", "LpPool", "MaxPool")
 
 
 def _is_too_small(node: gs.Node, known: Sequence[Shape | None]) -> bool:
@@ -72,15 +95,8 @@ def _is_too_small(node: gs.Node, known: Sequence[Shape | None]) -> bool:
     return any(n < d * (w - 1) + 1 for n, w, d in zip(padded, window, dilations, strict=False))
 
 
-CANDIDATES = [1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 224, 256, 299, 320, 384, 416, 512, 640, 800, 1024]
-
-
 def _fits(shape: Sequence[int], declared: Sequence[int | str | None]) -> bool:
     return len(shape) == len(declared) and all(d == s or not isinstance(d, int) for s, d in zip(shape, declared, strict=True))
-
-
-def _filled(declared: Sequence[int | str | None], size: int) -> Shape:
-    return tuple(d if isinstance(d, int) else size if axis else 1 for axis, d in enumerate(declared))
 
 
 def _times(shape: Sequence[int | str | None]) -> str:

@@ -172,6 +172,13 @@ POOLED = (
     "a = MaxPool<kernel_shape = [2,2], strides = [2,2]>(x) b = MaxPool<kernel_shape = [2,2], strides = [2,2]>(a) y = Conv(b, w)"
 )
 
+CROPPED = f"a = Conv(x, w) {sizes('s', 1)} {sizes('e', 9)} {sizes('c', 2)} y = Slice(a, s, e, c)"
+UNSHUFFLED = (
+    f"t = Shape(x) {sizes('i', 2)} h = Gather(t, i) {sizes('two', 2)} r = Div(h, two) {sizes('j', 3)} w0 = Gather(t, j) q = Div(w0, two) "
+    f"{sizes('b', -1, 3)} n = Concat<axis = 0>(b, r, two, q, two) a = Reshape(x, n) p = Transpose<perm = [0,1,3,5,2,4]>(a) "
+    f"{sizes('d', -1, 12)} m = Concat<axis = 0>(d, r, q) u = Reshape(p, m) y = Conv(u, w)"
+)
+
 
 @pytest.mark.parametrize(
     ("graph", "expected"),
@@ -181,8 +188,22 @@ POOLED = (
         (free("float[N,3,H,W] x"), {"x": (1, 3, 1, 1)}),
         (free("float[N,3,H,W] x", POOLED, w=(4, 3, 3, 3)), {"x": (1, 3, 16, 16)}),
         (free("float[2,3,H] x, float[2,3,4] z", "y = Add(x, z)"), {"x": (2, 3, 1), "z": (2, 3, 4)}),
+        (free("float[N,3,H,W] x", CROPPED, w=(4, 3, 3, 3)), {"x": (1, 3, 4, 4)}),
+        (free("float[N,3,H,W] x", UNSHUFFLED, w=(4, 12, 1, 1)), {"x": (1, 3, 2, 2)}),
+        (free("float[N,3,6,6] x", f"{sizes('n', -1, 4, 3, 6, 6)} y = Reshape(x, n)"), {"x": (4, 3, 6, 6)}),
+        (free("float[N,3,H,W] x", f"{sizes('s', 0)} {sizes('c', 1)} y = Slice(x, s, s, c)"), {"x": (1, 3, 1, 1)}),
     ],
-    ids=["fixed", "free batch", "free image", "smallest image that two poolings and a convolution leave legal", "one of two"],
+    ids=[
+        "fixed",
+        "free batch",
+        "free image",
+        "smallest image that two poolings and a convolution leave legal",
+        "one of two",
+        "smallest image that is cropped behind a convolution",
+        "smallest image in blocks of two",
+        "batch of four frames",
+        "empty at any size",
+    ],
 )
 def test_free_sizes_are_the_smallest_legal_ones(graph: gs.Graph, expected: dict[str, tuple[int, ...]]) -> None:
     assert input_sizes(graph, {}) == expected
@@ -224,6 +245,12 @@ def test_it_is_an_error_where_no_size_is_legal() -> None:
     with pytest.raises(ModelError, match="--input-shape"):
         input_sizes(graph, {})
     assert input_sizes(graph, {"x": (1, 1, 7, 7)}) == {"x": (1, 1, 7, 7)}
+
+
+def test_a_window_larger_than_its_input_is_an_error() -> None:
+    graph = free("float[1,3,H,W] x", CROPPED, w=(4, 3, 5, 5))
+    with pytest.raises(ModelError, match="the window of Conv"):
+        infer(graph, {"x": (1, 3, 2, 2)})
 
 
 def test_illegal_shapes_are_an_error() -> None:

@@ -11,6 +11,9 @@ CONCATS = {
     ),
     "rows": residual("h = Concat<axis = 2>(a, b)"),
     "with the graph input": convs("h = Concat<axis = 1>(x, a)", read=(5, 11, 1, 1)),
+    "with an empty tensor": convs(
+        f"{sizes('n', 8)} {sizes('m', 8)} {sizes('c', 1)} e = Slice(a, n, m, c) h = Concat<axis = 1>(e, a, e)"
+    ),
     "twice the same": convs("h = Concat<axis = 1>(a, a)", read=(5, 16, 1, 1)),
     "dense block": convs(
         "c = Concat<axis = 1>(a, x) b = Conv(c, w3) h = Concat<axis = 1>(c, b)",
