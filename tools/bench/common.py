@@ -34,9 +34,9 @@ def milliseconds(run: Callable[[], object]) -> float:
     return taken * 1e3
 
 
-def setting() -> dict[str, Any]:
-    """Return where the figures come from: versions, processors, and the load of the machine as the measurement begins."""
-    packages = ("onnx-reconvene", "numpy", "onnx", "onnxruntime")
+def setting(*more: str) -> dict[str, Any]:
+    """Return where the figures come from: versions (of more packages, too), processors, and the load as the measurement begins."""
+    packages = ("onnx-reconvene", "numpy", "onnx", "onnxruntime", *more)
     versions = {"python": platform.python_version(), **{name: version(name) for name in packages}}
     return {"versions": versions, "processors": os.cpu_count(), "load": round(os.getloadavg()[0], 2)}
 
