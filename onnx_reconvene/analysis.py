@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_reconvene.flow import Flow, UnsupportedError, Value, weight_values
+from onnx_reconvene.flow import Flow, Split, UnsupportedError, Value, weight_values
 from onnx_reconvene.fold import moved_constants
 from onnx_reconvene.groups import Analysis, collect
 from onnx_reconvene.labels import Solution
@@ -21,38 +21,40 @@ def analyze(graph: gs.Graph, sizes: Mapping[str, Sequence[int]] | None = None, a
     """Return what can be removed from graph, its free dimensions fixed as sizes says (or at the smallest legal ones).
 
     attention: "heads" removes attention heads whole, "dims" the same dimensions of all heads. Where a split axis turns out frozen
-    because its innermost part absorbs the removal, the next one out is tried; of splits in a row, the last one first.
+    because its innermost part absorbs the removal, or is reduced, the next one out is tried; of splits in a row, the last one
+    first. What leaves most to remove is taken.
     """
-    found = input_sizes(graph, sizes or {})
-    shapes, integers = infer(graph, found)
+    inputs = input_sizes(graph, sizes or {})
+    shapes, integers = infer(graph, inputs)
     static = moved_constants(graph)
     nodes = [node for node in graph.nodes if not _is_settled(integers, node)]
     outward: dict[str, int] = {}
-    best: tuple[int, Flow, Solution] | None = None
+    best: tuple[tuple[int, int], Flow, Solution] | None = None
     while True:
         flow = Flow(graph, shapes, integers, static, outward, attention == "dims")
         _run(flow, nodes)
         solution = flow.equalities.solve()
-        free = solution.free.size
-        if best is None or free > best[0]:
-            best = free, flow, solution
+        found = solution.free.size, -len(solution.inexact)
+        if best is None or found > best[0]:
+            best = found, flow, solution
         further = _further(flow, solution, outward)
         if not further:
-            return collect(graph, *best[1:], found)
+            return collect(graph, *best[1:], inputs)
         outward = {**outward, **further}
 
 
 def _further(flow: Flow, solution: Solution, outward: dict[str, int]) -> dict[str, int]:
-    """Return the splits to be tried one axis further out: frozen ones, whose labels no other such split splits again."""
-    frozen = {
-        name: split
-        for name, split in flow.settled.items()
-        if outward.get(name, 0) + 1 < split.ways and (solution.why(split.absorbing) >= 0).all()
-    }
+    """Return the splits to be tried one axis further out: frozen or reduced ones, whose labels no other such split splits again."""
+    reduced = np.concatenate([np.empty(0, np.int64), *flow.reduced])
+
+    def ends(split: Split) -> bool:
+        return bool((solution.why(split.absorbing) >= 0).all() or np.isin(split.absorbing, reduced).all())
+
+    ending = {name: split for name, split in flow.settled.items() if outward.get(name, 0) + 1 < split.ways and ends(split)}
     return {
         name: outward.get(name, 0) + 1
-        for name, split in frozen.items()
-        if not any(other is not split and np.isin(other.labels, split.absorbing).all() for other in frozen.values())
+        for name, split in ending.items()
+        if not any(other is not split and np.isin(other.labels, split.absorbing).all() for other in ending.values())
     }
 
 

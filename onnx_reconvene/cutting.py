@@ -37,10 +37,13 @@ class Cutting:
 
     def kept_along(self, name: str, axis: int) -> Mask:
         """Return which positions along an axis of a tensor stay."""
-        value = self.analysis.flow.values.get(name)
-        if value is None or axis not in value.labels:
-            return np.ones(self.analysis.shapes[name][axis], bool)
-        return self.kept(value.labels[axis])
+        value = self.analysis.flow.values.get(name, Value())
+        if axis in value.labels:
+            return self.kept(value.labels[axis])
+        kept = self.kept(value.pending.labels)[value.pending.positions] if value.pending else np.ones(())
+        if kept.ndim and kept.shape[axis] > 1:
+            return np.asarray(kept.any(tuple(a for a in range(kept.ndim) if a != axis)))
+        return np.ones(self.analysis.shapes[name][axis], bool)
 
     def shape(self, name: str) -> Shape | None:
         """Return the shape of a tensor in the smaller network, None where it has none."""
@@ -53,12 +56,7 @@ class Cutting:
         value = self.analysis.flow.values.get(name, Value())
         if old is None or not (value.labels or value.pending):
             return old
-        new = [int(self.kept_along(name, axis).sum()) if axis in value.labels else size for axis, size in enumerate(old)]
-        if value.pending:
-            kept = self.kept(value.pending.labels)[value.pending.positions]
-            for axis in [a for a, size in enumerate(kept.shape) if size > 1]:
-                new[axis] = int(kept.any(tuple(a for a in range(kept.ndim) if a != axis)).sum())
-        return tuple(new)
+        return tuple(int(self.kept_along(name, axis).sum()) for axis in range(len(old)))
 
     def constant(self, owner: str, role: str, values: Sequence[int] | NDArray[Any]) -> gs.Constant:
         """Return a new integer constant, named after the tensor it serves."""

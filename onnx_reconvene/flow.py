@@ -121,6 +121,7 @@ class Flow:
         self.permutations: list[Permutation] = []
         self.macs: list[Macs] = []
         self.settled: dict[str, Split] = {}  # by tensor
+        self.reduced: list[Labels] = []  # those that some reduction runs over
         self.over_channels: list[gs.Node] = []  # nodes that compute over removable channels
         self.zero_points: dict[str, NDArray[Any]] = {}  # of quantized weights
         self.trail: dict[str, tuple[tuple[str, NDArray[np.int64]], ...]] = {}

@@ -187,7 +187,9 @@ def _number(bearings: list[_Bearing], solution: Solution, flow: Flow) -> tuple[L
     place = np.flatnonzero(component >= 0)
     signature = _signature([bearing.component for bearing in bearings], components)
     activations = [value.labels.values() for name, value in flow.values.items() if name not in flow.weights]
-    open_axes = [along for labels in activations for along in labels if along.size and along[0] >= 0 and along[-1] >= 0]  # others keep a channel
+    open_axes = [
+        along for labels in activations for along in labels if along.size and along[0] >= 0 and along[-1] >= 0
+    ]  # others keep a channel
     signature += _signature(_components(solution, open_axes), components)
     first = np.full(components, component.size)
     np.minimum.at(first, component[place], place)

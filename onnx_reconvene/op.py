@@ -196,8 +196,9 @@ class Op:
         elif len(step.moves) > 1 and not self._is_permutation(step, varying[0], positions.ravel(), o):
             return False
         elif varying[0] in moved and not (moved[varying[0]] < 0).all():
-            self.freeze(moved[varying[0]], "merges two kinds of channels into one axis")
-            self.freeze(labels.ravel(), "merges two kinds of channels into one axis")
+            fewer, more = sorted((moved[varying[0]], labels.ravel()), key=lambda merged: np.unique(merged).size)
+            self.freeze(fewer, "merges two kinds of channels into one axis")
+            moved[varying[0]] = more
         else:
             moved[varying[0]] = labels.ravel()
         return True
@@ -219,13 +220,13 @@ class Op:
 
     def _hold(self, pending: list[Pending], o: int) -> None:
         name = self.node.outputs[o].name
-        if len(pending) > 1:
-            for step in pending:
-                self.freeze(step.labels, "splits two kinds of channels at once")
-        elif pending:
-            self.flow.values[name].pending = pending[0]
-            before = self.flow.trail.get(self.node.inputs[0].name, ()) if len(pending[0].moves) > 1 else ()
-            self.flow.trail[name] = (*before, (name, pending[0].positions))
+        pending.sort(key=lambda step: step.labels.size)
+        for step in pending[:-1]:
+            self.freeze(step.labels, "splits two kinds of channels at once")
+        for step in pending[-1:]:
+            self.flow.values[name].pending = step
+            before = self.flow.trail.get(self.node.inputs[0].name, ()) if len(step.moves) > 1 else ()
+            self.flow.trail[name] = (*before, (name, step.positions))
 
 
 def constant_axes_dropped(positions: NDArray[np.int64], labels: Labels) -> NDArray[np.int64]:

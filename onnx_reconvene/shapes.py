@@ -152,6 +152,7 @@ class Integers:
     def __init__(self) -> None:
         self._values: dict[str, Array] = {}
         self.of_shapes: set[str] = set()  # those that some Shape node had a part in
+        self._of_weights: set[str] = set()  # those that floating-point numbers of a weight had a part in
 
     def __contains__(self, name: str) -> bool:
         return name in self._values
@@ -164,7 +165,7 @@ class Integers:
         if name not in self._values:
             return False
         value = self._values[name]
-        return value.dtype.kind in "iub" or (name in self.of_shapes and value.size <= FEW)
+        return (value.dtype.kind in "iub" and name not in self._of_weights) or (name in self.of_shapes and value.size <= FEW)
 
     def computes(self, node: gs.Node) -> bool:
         """Tell whether node does nothing but arithmetic on shapes and constants of known value."""
@@ -208,6 +209,12 @@ class Integers:
             return  # what cannot be evaluated stays unknown, and what depends on it is frozen
         if value.size <= SMALL:
             self._values[node.outputs[0].name] = value
+            if any(t.name in self._of_weights or self._is_weight(t.name) for t in node.inputs):
+                self._of_weights.add(node.outputs[0].name)
+
+    def _is_weight(self, name: str) -> bool:
+        value = self._values.get(name)
+        return value is not None and value.dtype.kind == "f" and value.size > 1 and name not in self.of_shapes
 
 
 def _plain_constant(node: gs.Node) -> Array:
@@ -327,6 +334,16 @@ def _stand_in(proto: onnx.NodeProto) -> onnx.NodeProto:
     return result
 
 
+def _from_front(proto: onnx.NodeProto, rank: int) -> onnx.NodeProto:
+    """Return a node with axes counted from the front: onnx infers nothing from others below opset 11, though runtimes take them."""
+    attributes = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
+    if "axis" in attributes:
+        attributes["axis"] %= rank
+    if "axes" in attributes:
+        attributes["axes"] = [axis % rank for axis in attributes["axes"]]
+    return helper.make_node(proto.op_type, proto.input, proto.output, proto.name, domain=proto.domain, **attributes)
+
+
 def _infer_one(
     node: gs.Node,
     proto: onnx.NodeProto,
@@ -340,6 +357,8 @@ def _infer_one(
     if proto.op_type in STAND_IN:
         inputs = [inputs[i] for i in STAND_IN[proto.op_type][1]]
         proto, version = _stand_in(proto), versions.get("", 1)
+    if proto.op_type in ("Concat", "Slice") and inputs and proto.input[0] in shapes:
+        proto = _from_front(proto, len(shapes[proto.input[0]]))
     if not onnx.defs.has(proto.op_type, version, proto.domain):
         return
     known, data = {}, {}

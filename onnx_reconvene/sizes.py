@@ -78,9 +78,9 @@ def _illegal(graph: gs.Graph, shapes: Mapping[str, Shape], integers: Integers) -
             axis = node.attrs["axis"] % len(known[0] or (0,))
             if len({shape[:axis] + shape[axis + 1 :] for shape in known if shape}) > 1:
                 return f"the inputs of Concat '{node.name}' do not fit"
-        if node.op == "Reshape" and known[0] is not None and node.outputs[0].name not in shapes:
-            if len(node.inputs) > 1 and integers.get(node.inputs[1]) is not None:
-                return f"Reshape '{node.name}' cannot make {integers.get(node.inputs[1])} of {list(known[0])}"
+        wanted = integers.get(node.inputs[1]) if node.op == "Reshape" and len(node.inputs) > 1 else None
+        if wanted is not None and known[0] is not None and node.outputs[0].name not in shapes:
+            return f"Reshape '{node.name}' cannot make {wanted.tolist()} of {list(known[0])}"
     return ""
 
 

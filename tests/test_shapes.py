@@ -174,9 +174,10 @@ POOLED = (
 
 CROPPED = f"a = Conv(x, w) {sizes('s', 1)} {sizes('e', 9)} {sizes('c', 2)} y = Slice(a, s, e, c)"
 UNSHUFFLED = (
-    f"t = Shape(x) {sizes('i', 2)} h = Gather(t, i) {sizes('two', 2)} r = Div(h, two) {sizes('j', 3)} w0 = Gather(t, j) q = Div(w0, two) "
-    f"{sizes('b', -1, 3)} n = Concat<axis = 0>(b, r, two, q, two) a = Reshape(x, n) p = Transpose<perm = [0,1,3,5,2,4]>(a) "
-    f"{sizes('d', -1, 12)} m = Concat<axis = 0>(d, r, q) u = Reshape(p, m) y = Conv(u, w)"
+    f"t = Shape(x) {sizes('i', 2)} {sizes('j', 3)} {sizes('two', 2)} "
+    "g = Gather(t, i) r = Div(g, two) k = Gather(t, j) q = Div(k, two) "
+    f"{sizes('b', -1, 3)} n = Concat<axis = 0>(b, r, two, q, two) a = Reshape(x, n) "
+    f"p = Transpose<perm = [0,1,3,5,2,4]>(a) {sizes('d', -1, 12)} m = Concat<axis = 0>(d, r, q) u = Reshape(p, m) y = Conv(u, w)"
 )
 
 

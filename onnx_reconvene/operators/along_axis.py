@@ -49,16 +49,6 @@ def last_two(op: Op) -> None:
     untouched(op, [-1, -2])
 
 
-def gather_nd(op: Op) -> None:
-    """x[b..., i..., c...] at index tuples [b..., n..., i] -> y[b..., n..., c...]"""
-    picked = int(op.shape(1)[-1])
-    batch = int(op.attr("batch_dims", 0))
-    first = batch + picked
-    rank, shift = len(op.shape(0)), len(op.out_shape()) - len(op.shape(0))
-    labels = op.along(0, *range(first, rank))
-    op.emit({axis + shift: along for axis, along in zip(range(first, rank), labels, strict=True)})
-
-
 def gather_elements(op: Op) -> None:
     """x[..., c, ...] at positions given for each element along one axis -> y[...] of the shape of the positions"""
     axis = op.attr("axis", 0) % len(op.shape(0))
@@ -95,7 +85,6 @@ OPERATORS = {
     "CumProd": Operator(cumulative),
     "CumSum": Operator(cumulative),
     "GatherElements": Operator(gather_elements),
-    "GatherND": Operator(gather_nd),
     "ReverseSequence": Operator(reverse_sequence),
     "ScatterND": Operator(scatter_nd),
     "TopK": Operator(along_attribute),

@@ -175,31 +175,49 @@ def slice_bounds(cut: CutOp) -> None:
 def gather(op: Op) -> None:
     """x[..., c, ...] -> x[..., indices, ...]"""
     axis = op.attr("axis", 0) % len(op.shape(0))
-    labels = op.axes(0)
     index = op.flow.integers.get(op.node.inputs[1])
-    rank = len(op.shape(1))
-    out = {a if a < axis else a + rank - 1: along for a, along in enumerate(labels) if a != axis}
-    if index is None:
-        op.freeze(labels[axis], "picks among them at run time")
-    elif rank == 1:
-        out[axis] = labels[axis][index]
+    if index is not None and index.ndim:
+        op.move(functools.partial(_take, axis, index))
     else:
-        op.freeze(labels[axis][index.ravel()], "picks single ones")
+        labels = op.axes(0)
+        op.freeze(labels[axis], "picks among them at run time") if index is None else op.freeze(
+            labels[axis][index.ravel()], "picks one"
+        )
+        shift = len(op.shape(1)) - 1
+        op.emit({a + shift if a > axis else a: along for a, along in enumerate(labels) if a != axis})
     if op.is_static(0) and not op.is_static(1):  # a table of embeddings
+        labels = op.axes(0)
         op.layer(0, labels[-1] if axis != len(labels) - 1 else op.fresh(0), op.fresh(0))
-    op.emit(out)
+
+
+def gather_nd(op: Op) -> None:
+    """x[b..., i..., c...] at index tuples [b..., n..., i] -> y[b..., n..., c...]"""
+    picked, batch = int(op.shape(1)[-1]), int(op.attr("batch_dims", 0))
+    index = op.flow.integers.get(op.node.inputs[1])
+    if index is not None and picked == 1 and batch == 0 and index.ndim > 1:
+        op.move(functools.partial(_take, 0, index[..., 0]))
+        return
+    rank, shift = len(op.shape(0)), len(op.out_shape()) - len(op.shape(0))
+    untouched = range(batch + picked, rank)
+    op.emit({axis + shift: along for axis, along in zip(untouched, op.along(0, *untouched), strict=True)})
+
+
+def _take(axis: int, index: NDArray[np.int64], x: NDArray[Any]) -> NDArray[Any]:
+    """Take from x along an axis; where it does not vary there, nor does the result."""
+    return np.take(x, index if x.shape[axis] > 1 else np.zeros([1] * index.ndim, np.int64), axis)
 
 
 def gather_indices(cut: CutOp) -> None:
     """`indices` count in what is left, and lose what is gone"""
     axis = cut.node.attrs.get("axis", 0) % len(cut.old_shape(0))
-    kept = cut.kept(0, axis)
-    index = cut.old_ints(1)
+    kept, index = cut.kept(0, axis), cut.old_ints(1)
     if index is None or kept.all():
         return
     index = np.where(index < 0, index + kept.size, index)
-    left = index[kept[index]] if index.ndim == 1 else index  # others pick channels that stay
-    cut.replace(1, (np.cumsum(kept) - 1)[left])
+    left = [cut.kept_out(0, a) for a in range(axis, axis + index.ndim) if cut.node.op == "Gather" or a < index.ndim - 1]
+    for a, mask in enumerate(left):
+        index = np.compress(mask, index, a)
+    cut.replace(1, (np.cumsum(kept) - 1)[index])
 
 
 def pad(op: Op) -> None:
@@ -307,6 +325,7 @@ OPERATORS = {
     "Expand": Operator(expand, expand_shape),
     "Flatten": Operator(reshape),
     "Gather": Operator(gather, gather_indices),
+    "GatherND": Operator(gather_nd, gather_indices),
     "Pad": Operator(pad, pad_sizes),
     "Reshape": Operator(reshape, target_shape),
     "Slice": Operator(slice_, slice_bounds),

@@ -100,6 +100,7 @@ def reduction(op: Op) -> None:
     labels = op.axes(0)
     for axis in reduced:
         op.inexact(labels[axis])
+        op.flow.reduced.append(labels[axis])
     rest = [a for a in range(rank) if a not in reduced]
     places = rest if op.attr("keepdims", 1) else range(len(rest))
     op.emit({place: labels[axis] for place, axis in zip(places, rest, strict=True)})

@@ -45,7 +45,13 @@ NETS: Table = {
             (8, 5),
             "y = MatMul(h, w2)",
         ),
-        "of channels": convs(
+        "of channels, constant": convs(
+            "t = Transpose<perm = [1,0,2,3]>(a) i = Constant<value = int64[3,1] {5, 0, -1}>() g = GatherND(t, i) "
+            "h = Transpose<perm = [1,0,2,3]>(g)",
+            "3 w1.0 b1.0 w2.1 | 5 w1.0 b1.0",
+            read=(5, 3, 1, 1),
+        ),
+        "of channels, for each image": convs(
             "i = Constant<value = int64[2,1,1] {5, 0}>() h = GatherND<batch_dims = 1>(a, i)", read=(5, 1, 1, 1), **stays("GatherND")
         ),
     },

@@ -100,6 +100,9 @@ BROADCAST: Table = {
     "Where": {
         "three layers": residual(f"{ABOVE_ZERO} h = Where(g, a, b)"),
         "constant": convs(f"{ABOVE_ZERO} h = Where(g, a, s)", "8 w1.0 b1.0 s.1 w2.1", s=(1, 8, 1, 1)),
+        "condition on a constant": convs(
+            "z = Constant<value_float = 0.0>() g = Less(s, z) h = Where(g, a, s)", "8 w1.0 b1.0 s.1 w2.1", s=(1, 8, 1, 1)
+        ),
     },
 }
 BROADCAST["Add"] |= {

@@ -1,6 +1,6 @@
 """Operators that only move data."""
 
-from tests.nets.net import FAR, Table, conv_gemm, convs, gemms, halves, matmuls, net, residual, sizes, stays
+from tests.nets.net import DECLARED, FAR, Table, conv_gemm, convs, gemms, halves, matmuls, net, residual, sizes, stays
 
 CONCATS = {
     "channels": residual(
@@ -8,6 +8,9 @@ CONCATS = {
     ),
     "channels, counted from the end": residual(
         "h = Concat<axis = -3>(b, a)", "8 w1.0 b1.0 w3.1 | 7 w2.0 b2.0 w3.1", w2=(7, 3, 1, 1), b2=(7,), w3=(5, 15, 1, 1)
+    ),
+    "channels, counted from the end, before that was written down": residual(
+        "h = Concat<axis = -3>(a, b)", "8 w1.0 b1.0 w3.1 | 8 w2.0 b2.0 w3.1", w3=(5, 16, 1, 1), opset=9, **DECLARED
     ),
     "rows": residual("h = Concat<axis = 2>(a, b)"),
     "with the graph input": convs("h = Concat<axis = 1>(x, a)", read=(5, 11, 1, 1)),
@@ -75,6 +78,9 @@ SLICES = {
     "attributes": halves(
         "h = Slice<axes = [1], starts = [0], ends = [4]>(a) k = Slice<axes = [1], starts = [4], ends = [8]>(a)", opset=9
     ),
+    "attributes, counted from the end": halves(
+        "h = Slice<axes = [-3], starts = [-8], ends = [4]>(a) k = Slice<axes = [-3], starts = [-4], ends = [8]>(a)", opset=9
+    ),
     "inputs": halves(
         f"{sizes('n', 0)} {sizes('m', 4)} {sizes('e', FAR)} {sizes('c', 1)} h = Slice(a, n, m, c) k = Slice(a, m, e, c)"
     ),
@@ -140,15 +146,19 @@ GATHERS = {
         "7 w1.0 b1.0",
         (5, 6, 1),
         silent=True,
-        frozen={"w1": "picks single ones"},
+        frozen={"w1": "picks one"},
     ),
     "table of indices": convs(
         "i = Constant<value = int64[2,2] {5, 0, 2, -1}>() g = Gather<axis = 1>(a, i) h = ReduceMean<axes = [2], keepdims = 0>(g)",
-        "4 w1.0 b1.0",
+        "2 w1.0 b1.0 w2.1 | 4 w1.0 b1.0",
         read=(5, 2, 1, 1),
-        frozen={"w1": "picks single ones"},
-        silent=True,
         opset=13,
+    ),
+    "table of indices in one column": conv_gemm(
+        "i = Constant<value = int64[3,1] {5, 0, -1}>() f = GlobalAveragePool(a) g = Gather<axis = 1>(f, i) "
+        f"{sizes('n', 2, 3)} h = Reshape(g, n)",
+        "3 w1.0 b1.0 w2.0 | 5 w1.0 b1.0",
+        read=(3, 5),
     ),
     "rows": convs(f"{sizes('i', 3, 0)} h = Gather<axis = 2>(a, i)"),
     "at run time": convs(
