@@ -2,34 +2,28 @@
 
 usage: python tools/bench/exports.py OUTDIR [--only PATTERN] [--json FILE]
 
-Needs more than the project does: pip install torch transformers onnxscript. Exports that OUTDIR has already are taken as they are.
-The first dimension of every input is free where the exporter can do that, and as the example has it where not. Writes exports.json
-and exports.md beside this script, or to FILE and its neighbour.
+export_families.py makes the exports in OUTDIR, those that are not there yet; it needs more than the project does:
+pip install torch transformers onnxscript. The batch size is free where the exporter can do that, and the example's where not.
+Weights are as the models initialize them. Writes exports.json and exports.md beside this script, or to FILE and its neighbour.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import fnmatch
-import io
 import json
 import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx
 from common import HERE, setting, table, write
-from families import BATCH, FAMILIES, Family
 from zoo import alike, kept
 
-EXPORTERS = {"dynamo": True, "torchscript": False}
+BATCH = 2  # of the examples that the exporters trace
 TARGET = ("--target", "macs=0.5")
 MESSAGE = 160  # characters
 
@@ -57,51 +51,11 @@ class Row:
         return self.exit == 0 and self.verify in ("exact", "shape-only") and self.alike == "yes"
 
 
-def export(family: Family, dynamo: bool, path: Path) -> None:
-    """Write the network to path, its batch size free if the exporter can do that."""
-    try:
-        export_batch(family, dynamo, path, free=True)
-    except Exception:  # exporters raise whatever comes their way
-        export_batch(family, dynamo, path, free=False)
-
-
-def export_batch(family: Family, dynamo: bool, path: Path, free: bool) -> None:
-    """Write the network to path, its batch size free or that of the example."""
-    import torch
-
-    class Plain(torch.nn.Module):  # type: ignore[misc]
-        """The network as a function of tensors that returns tensors."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = family.build()
-
-        def forward(self, *values: Any) -> Any:
-            found = self.model(**dict(zip(names, values, strict=True)))
-            return tuple(getattr(found, name) for name in family.outputs)
-
-    inputs = family.inputs()
-    names = list(inputs)
-    options: dict[str, Any] = {"input_names": names, "output_names": list(family.outputs), "dynamo": dynamo, "verbose": False}
-    if free and dynamo:
-        options["dynamic_shapes"] = (tuple({0: torch.export.Dim("batch")} for _ in names),)
-    elif free:
-        options["dynamic_axes"] = {name: {0: "batch"} for name in (*names, *family.outputs)}
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
-        warnings.simplefilter("ignore")
-        whole = Path(folder) / "model.onnx"
-        torch.onnx.export(Plain().eval(), tuple(inputs.values()), str(whole), **options)
-        onnx.save(onnx.load(whole), path)
-
-
-def measure(model: str, exporter: str, folder: Path) -> Row:
-    """Export one network, prune it, and look at what came of it."""
-    source = folder / f"{model}__{exporter}.onnx"
-    if not source.exists():
-        try:
-            export(FAMILIES[model], EXPORTERS[exporter], source)
-        except Exception as error:
-            return Row(model, exporter, error=f"no export: {type(error).__name__}: {first_line(str(error))}")
+def measure(source: Path) -> Row:
+    """Prune one export, or tell why there is none, and look at what came of it."""
+    model, exporter = source.stem.split("__")
+    if source.suffix == ".txt":
+        return Row(model, exporter, error=f"no export: {first_line(source.read_text(encoding='utf-8'))}")
     proto = onnx.load(source)
     free = any(value.type.tensor_type.shape.dim[0].dim_param for value in proto.graph.input)
     about = {"model": model, "exporter": exporter, "nodes": len(proto.graph.node), "batch": "free" if free else "fixed"}
@@ -177,14 +131,16 @@ def main() -> None:
     parser.add_argument("--only", metavar="PATTERN", default="*", help="models by name, a shell pattern")
     parser.add_argument("--json", type=Path, metavar="FILE", default=HERE / "exports.json")
     given = parser.parse_args()
-    given.folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(
+        [sys.executable, str(HERE / "export_families.py"), str(given.folder), given.only], stdout=subprocess.DEVNULL, check=True
+    )
     where = setting("torch", "transformers", "onnxscript")
     rows = []
-    for model in fnmatch.filter(FAMILIES, given.only):
-        for exporter in EXPORTERS:
-            rows.append(measure(model, exporter, given.folder))
-            print(model, exporter, rows[-1].exit, rows[-1].error or rows[-1].verify, rows[-1].alike, flush=True)
-    sums = {name: summary([row for row in rows if row.exporter == name]) for name in EXPORTERS} | {"both": summary(rows)}
+    for source in sorted(path for path in given.folder.glob(f"{given.only}__*.*") if path.suffix in (".onnx", ".txt")):
+        rows.append(measure(source))
+        print(rows[-1].model, rows[-1].exporter, rows[-1].exit, rows[-1].error or rows[-1].verify, rows[-1].alike, flush=True)
+    exporters = sorted({row.exporter for row in rows})
+    sums = {name: summary([row for row in rows if row.exporter == name]) for name in exporters} | {"both": summary(rows)}
     figures = {"summary": sums, "exports": [asdict(row) for row in rows]}
     write(given.json, "Exports of transformers", "python tools/bench/exports.py OUTDIR", where, figures, shown(sums, rows))
 

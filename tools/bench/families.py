@@ -1,10 +1,13 @@
-"""Families of architectures in transformers, each as a tiny network with random weights; torch is imported where it is needed."""
+"""Families of architectures in transformers, each as a tiny network with random weights."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import torch
+import transformers
 
 BATCH, IMAGE, TOKENS, SAMPLES, VOCABULARY = 2, 64, 7, 4000, 99
 Inputs = Callable[[], dict[str, Any]]
@@ -24,9 +27,6 @@ class Family:
 
     def build(self) -> Any:
         """Return the network, in evaluation mode."""
-        import torch
-        import transformers
-
         torch.manual_seed(0)
         options = {key: value() if callable(value) else value for key, value in self.options.items()}
         model = getattr(transformers, self.model)(getattr(transformers, self.config)(**options)).eval()
@@ -35,22 +35,16 @@ class Family:
 
 def image() -> dict[str, Any]:
     """pixel_values[n,3,h,w]"""
-    import torch
-
     return {"pixel_values": torch.randn(BATCH, 3, IMAGE, IMAGE)}
 
 
 def text() -> dict[str, Any]:
     """input_ids[n,t]"""
-    import torch
-
     return {"input_ids": torch.randint(2, VOCABULARY, (BATCH, TOKENS))}
 
 
 def masked_text() -> dict[str, Any]:
     """input_ids[n,t] and attention_mask[n,t]"""
-    import torch
-
     return text() | {"attention_mask": torch.ones(BATCH, TOKENS, dtype=torch.int64)}
 
 
@@ -66,22 +60,16 @@ def text_and_image() -> dict[str, Any]:
 
 def waveform() -> dict[str, Any]:
     """input_values[n,t]"""
-    import torch
-
     return {"input_values": torch.randn(BATCH, SAMPLES)}
 
 
 def spectrogram() -> dict[str, Any]:
     """input_features[n,c,t]"""
-    import torch
-
     return {"input_features": torch.randn(BATCH, 16, 40)}
 
 
 def small_resnet() -> Any:
     """The configuration of a backbone."""
-    import transformers
-
     return transformers.ResNetConfig(**RESNET, out_features=["stage4"])
 
 
