@@ -30,6 +30,7 @@ class Drawing:
         self.inputs: list[Value] = []
         self.values: list[Value] = []
         self.shared: dict[tuple[int, ...], list[str]] = {}
+        self.level: dict[tuple[tuple[int, ...], float], str] = {}  # vectors of equal values, by shape and value
         self.products = 0  # of activations with activations, which grow
         self._random = np.random.default_rng(len(OPSETS))
         self._names: dict[str, int] = {}
@@ -95,8 +96,14 @@ class Drawing:
         return self._random.standard_normal(tuple(shape)).astype(np.float32)
 
     def vector(self, shape: Sequence[int] | int, low: float = -1, high: float = 1) -> str:
-        """Return the name of a bias, scale or the like."""
-        return self.constant(self.uniform([shape] if isinstance(shape, int) else shape, low, high), "b")
+        """Return the name of a bias, scale or the like; now and then all of its values are equal, and exporters store such once."""
+        shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        if not self.rarely(6):
+            return self.constant(self.uniform(shape, low, high), "b")
+        middle = (low + high) / 2
+        if (shape, middle) not in self.level:
+            self.level[shape, middle] = self.constant(np.full(shape, middle, np.float32), "b")
+        return self.level[shape, middle]
 
     def new_width(self, of: int = 1) -> int:
         """Return a number of channels, a multiple of `of`."""
@@ -112,7 +119,6 @@ class Drawing:
     def reshape(self, x: Value, target: Sequence[int | Dim], axis: int, hide: bool = False) -> Value:
         """Reshape x to target, given as a constant (with 0 and -1 or without) or computed at run time."""
         shape = [t if isinstance(t, int) else t.of(x.shape) for t in target]
-        result = Value("", tuple(shape), axis)
         given = self._computed(x, target) if self.rarely(3) else self.ints(self._target(target, shape))
         result = Value(self.node("Reshape", [x, given])[0], tuple(shape), axis)
         return result if hide else self.enter(result)
@@ -124,7 +130,7 @@ class Drawing:
                 spec[i] = 0
         free = [i for i, t in enumerate(target) if isinstance(t, Dim) and spec[i]]
         batch = [i for i in free if self.dynamic and 0 in target[i].axes]  # type: ignore[union-attr]
-        if batch or (free and self.rarely(2)):
+        if batch or (free and -1 not in shape and self.rarely(2)):
             spec[batch[0] if batch else self.choose(free)] = -1
         return spec
 
