@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 
 from onnx_reconvene.cutting import CutOp, Cutting, Mask
 from onnx_reconvene.flow import Permutation, weight_constant, weight_values
@@ -27,13 +31,22 @@ def cut(analysis: Analysis, keep: Mask) -> None:
 def _slice_weights(cutting: Cutting) -> None:
     """Take from each weight what stays of it; weights that ConstantOfShape nodes make become initializers."""
     for name, tensor in cutting.analysis.flow.weights.items():
-        kept = {axis: cutting.kept_along(name, axis) for axis in cutting.analysis.flow.values[name].labels}
-        if all(mask.all() for mask in kept.values()):
-            continue
-        constant = weight_constant(tensor) or _folded(cutting.graph, tensor)
-        for axis, mask in kept.items():
-            if not mask.all():
-                constant.values = np.compress(mask, constant.values, axis)
+        kept = {axis: cutting.kept(labels) for axis, labels in cutting.analysis.spread(name).items()}
+        if not all(mask.all() for mask in kept.values()):
+            constant = weight_constant(tensor) or _folded(cutting.graph, tensor)
+            constant.values = remaining(constant.values, kept)
+
+
+def remaining(values: NDArray[Any], kept: Mapping[int, Mask]) -> NDArray[Any]:
+    """Return what is left of a weight where masks, by axis and broadcastable to it, hold; a mask may vary along axis 0, too."""
+    for axis, mask in kept.items():
+        if mask.size > mask.shape[axis]:  # others in each block, equally many
+            sizes = [-1 if a == axis else n for a, n in enumerate(values.shape)]
+            values = values[np.broadcast_to(mask, values.shape)].reshape(sizes)
+    for axis, mask in kept.items():
+        if mask.size == mask.shape[axis] and not mask.all():
+            values = np.compress(mask.ravel(), values, axis)
+    return values
 
 
 def _permute(cutting: Cutting, permutation: Permutation) -> None:

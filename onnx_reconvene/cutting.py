@@ -40,7 +40,7 @@ class Cutting:
         value = self.analysis.flow.values.get(name, Value())
         if axis in value.labels:
             return self.kept(value.labels[axis])
-        kept = self.kept(value.pending.labels)[value.pending.positions] if value.pending else np.ones(())
+        kept = self.kept(value.pending.spread) if value.pending else np.ones(())
         if kept.ndim and kept.shape[axis] > 1:
             return np.asarray(kept.any(tuple(a for a in range(kept.ndim) if a != axis)))
         return np.ones(self.analysis.shapes[name][axis], bool)

@@ -34,6 +34,11 @@ class Pending:
     axis: int
     moves: tuple[Movement, ...]
 
+    @property
+    def spread(self) -> Labels:
+        """The labels, broadcastable to the tensor's shape."""
+        return self.labels[self.positions]
+
 
 @dataclass
 class Value:
@@ -41,6 +46,23 @@ class Value:
 
     labels: dict[int, Labels] = field(default_factory=dict)
     pending: Pending | None = None
+
+    def over(self, axis: int) -> Labels | None:
+        """Return the labels along an axis, where pending ones vary along others too those at the first place there; None if
+        there are none."""
+        if axis in self.labels or self.pending is None or self.pending.positions.shape[axis] == 1:
+            return self.labels.get(axis)
+        return self.pending.spread[tuple(slice(None) if a == axis else 0 for a in range(self.pending.positions.ndim))]
+
+    def by_axis(self) -> dict[int, Labels]:
+        """Return the labels along all axes that carry any."""
+        axes = set(self.labels) | set(range(self.pending.positions.ndim) if self.pending else ())
+        return {axis: labels for axis in axes if (labels := self.over(axis)) is not None}
+
+
+def along(axis: int, rank: int) -> list[int]:
+    """Return the shape of labels along one axis of a tensor of this rank, for reshape."""
+    return [-1 if a == axis else 1 for a in range(rank)]
 
 
 @dataclass(frozen=True)
@@ -155,7 +177,7 @@ class Flow:
         pending = value.pending
         if pending is None:
             return
-        labels = pending.labels[pending.positions]
+        labels = pending.spread
         varying = [axis for axis, size in enumerate(labels.shape) if size > 1]
         absorbs = varying[-1 - self.outward.get(tensor.name, 0)]
         others = tuple(axis for axis in varying if axis != absorbs)

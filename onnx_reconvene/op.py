@@ -111,6 +111,25 @@ class Op:
         """Record that labels a and b live and die together."""
         self.flow.equalities.equate(a, b)
 
+    def balance(self, blocks: Labels) -> None:
+        """Record that of the channels of each block, [blocks, channels of one], as many must stay."""
+        self.flow.equalities.balance(blocks)
+
+    def apart(self, i: int, blocks: int) -> Labels | None:
+        """Let each of some blocks along axis 0 of weight i have channels of its own along axis 1; returns labels for those of all
+        blocks in a row. None where the weight does not belong to this node alone."""
+        tensor = self.node.inputs[i]
+        if weight_values(tensor) is None or len(tensor.outputs) > 1 or tensor in self.flow.graph.outputs:
+            return None
+        rows, size, *rest = self.shape(i)
+        labels = self.fresh(blocks * size)
+        first = np.repeat(np.arange(blocks) * size, rows // blocks)
+        positions = (first[:, None] + np.arange(size)).reshape(rows, size, *[1] * len(rest))
+        value = self.flow.value(tensor)
+        value.labels.pop(1, None)
+        value.pending = Pending(labels, positions, tensor.name, 1, ())
+        return labels
+
     def freeze(self, labels: Labels, why: str) -> None:
         """Record that labels must stay, because this node does what `why` says."""
         self.flow.equalities.freeze(labels, f"{self} {why}")
