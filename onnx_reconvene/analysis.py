@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_reconvene.flow import Flow, Split, UnsupportedError, Value, weight_values
 from onnx_reconvene.fold import moved_constants
-from onnx_reconvene.groups import Analysis, collect
+from onnx_reconvene.groups import NO_CHANNELS, Analysis, collect
 from onnx_reconvene.labels import Solution
 from onnx_reconvene.op import Op
 from onnx_reconvene.operators import rule_for, why_frozen
@@ -22,19 +22,20 @@ def analyze(graph: gs.Graph, sizes: Mapping[str, Sequence[int]] | None = None, a
 
     attention: "heads" removes attention heads whole, "dims" the same dimensions of all heads. Where a split axis turns out frozen
     because its innermost part absorbs the removal, or is reduced, the next one out is tried; of splits in a row, the last one
-    first. What leaves most to remove is taken.
+    first. The channels that most layers can lose are taken, of equals those that fall into most units.
     """
     inputs = input_sizes(graph, sizes or {})
     shapes, integers = infer(graph, inputs)
     static = moved_constants(graph)
     nodes = [node for node in graph.nodes if not _is_settled(integers, node)]
     outward: dict[str, int] = {}
-    best: tuple[tuple[int, int], Flow, Solution] | None = None
+    best: tuple[tuple[int, ...], Flow, Solution] | None = None
     while True:
         flow = Flow(graph, shapes, integers, static, outward, attention == "dims")
         _run(flow, nodes)
         solution = flow.equalities.solve()
-        found = solution.free.size, -len(solution.inexact)
+        made = np.concatenate([np.empty(0, np.int64), *(layer.out for layer in flow.layers)])
+        found = int((solution.why(made) < 0).sum()), solution.free.size, -len(solution.inexact)
         if best is None or found > best[0]:
             best = found, flow, solution
         further = _further(flow, solution, outward)
@@ -44,13 +45,20 @@ def analyze(graph: gs.Graph, sizes: Mapping[str, Sequence[int]] | None = None, a
 
 
 def _further(flow: Flow, solution: Solution, outward: dict[str, int]) -> dict[str, int]:
-    """Return the splits to be tried one axis further out: frozen or reduced ones, whose labels no other such split splits again."""
+    """Return the splits to be tried one axis further out, whose labels no other such split splits again: frozen ones, those whose
+    other axes freeze some of these, and reduced ones."""
     reduced = np.concatenate([np.empty(0, np.int64), *flow.reduced])
 
-    def ends(split: Split) -> bool:
-        return bool((solution.why(split.absorbing) >= 0).all() or np.isin(split.absorbing, reduced).all())
+    frozen = {name for name, split in flow.settled.items() if (solution.why(split.absorbing) >= 0).all()}
+    why = np.unique(np.concatenate([np.empty(0, np.int64), *(solution.why(flow.settled[name].absorbing) for name in frozen)]))
+    reasons = [solution.reasons[r] for r in why]
 
-    ending = {name: split for name, split in flow.settled.items() if outward.get(name, 0) + 1 < split.ways and ends(split)}
+    def ends(name: str, split: Split) -> bool:
+        freezes_others = any(reason.endswith(f"of '{name}' {NO_CHANNELS}") for reason in reasons)
+        return name in frozen or freezes_others or bool(np.isin(split.absorbing, reduced).all())
+
+    open_ = {name: split for name, split in flow.settled.items() if outward.get(name, 0) + 1 < split.ways}
+    ending = {name: split for name, split in open_.items() if ends(name, split)}
     return {
         name: outward.get(name, 0) + 1
         for name, split in ending.items()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnx_reconvene.flow import Flow, Layer, Macs, Movement, Pending, Permutation, UnsupportedError, Value, weight_values
 from onnx_reconvene.labels import Labels
-from onnx_reconvene.shapes import Shape
+from onnx_reconvene.shapes import Shape, has_free_sizes
 
 
 class Op:
@@ -73,6 +73,13 @@ class Op:
         if value is None:
             raise UnsupportedError(f"input '{self.node.inputs[i].name}' is computed at run time")
         return value
+
+    def fixed(self, i: int) -> NDArray[Any] | None:
+        """Return the value of integer input i, None where it is data or could be another at other sizes of the graph inputs."""
+        tensor = self.node.inputs[i]
+        if tensor.name in self.flow.integers.of_shapes and has_free_sizes(self.flow.graph):
+            return None
+        return self.flow.integers.get(tensor)
 
     def along(self, i: int, *axes: int) -> list[Labels]:
         """Return the labels of input i along each of axes; all its other channels freeze."""

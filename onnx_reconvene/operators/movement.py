@@ -175,7 +175,7 @@ def slice_bounds(cut: CutOp) -> None:
 def gather(op: Op) -> None:
     """x[..., c, ...] -> x[..., indices, ...]"""
     axis = op.attr("axis", 0) % len(op.shape(0))
-    index = op.flow.integers.get(op.node.inputs[1])
+    index = op.fixed(1)
     if index is not None and index.ndim:
         op.move(functools.partial(_take, axis, index))
     else:
@@ -193,7 +193,7 @@ def gather(op: Op) -> None:
 def gather_nd(op: Op) -> None:
     """x[b..., i..., c...] at index tuples [b..., n..., i] -> y[b..., n..., c...]"""
     picked, batch = int(op.shape(1)[-1]), int(op.attr("batch_dims", 0))
-    index = op.flow.integers.get(op.node.inputs[1])
+    index = op.fixed(1)
     if index is not None and picked == 1 and batch == 0 and index.ndim > 1:
         op.move(functools.partial(_take, 0, index[..., 0]))
         return
