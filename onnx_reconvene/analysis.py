@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from onnx_reconvene.flow import Flow, Split, UnsupportedError, Value, weight_values
 from onnx_reconvene.fold import moved_constants
 from onnx_reconvene.groups import NO_CHANNELS, Analysis, collect
-from onnx_reconvene.labels import Solution
+from onnx_reconvene.labels import Labels, Solution
 from onnx_reconvene.op import Op
 from onnx_reconvene.operators import rule_for, why_frozen
 from onnx_reconvene.shapes import Integers, infer
@@ -47,15 +47,17 @@ def analyze(graph: gs.Graph, sizes: Mapping[str, Sequence[int]] | None = None, a
 def _further(flow: Flow, solution: Solution, outward: dict[str, int]) -> dict[str, int]:
     """Return the splits to be tried one axis further out, whose labels no other such split splits again: frozen ones, those whose
     other axes freeze some of these, and reduced ones."""
-    reduced = np.concatenate([np.empty(0, np.int64), *flow.reduced])
-
     frozen = {name for name, split in flow.settled.items() if (solution.why(split.absorbing) >= 0).all()}
     why = np.unique(np.concatenate([np.empty(0, np.int64), *(solution.why(flow.settled[name].absorbing) for name in frozen)]))
     reasons = [solution.reasons[r] for r in why]
 
     def ends(name: str, split: Split) -> bool:
         freezes_others = any(reason.endswith(f"of '{name}' {NO_CHANNELS}") for reason in reasons)
-        return name in frozen or freezes_others or bool(np.isin(split.absorbing, reduced).all())
+        return name in frozen or freezes_others or any(among(split.absorbing, others) for others in (flow.preferred, flow.reduced))
+
+    def among(labels: Labels, others: Sequence[Labels]) -> bool:
+        found = solution.of(np.concatenate([np.empty(0, np.int64), *others]))
+        return bool(np.isin(solution.of(labels), found).all())
 
     open_ = {name: split for name, split in flow.settled.items() if outward.get(name, 0) + 1 < split.ways}
     ending = {name: split for name, split in open_.items() if ends(name, split)}

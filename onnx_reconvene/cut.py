@@ -18,7 +18,9 @@ from onnx_reconvene.operators import rule_for
 def cut(analysis: Analysis, keep: Mask) -> None:
     """Remove from the analysed graph, in place, the units that keep [units] does not hold."""
     cutting = Cutting(analysis, keep)
-    unread = {tensor.name for node in analysis.graph.nodes for tensor in node.outputs if not tensor.outputs}
+    proto = analysis.graph.source.model.graph
+    read = {name for node in proto.node for name in node.input}
+    unread = {name for node in proto.node for name in node.output if name not in read}
     _slice_weights(cutting)
     for permutation in analysis.flow.permutations:
         _permute(cutting, permutation)
@@ -64,8 +66,10 @@ def _permute(cutting: Cutting, permutation: Permutation) -> None:
 
 def _follow(cutting: Cutting, node: gs.Node) -> None:
     """Bring the integers of node up to date, and shield it from shape arithmetic whose results have changed."""
-    if id(node) not in cutting.done and not cutting.analysis.integers.computes(node):
-        view = CutOp(cutting, node)
+    view = CutOp(cutting, node)
+    if cutting.analysis.integers.computes(node):
+        view.divide_evenly()
+    elif id(node) not in cutting.done:
         operator = rule_for(node)
         if operator is not None and operator.follow is not None and view.touched:
             operator.follow(view)

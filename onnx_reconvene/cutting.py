@@ -117,6 +117,12 @@ class CutOp:
         assert value is not None
         return [int(v) for v in value.ravel()]
 
+    def ints_before(self, i: int) -> list[int]:
+        """Return what integer input i came to before the cut, for a rule that replaces it."""
+        value = self.old_ints(i)
+        assert value is not None
+        return [int(v) for v in value.ravel()]
+
     def replace(self, i: int, wanted: Sequence[int] | NDArray[Any]) -> None:
         """Make integer input i come to `wanted` after the cut.
 
@@ -132,6 +138,20 @@ class CutOp:
         if now is not None and np.array_equal(now, wanted):
             return
         self.node.inputs[i] = self._override(i, wanted, now)
+
+    def divide_evenly(self) -> None:
+        """Let arithmetic on shapes divide what it did before the cut where now something would be left over: the batch counted as
+        batch times heads over heads."""
+        before, now = ([known.get(t) for t in self.node.inputs] for known in (self.cutting.analysis.integers, self.cutting.integers))
+        if self.node.op != "Div" or any(value is None or value.dtype.kind != "i" for value in [*before, *now]):
+            return
+        with np.errstate(divide="ignore"):
+            left_over = [np.any(a % b) or not np.all(b) for a, b in (before, now)]
+        if left_over == [False, True]:
+            for i in range(2):
+                if not np.array_equal(now[i], before[i]):
+                    self.node.inputs[i] = self._override(i, before[i], now[i])
+                    self.cutting.integers.put(self.node.inputs[i].name, before[i])
 
     def shield(self) -> None:
         """Give every other input that was computed from shapes the value that it had before the cut."""

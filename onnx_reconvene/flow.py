@@ -143,6 +143,8 @@ class Flow:
         self.permutations: list[Permutation] = []
         self.macs: list[Macs] = []
         self.settled: dict[str, Split] = {}  # by tensor
+        self.copies: list[Labels] = []  # channels that are copies of one element
+        self.preferred: list[Labels] = []  # those for which others froze, with which they share an axis
         self.reduced: list[Labels] = []  # those that some reduction runs over
         self.over_channels: list[gs.Node] = []  # nodes that compute over removable channels
         self.zero_points: dict[str, NDArray[Any]] = {}  # of quantized weights

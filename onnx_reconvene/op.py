@@ -110,6 +110,11 @@ class Op:
         """Return labels for channels that begin here."""
         return self.flow.equalities.fresh(size)
 
+    def copies(self, size: int) -> Labels:
+        """Return labels for copies of one element, made here."""
+        self.flow.copies.append(self.fresh(size))
+        return self.flow.copies[-1]
+
     def ignore(self, i: int) -> None:
         """Say that the elements of input i do not matter."""
         self.seen.add(i)
@@ -222,12 +227,18 @@ class Op:
         elif len(step.moves) > 1 and not self._is_permutation(step, varying[0], positions.ravel(), o):
             return False
         elif varying[0] in moved and not (moved[varying[0]] < 0).all():
-            fewer, more = sorted((moved[varying[0]], labels.ravel()), key=lambda merged: np.unique(merged).size)
+            fewer, more = sorted((moved[varying[0]], labels.ravel()), key=self._matter)
             self.freeze(fewer, "merges two kinds of channels into one axis")
+            self.flow.preferred.append(more)
             moved[varying[0]] = more
         else:
             moved[varying[0]] = labels.ravel()
         return True
+
+    def _matter(self, labels: Labels) -> tuple[bool, int]:
+        """Return what says which of two kinds of channels is worth more: one that is no copy, then one of which there are more."""
+        copies = np.concatenate([np.empty(0, np.int64), *self.flow.copies])
+        return not np.isin(labels, copies).all(), np.unique(labels).size
 
     def _is_permutation(self, step: Pending, axis: int, index: NDArray[np.int64], o: int) -> bool:
         """Enter the moves of step as a permutation of one axis, if that is all they are."""
@@ -246,7 +257,7 @@ class Op:
 
     def _hold(self, pending: list[Pending], o: int) -> None:
         name = self.node.outputs[o].name
-        pending.sort(key=lambda step: step.labels.size)
+        pending.sort(key=lambda step: self._matter(step.labels))
         for step in pending[:-1]:
             self.freeze(step.labels, "splits two kinds of channels at once")
         for step in pending[-1:]:

@@ -161,9 +161,8 @@ MATMULS = {
         "k1 = MatMul(x, wk) k2 = Reshape(k1, n) k = Transpose<perm = [0,2,3,1]>(k2) s = MatMul(q, k) p = Softmax(s) "
         "v1 = MatMul(x, wv) v2 = Reshape(v1, n) v = Transpose<perm = [0,2,1,3]>(v2) h1 = MatMul(p, v) "
         "h2 = Transpose<perm = [0,2,1,3]>(h1) m = Constant<value_ints = [2,5,8]>() h = Reshape(h2, m) y = MatMul(h, wo)",
-        "4 wv.1 wo.0",
+        "2 wq.1 wk.1 wv.1 wo.0",
         "float[2,5,6] x",
-        frozen={"wq": "multiplies activations", "wk": "multiplies activations"},
         wq=(6, 8),
         wk=(6, 8),
         wv=(6, 8),
