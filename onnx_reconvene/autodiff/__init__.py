@@ -23,16 +23,17 @@ def gradients(
 ) -> onnx.ModelProto:
     """Return model with the gradients of a loss appended, as standard operators: reverse-mode differentiation.
 
-    model: as for `prune`; it is not modified. The result has the outputs of model, then NAME.grad, of the shape and type of NAME, for
-    each NAME in wrt. It has an opset of at least 18, and it is for one size of the inputs: that of input_shape, or the declared one,
-    in which a free first dimension is taken as 1.
+    model: as for `prune`; it is not modified. The result has the outputs of model, then NAME.grad, of the shape and type of NAME,
+    for each NAME in wrt. It has an opset of at least 18, and inputs of fixed sizes: those of input_shape, or those declared, a free
+    first dimension being 1.
     wrt: names of tensors: weights, inputs, feature maps; default all floating-point initializers.
     loss: name of a scalar tensor; default the sum of all floating-point outputs.
     missing: where the gradients depend on an operator without a derivative rule, "error" raises NoDerivativeError, which names it,
     and "zero" takes its derivative as zero and says so in the metadata of the result, under TAKEN_AS_ZERO.
 
     Where a derivative jumps (Relu at 0, Clip at its bounds) it is zero; among equal maxima MaxPool takes the first, others share.
-    Raises UsageError for names that are not there and a loss that is no scalar, ModelError where shapes do not fit or depend on data.
+    Raises UsageError for names that are not there and a loss that is no scalar, ModelError where shapes do not fit or depend on
+    data.
     """
     graph, _ = open_model(model)
     derivative = differentiate(graph, wrt, loss, input_shape, missing)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from onnx_reconvene.autodiff.builder import Tensor, where
-from onnx_reconvene.autodiff.node import Node
+from onnx_reconvene.autodiff.node import Node, Rule
 from onnx_reconvene.autodiff.rules.elementwise import Gradients
 
 
@@ -119,7 +119,7 @@ def top_k(node: Node, g: Tensor, *_: None) -> Gradients:
     return (node[0].zeros().apply("ScatterElements", node.output(1), g, axis=node.axis()), None)
 
 
-RULES = {
+RULES: dict[str, Rule] = {
     "CumSum": cumulative_sum,
     "LogSoftmax": log_softmax,
     "ReduceL1": reduce_l1,

@@ -79,7 +79,7 @@ def border_matrix(size: int, before: int, after: int, mode: str) -> NDArray[np.f
     """Return the matrix [size after, size before] of a Pad along one axis."""
     kept = np.arange(size)[max(-before, 0) : size - max(-after, 0)]
     source = np.pad(kept, (max(before, 0), max(after, 0)), mode)  # type: ignore[call-overload]
-    return np.equal(source[:, None], np.arange(size)).astype(np.float32)
+    return np.eye(size, dtype=np.float32)[source]
 
 
 RULES = {"Pad": pad, "Resize": resize}

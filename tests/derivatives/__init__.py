@@ -1,0 +1,11 @@
+"""The networks of all derivative rules, by name of operator and variant."""
+
+from tests.derivatives import elementwise
+from tests.derivatives.case import Case, Table
+
+CASES: Table = {
+    **elementwise.CASES,
+}
+ALL = {f"{op}: {variant}" if variant else op: case for op, variants in CASES.items() for variant, case in variants.items()}
+
+__all__ = ["ALL", "CASES", "Case"]
