@@ -274,13 +274,16 @@ class Tensor:
 
     def slice(self, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int], steps: Sequence[int]) -> Tensor:
         """Return a strided part of this."""
+        if all(a == 0 and e == self.shape[k] and s == 1 for a, e, k, s in zip(starts, ends, axes, steps, strict=True)):
+            return self
         return self.apply("Slice", *map(self.builder.integers, (starts, ends, axes, steps)))
 
     def pad(self, before: Sequence[int], after: Sequence[int]) -> Tensor:
         """Return this with zeros around it, per axis; a negative number crops."""
-        if not any(before) and not any(after):
-            return self
-        return self.apply("Pad", self.builder.integers([*before, *after]))
+        starts, ends = [max(-p, 0) for p in before], [size + min(p, 0) for size, p in zip(self.shape, after, strict=True)]
+        cropped = self.slice(starts, ends, range(self.rank), [1] * self.rank)
+        pads = [max(p, 0) for p in (*before, *after)]
+        return cropped.apply("Pad", self.builder.integers(pads)) if any(pads) else cropped
 
     def expand(self, shape: Sequence[int]) -> Tensor:
         """Return this broadcast to shape."""

@@ -58,12 +58,11 @@ class Node:
         return index < len(self.proto.output) and bool(self.proto.output[index])
 
     def attribute(self, name: str) -> Any:
-        """Return an attribute, or its default, None where it has neither."""
-        if name in self._attributes:
-            value = self._attributes[name]
-        else:
-            default = self.builder.schema(self.proto).attributes[name].default_value
-            value = helper.get_attribute_value(default) if default.type else None
+        """Return an attribute, or its default, None where there is neither."""
+        value = self._attributes.get(name)
+        definitions = self.builder.schema(self.proto).attributes
+        if value is None and name in definitions and definitions[name].default_value.type:
+            value = helper.get_attribute_value(definitions[name].default_value)
         return value.decode() if isinstance(value, bytes) else value
 
     def axis(self, name: str = "axis", rank: int | None = None) -> int:

@@ -18,13 +18,14 @@ Array = NDArray[np.generic]
 
 @dataclass(frozen=True)
 class Case:
-    """A network; the range its inputs and random weights are drawn from; and the tensors whose gradients are zero."""
+    """A network; the range its inputs and random weights are drawn from; the tensors whose gradients are zero; whether slopes
+    are to be measured in single precision, because the evaluator of onnx has no such operator or computes something else."""
 
     model: onnx.ModelProto
     low: float
     high: float
     zero: frozenset[str]
-    second: bool  # whether the gradients have gradients that the oracle can evaluate
+    single: bool
 
     def feeds(self) -> dict[str, Array]:
         """Return values for the inputs of the network."""
@@ -51,7 +52,7 @@ def case(
     low: float = -1.5,
     high: float = 1.5,
     zero: Collection[str] = (),
-    second: bool = True,
+    single: bool = False,
     **weights: Sequence[int] | Array,
 ) -> Case:
     """Return the network of these nodes; weights are given by value, or by shape and are random."""
@@ -59,7 +60,7 @@ def case(
     for name, given in weights.items():
         values = given if isinstance(given, np.ndarray | np.generic) else draw(name, given, low, high)
         model.graph.initializer.append(numpy_helper.from_array(np.asarray(values), name))
-    return Case(declare_outputs(model), low, high, frozenset(zero), second)
+    return Case(declare_outputs(model), low, high, frozenset(zero), single)
 
 
 def ints(*values: int) -> NDArray[np.int64]:

@@ -4,7 +4,8 @@ import numpy as np
 
 from tests.derivatives.case import Table, case
 
-PLAIN = "Abs Asinh Atan Cos Cosh Elu Erf Exp Identity LeakyRelu Neg Relu Selu Sigmoid Sin Sinh Softplus Softsign Tan Tanh".split()
+PLAIN = ["Abs", "Asinh", "Atan", "Cos", "Cosh", "Elu", "Erf", "Exp", "Identity", "LeakyRelu", "Neg", "Relu", "Selu"]
+PLAIN += ["Sigmoid", "Sin", "Sinh", "Softplus", "Softsign", "Tan", "Tanh"]
 SCALAR = np.float32
 FUNCTIONS: Table = {
     **{op: {"": case(f"y = {op}(x)", high=1.4)} for op in PLAIN},
@@ -63,7 +64,7 @@ ARITHMETIC: Table = {
     },
     "Pow": {
         "": case("y = Pow(x, w)", low=0.5, w=(3, 1)),
-        "square": case("y = Pow(x, e)", e=SCALAR(2), zero=["e"], second=False),
+        "square": case("e = Constant<value = float {2.0}>() y = Pow(x, e)"),
         "whole exponent": case("y = Pow(x, e)", e=np.int64(3)),
     },
     "Where": {"": case("y = Where(c, x, w)", inputs="float[2,3,4] x, bool[3,1] c", w=(4,))},

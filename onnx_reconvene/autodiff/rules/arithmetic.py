@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnx_reconvene.autodiff.builder import Tensor, total, where
-from onnx_reconvene.autodiff.node import Node
+from onnx_reconvene.autodiff.node import Node, Rule
 from onnx_reconvene.autodiff.rules.elementwise import Gradients
 
 
@@ -71,7 +71,7 @@ def select(node: Node, g: Tensor) -> Gradients:
     return (None, where(node[0], g, zero), where(node[0], zero, g))
 
 
-RULES = {
+RULES: dict[str, Rule] = {
     "Add": add,
     "Div": divide,
     "Max": extremum,

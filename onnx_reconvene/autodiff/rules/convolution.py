@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any
 
 from onnx_reconvene.autodiff.builder import Tensor, concat
-from onnx_reconvene.autodiff.node import Node
+from onnx_reconvene.autodiff.node import Node, Rule
 from onnx_reconvene.autodiff.rules.elementwise import Gradients
 
 GEMM_FROM = 16  # input channels per group; with fewer the matrix products are too thin to be worth slicing for
@@ -150,4 +150,4 @@ def products_per_tap(x: Tensor, g: Tensor, slide: Window) -> Tensor:
     return concat(parts, 0).reshape(-1, outputs, inputs).transpose(1, 2, 0).reshape(outputs, inputs, *slide.kernel)
 
 
-RULES = {"Conv": conv, "ConvTranspose": conv_transpose}
+RULES: dict[str, Rule] = {"Conv": conv, "ConvTranspose": conv_transpose}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from onnx_reconvene.autodiff.builder import Tensor, where
-from onnx_reconvene.autodiff.node import Node
+from onnx_reconvene.autodiff.node import Node, Rule
 
 Gradients = tuple[Tensor | None, ...]
 
@@ -237,7 +237,7 @@ def shrink(node: Node, g: Tensor) -> Gradients:
     return (only(node[0].apply("Abs") > node.attribute("lambd"), g),)
 
 
-RULES = {
+RULES: dict[str, Rule] = {
     "Abs": absolute,
     "Acos": acos,
     "Acosh": acosh,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnx_reconvene.autodiff.builder import Tensor, concat
-from onnx_reconvene.autodiff.node import Node
+from onnx_reconvene.autodiff.node import Node, Rule
 from onnx_reconvene.autodiff.rules.elementwise import Gradients
 from onnx_reconvene.autodiff.rules.movement import place
 
@@ -45,7 +45,8 @@ def gather_nd(node: Node, g: Tensor) -> Gradients:
 def scatter_elements(node: Node, g: Tensor) -> Gradients:
     """y = x, y[..., i, ...] = u, or += u: du = g[..., i, ...]; dx = g, but 0 where x was overwritten"""
     axis, reduction = node.axis(), node.attribute("reduction")
-    updates = g.apply("GatherElements", node[1], axis=axis)
+    origin, seen = [0] * g.rank, [g.shape[k] if k == axis else size for k, size in enumerate(node[1].shape)]
+    updates = g.slice(origin, seen, range(g.rank), [1] * g.rank).apply("GatherElements", node[1], axis=axis)
     if reduction == "add":
         return (g, None, updates)
     if reduction != "none":
@@ -64,22 +65,7 @@ def scatter_nd(node: Node, g: Tensor) -> Gradients:
     return (g.apply("ScatterND", node[1], node[2].zeros()), None, updates)
 
 
-def compress(node: Node, g: Tensor) -> Gradients:
-    """y = the elements of x where c holds: dx = g there, 0 elsewhere"""
-    x, axis = node[0], node.attribute("axis")
-    positions = node[1].apply("NonZero").apply("Reshape", x.builder.integers([-1, 1]))
-    if axis is None:
-        flat = x.builder.full([int(np.prod(x.shape))], 0, x.dtype).apply("ScatterND", positions, g)
-        return (flat.reshape(*x.shape), None)
-    axis, axes = axis % x.rank, list(range(x.rank))
-    front = [axis, *axes[:axis], *axes[axis + 1 :]]
-    zeros = x.builder.full([x.shape[k] for k in front], 0, x.dtype)
-    rows = zeros.apply("ScatterND", positions, g.apply("Transpose", perm=front))
-    return (rows.transpose(*np.argsort(front).tolist()), None)
-
-
-RULES = {
-    "Compress": compress,
+RULES: dict[str, Rule] = {
     "Gather": gather,
     "GatherElements": gather_elements,
     "GatherND": gather_nd,

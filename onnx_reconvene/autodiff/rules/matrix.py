@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 
 from onnx_reconvene.autodiff.builder import Tensor
-from onnx_reconvene.autodiff.node import Node
+from onnx_reconvene.autodiff.node import Node, Rule
 from onnx_reconvene.autodiff.rules.elementwise import Gradients
 
 
@@ -71,4 +71,4 @@ def subscripts(node: Node) -> tuple[list[str], str]:
     return terms, result.replace("...", hidden)
 
 
-RULES = {"Einsum": einsum, "Gemm": gemm, "MatMul": matmul}
+RULES: dict[str, Rule] = {"Einsum": einsum, "Gemm": gemm, "MatMul": matmul}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnx_reconvene.autodiff.builder import Tensor, concat
-from onnx_reconvene.autodiff.node import Node
+from onnx_reconvene.autodiff.node import Node, Rule
 from onnx_reconvene.autodiff.rules.elementwise import Gradients
 from onnx_reconvene.shapes import as_slice, slice_operands
 
@@ -113,7 +113,7 @@ def reverse_sequence(node: Node, g: Tensor) -> Gradients:
     return (g.apply("ReverseSequence", node[1], **axes), None)
 
 
-RULES = {
+RULES: dict[str, Rule] = {
     "Concat": concatenate,
     "DepthToSpace": depth_to_space,
     "Expand": expand,

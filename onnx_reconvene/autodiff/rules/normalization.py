@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnx_reconvene.autodiff.builder import Tensor, where
-from onnx_reconvene.autodiff.node import Node
+from onnx_reconvene.autodiff.node import Node, Rule
 from onnx_reconvene.autodiff.rules.elementwise import Gradients
 from onnx_reconvene.autodiff.rules.resampling import along
 
@@ -74,13 +74,6 @@ def rms_normalization(node: Node, g: Tensor) -> Gradients:
     return (r * (gn - n * (gn * n).mean(axes)), g * n)
 
 
-def mean_variance_normalization(node: Node, g: Tensor) -> Gradients:
-    """y = (x - m) / sqrt(v): dx by statistics"""
-    axes = [0, 2, 3] if node.attribute("axes") is None else list(node.attribute("axes"))
-    n, r = standardized(node[0], axes, 1e-18)
-    return (through_statistics(g, n, r, axes),)
-
-
 def lp_normalization(node: Node, g: Tensor) -> Gradients:
     """y = x / z, z = (sum |x|^p)^(1/p): dx = (g - dz sum g y) / z, dz = sign x or y"""
     x, y, axes = node[0], node.y, [node.axis()]
@@ -102,12 +95,11 @@ def local_response_normalization(node: Node, g: Tensor) -> Gradients:
     return (g * gain - x * seen * (2 * rate * exponent),)
 
 
-RULES = {
+RULES: dict[str, Rule] = {
     "BatchNormalization": batch_normalization,
     "InstanceNormalization": instance_normalization,
     "LRN": local_response_normalization,
     "LayerNormalization": layer_normalization,
     "LpNormalization": lp_normalization,
-    "MeanVarianceNormalization": mean_variance_normalization,
     "RMSNormalization": rms_normalization,
 }

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_reconvene.autodiff.builder import Tensor, where
-from onnx_reconvene.autodiff.node import Node
+from onnx_reconvene.autodiff.node import Node, Rule
 from onnx_reconvene.autodiff.rules.convolution import Window, to_input, window
 from onnx_reconvene.autodiff.rules.elementwise import Gradients
 
@@ -94,7 +94,7 @@ def global_max_pool(node: Node, g: Tensor) -> Gradients:
     return (chosen * (g / chosen.sum(range(2, chosen.rank))),)
 
 
-RULES = {
+RULES: dict[str, Rule] = {
     "AveragePool": average_pool,
     "GlobalAveragePool": global_average_pool,
     "GlobalLpPool": global_lp_pool,

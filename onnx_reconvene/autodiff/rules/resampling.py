@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_reconvene.autodiff.builder import Tensor
-from onnx_reconvene.autodiff.node import Node
+from onnx_reconvene.autodiff.node import Node, Rule
 from onnx_reconvene.autodiff.rules.elementwise import Gradients
 
 
@@ -79,7 +79,8 @@ def border_matrix(size: int, before: int, after: int, mode: str) -> NDArray[np.f
     """Return the matrix [size after, size before] of a Pad along one axis."""
     kept = np.arange(size)[max(-before, 0) : size - max(-after, 0)]
     source = np.pad(kept, (max(before, 0), max(after, 0)), mode)  # type: ignore[call-overload]
-    return np.eye(size, dtype=np.float32)[source]
+    rows: NDArray[np.float32] = np.eye(size, dtype=np.float32)[source]
+    return rows
 
 
-RULES = {"Pad": pad, "Resize": resize}
+RULES: dict[str, Rule] = {"Pad": pad, "Resize": resize}
