@@ -24,14 +24,15 @@ FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOA
 class Builder:
     """The graph of a model without its weights, to which nodes are appended; every tensor's type is known from its birth.
 
-    sizes gives a shape for each graph input.
+    sizes gives a shape for each graph input that has free dimensions.
     """
 
     def __init__(self, source: Source, sizes: Mapping[str, Shape]) -> None:
         self.model = pinned(source.model, sizes)
         self.nodes: list[onnx.NodeProto] = []
         self._versions = {o.domain: o.version for o in self.model.opset_import}
-        self._types: dict[str, onnx.TypeProto] = {v.name: v.type for v in self.model.graph.input}
+        declared = [*self.model.graph.value_info, *self.model.graph.output, *self.model.graph.input]
+        self._types: dict[str, onnx.TypeProto] = {value.name: value.type for value in declared}
         self._values: dict[str, Array] = {}
         self._constants: dict[tuple[str, Shape, bytes], Tensor] = {}
         for tensor in self.model.graph.initializer:
@@ -65,7 +66,7 @@ class Builder:
         if not onnx.defs.has(proto.op_type, version, proto.domain):
             return
         known = {name: self._types[name] for name in proto.input if name in self._types}
-        data = {n: numpy_helper.from_array(np.ascontiguousarray(self._values[n]), n) for n in proto.input if n in self._values}
+        data = {n: numpy_helper.from_array(np.array(self._values[n], order="C"), n) for n in proto.input if n in self._values}
         schema = onnx.defs.get_schema(proto.op_type, version, proto.domain)
         try:
             self._types |= shape_inference.infer_node_outputs(schema, proto, known, data)
@@ -153,7 +154,7 @@ class Builder:
         """Return a constant of this value; the same one for the same value."""
         key = (value.dtype.str, value.shape, value.tobytes())
         if key not in self._constants:
-            (tensor,) = self.emit("Constant", value=numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape)))
+            (tensor,) = self.emit("Constant", value=numpy_helper.from_array(np.array(value, order="C")))
             self._values[tensor.name] = value
             self._constants[key] = tensor
         return self._constants[key]
@@ -312,6 +313,11 @@ def where(condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
 def concat(tensors: Sequence[Tensor], axis: int) -> Tensor:
     """Return tensors one after another along axis."""
     return tensors[0].builder.apply("Concat", *tensors, axis=axis)
+
+
+def stack(tensors: Sequence[Tensor]) -> Tensor:
+    """Return tensors of one shape along a new first axis."""
+    return concat([tensor.reshape(1, *tensor.shape) for tensor in tensors], 0)
 
 
 def total(tensors: Sequence[Tensor]) -> Tensor:

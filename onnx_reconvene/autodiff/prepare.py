@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import onnx
-from onnx import defs, inliner, version_converter
+from onnx import defs, helper, inliner, version_converter
 
 from onnx_reconvene.autodiff.rules import CONSTANT, RULES
 from onnx_reconvene.errors import ModelError
 from onnx_reconvene.graph import Source
 
+STANDARD = ("", "ai.onnx")
 OPSET = 18  # ReduceMean takes its axes as an input, ScatterElements adds
 CEILING_OPSET = 22  # shapes of pools with ceil_mode are inferred as they are
 
@@ -29,7 +30,7 @@ def prepare(source: Source) -> Source:
 
 def at_least(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     """Return model in this opset, or as it is if that is no older."""
-    version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), opset)
+    version = next((o.version for o in model.opset_import if o.domain in STANDARD), opset)
     if version >= opset:
         return model
     try:
@@ -43,18 +44,23 @@ def at_least(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 
 def with_rules(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return model with each operator that has no rule, but a definition in terms of others, replaced by that."""
-    version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), OPSET)
-    defined = {
-        node.op_type
-        for node in model.graph.node
-        if node.domain in ("", "ai.onnx") and node.op_type not in RULES and node.op_type not in CONSTANT
-        if defs.has(node.op_type, version) and is_function(defs.get_schema(node.op_type, version))
-    }
+    version = next((o.version for o in model.opset_import if o.domain in STANDARD), OPSET)
+    defined = [node for node in model.graph.node if node.domain in STANDARD and is_defined(node.op_type, version)]
     if not defined:
         return model
-    return with_rules(inliner.inline_selected_functions(model, [("", op) for op in sorted(defined)], False, True))
+    for node in defined:  # the inliner leaves out defaults
+        given = {attribute.name for attribute in node.attribute}
+        known = defs.get_schema(node.op_type, version).attributes
+        node.attribute.extend(a.default_value for name, a in known.items() if a.default_value.type and name not in given)
+    for tensor in model.graph.initializer:  # and looks for types among declared values only
+        model.graph.value_info.add(name=tensor.name, type=helper.make_tensor_type_proto(tensor.data_type, tensor.dims))
+    operators = sorted({("", node.op_type) for node in defined})
+    return with_rules(inliner.inline_selected_functions(model, operators, inline_schema_functions=True))
 
 
-def is_function(schema: defs.OpSchema) -> bool:
-    """Tell whether an operator is defined in terms of others."""
+def is_defined(op: str, version: int) -> bool:
+    """Tell whether an operator has no rule, but is defined in terms of others."""
+    if op in RULES or op in CONSTANT or not defs.has(op, version):
+        return False
+    schema = defs.get_schema(op, version)
     return bool(schema.has_function or schema.has_context_dependent_function)  # type: ignore[attr-defined]

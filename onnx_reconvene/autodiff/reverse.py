@@ -12,13 +12,12 @@ from onnx import helper
 
 from onnx_reconvene.autodiff.builder import FLOATS, Builder, Tensor, total
 from onnx_reconvene.autodiff.node import Node, NoDerivativeError
-from onnx_reconvene.autodiff.prepare import prepare
+from onnx_reconvene.autodiff.prepare import STANDARD, prepare
 from onnx_reconvene.autodiff.rules import CONSTANT, RULES
 from onnx_reconvene.errors import UsageError
 from onnx_reconvene.graph import Source, bodies, captured, without_weights
+from onnx_reconvene.shapes import has_free_sizes
 from onnx_reconvene.sizes import input_sizes
-
-STANDARD = ("", "ai.onnx")
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def differentiate(
         raise UsageError(f"missing='{missing}' is neither 'error' nor 'zero'")
     sizes = input_sizes(graph, input_shape or {})
     source = prepare(without_weights(graph))
-    builder = Builder(source, sizes)
+    builder = Builder(source, sizes if has_free_sizes(graph) else {})
     names = _weights(source.model) if wrt is None else list(dict.fromkeys(wrt))
     _check(builder, names)
     sweep = _Sweep(builder, names, _seeds(builder, loss), missing)

@@ -1,6 +1,6 @@
 """The networks of all derivative rules, by name of operator and variant."""
 
-from tests.derivatives import channels, elementwise, movement, products, reductions
+from tests.derivatives import channels, elementwise, movement, products, recurrent, reductions
 from tests.derivatives.case import Case, Table
 
 CASES: Table = {
@@ -8,6 +8,7 @@ CASES: Table = {
     **elementwise.CASES,
     **movement.CASES,
     **products.CASES,
+    **recurrent.CASES,
     **reductions.CASES,
 }
 ALL = {f"{op}: {variant}" if variant else op: case for op, variants in CASES.items() for variant, case in variants.items()}

@@ -10,6 +10,7 @@ from onnx_reconvene.autodiff.rules import (
     movement,
     normalization,
     pooling,
+    recurrent,
     reductions,
     resampling,
 )
@@ -23,6 +24,7 @@ RULES: dict[str, Rule] = {
     **movement.RULES,
     **normalization.RULES,
     **pooling.RULES,
+    **recurrent.RULES,
     **reductions.RULES,
     **resampling.RULES,
 }
