@@ -220,15 +220,14 @@ def gelu(node: Node, g: Tensor) -> Gradients:
 
 
 def clip(node: Node, g: Tensor) -> Gradients:
-    """y = min(max(x, a), b): dx = g [a < x < b], da = g [x <= a], db = g [x >= b]; as Relu's, the slope at a bound is 0"""
+    """y = min(max(x, a), b): dx = g [a < x < b], da = g [x <= a, x < b], db = g [x >= b]; as Relu's, the slope at a bound is 0"""
     low, high = node.optional(1), node.optional(2)
-    dx, dlow, dhigh = g, None, None
-    if high is not None:
-        inside = node[0] < high
-        dx, dhigh = only(inside, dx), only(inside.apply("Not"), g)
-    if low is not None:
-        inside = node[0] > low
-        dx, dlow = only(inside, dx), only(inside.apply("Not"), g if dhigh is None else g - dhigh)
+    above = None if low is None else node[0] > low
+    below = None if high is None else node[0] < high
+    inside = above.apply("And", below) if above is not None and below is not None else above if above is not None else below
+    dx = g if inside is None else only(inside, g)
+    dhigh = None if below is None else only(below.apply("Not"), g)
+    dlow = None if above is None else g - dx if dhigh is None else g - dx - dhigh
     return (dx, dlow, dhigh)[: len(node.inputs)]
 
 

@@ -44,7 +44,7 @@ def batch_normalization(node: Node, g: Tensor | None, *running: Tensor | None) -
     r = (node[4] + epsilon).apply("Sqrt").apply("Reciprocal")
     gain = node[1] * r
     dbias = g.sum(axes, keepdims=False)
-    dscale = (g * (x - per_channel(node[3], rank))).sum(axes, keepdims=False) * r
+    dscale = ((g * x).sum(axes, keepdims=False) - node[3] * dbias) * r
     return (g * per_channel(gain, rank), dscale, dbias, -(gain * dbias), dscale * gain * r * -0.5)
 
 
