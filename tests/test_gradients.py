@@ -10,7 +10,7 @@ from onnx import ModelProto, helper, numpy_helper
 
 import onnx_reconvene as rc
 from onnx_reconvene.autodiff import TAKEN_AS_ZERO, NoDerivativeError, differentiate
-from onnx_reconvene.graph import load
+from onnx_reconvene.graph import from_model, load
 from tests.derivatives.case import case, ints
 from tests.derivatives.oracle import Slope, check, run, trainable, weighted
 
@@ -313,3 +313,14 @@ def test_slope_of_a_network_as_all_its_weights_move(name: str, network: Network)
     claimed = sum(float((found[f"{name}.grad"] * direction).sum()) for name, direction in directions.items())
     measured = Slope(weighted(model, feeds), feeds, "loss", single=False).along(directions)
     assert abs(claimed - measured) < 1e-3 * abs(measured)
+
+
+@pytest.mark.parametrize("name", ["crnn", "densenet121__dynamo", "levit_128s", "swin_t", "yolo_c2f__bn"])
+def test_every_weight_of_a_real_architecture_gets_a_gradient(name: str, zoo: Network) -> None:
+    model = zoo(name)
+    derivative = differentiate(from_model(model))
+    assert not derivative.taken_as_zero
+    producers = {output: node for node in derivative.source.model.graph.node for output in node.output}
+    sources = [producers[producers[gradient].input[0]] for gradient in derivative.outputs.values()]
+    assert sources
+    assert all(node.op_type != "ConstantOfShape" for node in sources)

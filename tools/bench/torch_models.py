@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 
-def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, act: type[nn.Module] | None = nn.ReLU) -> nn.Sequential:
+def conv_bn(
+    inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, act: type[nn.Module] | None = nn.ReLU
+) -> nn.Sequential:
     """Convolution, padded to keep the size at stride 1, batch normalization, activation."""
     layers = [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(outputs)]
     return nn.Sequential(*layers, *([act()] if act else []))
@@ -84,7 +86,15 @@ def efficientnet_b0() -> nn.Module:
     """Tan and Le, 2019."""
     layers: list[nn.Module] = [conv_bn(3, 32, 3, 2, act=nn.SiLU)]
     channels = 32
-    stages = ((1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 5, 2, 40, 2), (6, 3, 2, 80, 3), (6, 5, 1, 112, 3), (6, 5, 2, 192, 4), (6, 3, 1, 320, 1))
+    stages = (
+        (1, 3, 1, 16, 1),
+        (6, 3, 2, 24, 2),
+        (6, 5, 2, 40, 2),
+        (6, 3, 2, 80, 3),
+        (6, 5, 1, 112, 3),
+        (6, 5, 2, 192, 4),
+        (6, 3, 1, 320, 1),
+    )
     for expand, kernel, first, width, depth in stages:
         for k in range(depth):
             stride, hidden = first if k == 0 else 1, channels * expand
@@ -104,7 +114,9 @@ class Shuffle(nn.Module):
         half, self.stride = outputs // 2, stride
         entry = inputs if stride > 1 else half
         self.main = nn.Sequential(conv_bn(entry, half, 1), conv_bn(half, half, 3, stride, half, act=None), conv_bn(half, half, 1))
-        self.side = nn.Sequential(conv_bn(inputs, inputs, 3, stride, inputs, act=None), conv_bn(inputs, half, 1)) if stride > 1 else None
+        self.side = (
+            nn.Sequential(conv_bn(inputs, inputs, 3, stride, inputs, act=None), conv_bn(inputs, half, 1)) if stride > 1 else None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the shuffled channels of both branches."""
@@ -141,7 +153,7 @@ class ConvNeXtBlock(nn.Module):
         self.depthwise = nn.Conv2d(width, width, 7, padding=3, groups=width)
         self.norm = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-        self.scale = nn.Parameter(torch.full((width, 1, 1), 1e-1))
+        self.scale = nn.Parameter(0.2 * torch.rand(width, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x and what the block adds."""
@@ -230,7 +242,9 @@ class C2f(nn.Module):
         super().__init__()
         half = outputs // 2
         self.enter = conv_bn(inputs, outputs, 1, act=nn.SiLU)
-        self.blocks = nn.ModuleList(nn.Sequential(conv_bn(half, half, 3, act=nn.SiLU), conv_bn(half, half, 3, act=nn.SiLU)) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(conv_bn(half, half, 3, act=nn.SiLU), conv_bn(half, half, 3, act=nn.SiLU)) for _ in range(depth)
+        )
         self.leave = conv_bn((2 + depth) * half, outputs, 1, act=nn.SiLU)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -156,15 +156,10 @@ def convolution_over_batch(x: Tensor, g: Tensor, slide: Window, groups: int) -> 
 def products_per_tap(x: Tensor, g: Tensor, slide: Window) -> Tensor:
     """Return dw of an ungrouped convolution: per tap, the matrix product of g and what the tap meets."""
     space = range(2, x.rank)
-    batch, inputs, outputs, positions = x.shape[0], x.shape[1], g.shape[1], math.prod(slide.steps)
-    if inputs * outputs < (inputs + outputs) * positions:  # a product for each image writes less than bringing images together
-        left = g.reshape(batch, outputs, positions)
-        rights = [tap.reshape(batch, inputs, positions) for tap in slide.taps(slide.padded(x))]
-        parts = [(left @ right.transpose(0, 2, 1)).sum([0], keepdims=False) for right in rights]
-    else:
-        left = g.transpose(1, 0, *space).reshape(outputs, -1)
-        rights = [tap.reshape(inputs, -1) for tap in slide.taps(slide.padded(x.transpose(1, 0, *space)))]
-        parts = [left.apply("Gemm", right, transB=1) for right in rights]
+    outputs, inputs = g.shape[1], x.shape[1]
+    left = g.transpose(1, 0, *space).reshape(outputs, -1)
+    rights = slide.taps(slide.padded(x.transpose(1, 0, *space)))
+    parts = [left.apply("Gemm", right.reshape(inputs, -1), transB=1) for right in rights]
     if len(parts) == 1:
         return parts[0].reshape(outputs, inputs, *slide.kernel)
     return concat(parts, 0).reshape(-1, outputs, inputs).transpose(1, 2, 0).reshape(outputs, inputs, *slide.kernel)
