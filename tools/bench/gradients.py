@@ -3,7 +3,8 @@
 usage: python tools/bench/gradients.py [--json FILE]
 
 Needs torch. Errors are against torch in double precision, times against torch in single: forward and backward with the gradients
-of all weights, one thread, in turns, CPU time. Writes gradients.json and gradients.md beside this script, or FILE and its neighbour.
+of all weights, one thread, in turns, CPU time. Writes gradients.json and gradients.md beside this script, or FILE and its
+neighbour.
 """
 
 from __future__ import annotations

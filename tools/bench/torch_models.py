@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+Activation = type[nn.Module] | None
 
-def conv_bn(
-    inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, act: type[nn.Module] | None = nn.ReLU
-) -> nn.Sequential:
+
+def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, act: Activation = nn.ReLU) -> nn.Sequential:
     """Convolution, padded to keep the size at stride 1, batch normalization, activation."""
     layers = [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(outputs)]
     return nn.Sequential(*layers, *([act()] if act else []))
@@ -216,8 +217,8 @@ class UNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         widths = (16, 32, 64, 128, 256)
-        self.down = nn.ModuleList(self._double(a, b) for a, b in zip((3, *widths), widths))
-        self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, 2) for a, b in zip(widths, widths[1:]))
+        self.down = nn.ModuleList(self._double(a, b) for a, b in pairwise((3, *widths)))
+        self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, 2) for a, b in pairwise(widths))
         self.merge = nn.ModuleList(self._double(2 * a, a) for a in widths[:-1])
         self.last = nn.Conv2d(16, 1, 1)
 
@@ -230,7 +231,7 @@ class UNet(nn.Module):
         for level, block in enumerate(self.down):
             x = block(F.max_pool2d(x, 2) if level else x)
             skips.append(x)
-        for up, merge, skip in reversed(list(zip(self.up, self.merge, skips))):
+        for up, merge, skip in reversed(list(zip(self.up, self.merge, skips[:-1], strict=True))):
             x = merge(torch.cat([skip, up(x)], 1))
         return self.last(x)
 
@@ -278,7 +279,7 @@ class Detector(nn.Module):
         far = self.spread(torch.cat(pooled, 1))
         near = self.top(torch.cat([F.interpolate(far, scale_factor=2.0, mode="nearest"), near], 1))
         boxes = []
-        for head, features in zip(self.heads, (near, far)):
+        for head, features in zip(self.heads, (near, far), strict=True):
             raw = head(features)
             n, _, h, w = raw.shape
             raw = raw.view(n, 3, 85, h, w).permute(0, 1, 3, 4, 2).reshape(n, -1, 85)
