@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -89,7 +90,9 @@ def exported(module: Any, x: Any) -> ModelProto:
     """Return module as ONNX, its parameters under their own names."""
     buffer = io.BytesIO()
     training = torch.onnx.TrainingMode.PRESERVE
-    torch.onnx.export(module, (x,), buffer, training=training, do_constant_folding=False, opset_version=17, dynamo=False)
+    with warnings.catch_warnings():  # the exporter warns of itself and of shapes that become constants
+        warnings.simplefilter("ignore")
+        torch.onnx.export(module, (x,), buffer, training=training, do_constant_folding=False, opset_version=17, dynamo=False)
     return onnx.load_from_string(buffer.getvalue())
 
 

@@ -242,9 +242,6 @@ class Tensor:
     def __rsub__(self, other: float | Array) -> Tensor:
         return self.beside(other) - self
 
-    def __rtruediv__(self, other: float | Array) -> Tensor:
-        return self.beside(other) / self
-
     def equals(self, other: Tensor | float | Array) -> Tensor:
         """Return where the two are equal."""
         return self.apply("Equal", other)

@@ -53,10 +53,6 @@ class Node:
         """Return an output; one that the node did not have before is added to it."""
         return self.builder.tensor(self.builder.add_output(self.proto, index))
 
-    def has_output(self, index: int) -> bool:
-        """Tell whether the node has an output."""
-        return index < len(self.proto.output) and bool(self.proto.output[index])
-
     def attribute(self, name: str) -> Any:
         """Return an attribute, or its default, None where there is neither."""
         value = self._attributes.get(name)
@@ -65,9 +61,10 @@ class Node:
             value = helper.get_attribute_value(definitions[name].default_value)
         return value.decode() if isinstance(value, bytes) else value
 
-    def axis(self, name: str = "axis", rank: int | None = None) -> int:
-        """Return an attribute that is an axis of the first input (or of a tensor of this rank), >= 0."""
-        return int(self.attribute(name)) % (self[0].rank if rank is None else rank)
+    @property
+    def axis(self) -> int:
+        """The attribute of that name, an axis of the first input, >= 0."""
+        return int(self.attribute("axis")) % self[0].rank
 
     def no_derivative(self, what: str = "") -> NoDerivativeError:
         """Return the error to raise where the derivative of this node, or of what it is used with, is unknown."""

@@ -12,7 +12,7 @@ from onnx_reconvene.autodiff.rules.movement import place
 
 def gather(node: Node, g: Tensor) -> Gradients:
     """y = x[i]: dx[i] += g"""
-    x, indices, axis = node[0], node[1], node.axis()
+    x, indices, axis = node[0], node[1], node.axis
     known = x.builder.value(indices.name)
     if known is not None and known.size == 1:
         single = g.reshape(*x.shape[:axis], 1, *x.shape[axis + 1 :])
@@ -28,7 +28,7 @@ def gather(node: Node, g: Tensor) -> Gradients:
 
 def gather_elements(node: Node, g: Tensor) -> Gradients:
     """y[..., k, ...] = x[..., i[..., k, ...], ...]: dx[..., i, ...] += g"""
-    return (node[0].zeros().apply("ScatterElements", node[1], g, axis=node.axis(), reduction="add"), None)
+    return (node[0].zeros().apply("ScatterElements", node[1], g, axis=node.axis, reduction="add"), None)
 
 
 def gather_nd(node: Node, g: Tensor) -> Gradients:
@@ -44,7 +44,7 @@ def gather_nd(node: Node, g: Tensor) -> Gradients:
 
 def scatter_elements(node: Node, g: Tensor) -> Gradients:
     """y = x, y[..., i, ...] = u, or += u: du = g[..., i, ...]; dx = g, but 0 where x was overwritten"""
-    axis, reduction = node.axis(), node.attribute("reduction")
+    axis, reduction = node.axis, node.attribute("reduction")
     origin, seen = [0] * g.rank, [g.shape[k] if k == axis else size for k, size in enumerate(node[1].shape)]
     updates = g.slice(origin, seen, range(g.rank), [1] * g.rank).apply("GatherElements", node[1], axis=axis)
     if reduction == "add":

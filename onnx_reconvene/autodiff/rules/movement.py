@@ -25,7 +25,7 @@ def transpose(node: Node, g: Tensor) -> Gradients:
 
 def concatenate(node: Node, g: Tensor) -> Gradients:
     """y = x1, x2, ... along an axis: dxi = the part of g that is xi's"""
-    axis = node.axis()
+    axis = node.axis
     sizes = [x.shape[axis] for x in node.inputs if x is not None]
     return g.builder.emit("Split", g, g.builder.integers(sizes), outputs=len(sizes), axis=axis)
 
@@ -34,7 +34,7 @@ def split(node: Node, *gs: Tensor | None) -> Gradients:
     """y1, y2, ... = x along an axis: dx = g1, g2, ..."""
     outputs = [node.output(k) for k in range(len(gs))]
     parts = [y.zeros() if g is None else g for y, g in zip(outputs, gs, strict=True)]
-    return (concat(parts, node.axis()), *(None for _ in node.inputs[1:]))
+    return (concat(parts, node.axis), *(None for _ in node.inputs[1:]))
 
 
 def slice_(node: Node, g: Tensor) -> Gradients:

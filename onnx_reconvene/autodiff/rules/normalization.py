@@ -61,14 +61,14 @@ def layer_normalization(node: Node, g: Tensor | None, *statistics: Tensor | None
     """y = n s + b, m and v over the last axes: dx by statistics from g s, ds = sum g n, db = sum g"""
     if g is None or any(statistics):
         raise node.no_derivative("statistics that are differentiated")
-    axes = list(range(node.axis(), node[0].rank))
+    axes = list(range(node.axis, node[0].rank))
     n, r = standardized(node[0], axes, node.attribute("epsilon"))
     return (through_statistics(g * node[1], n, r, axes), g * n, g)[: len(node.inputs)]
 
 
 def rms_normalization(node: Node, g: Tensor) -> Gradients:
     """y = n s, n = x r, r = 1 / sqrt(mean x^2 + e): dx = r (g s - n mean(g s n)), ds = sum g n"""
-    x, axes = node[0], list(range(node.axis(), node[0].rank))
+    x, axes = node[0], list(range(node.axis, node[0].rank))
     r = ((x * x).mean(axes) + node.attribute("epsilon")).apply("Sqrt").apply("Reciprocal")
     n, gn = x * r, g * node[1]
     return (r * (gn - n * (gn * n).mean(axes)), g * n)
@@ -76,7 +76,7 @@ def rms_normalization(node: Node, g: Tensor) -> Gradients:
 
 def lp_normalization(node: Node, g: Tensor) -> Gradients:
     """y = x / z, z = (sum |x|^p)^(1/p): dx = (g - dz sum g y) / z, dz = sign x or y"""
-    x, y, axes = node[0], node.y, [node.axis()]
+    x, y, axes = node[0], node.y, [node.axis]
     one = node.attribute("p") == 1
     norm = x.reduce("ReduceL1" if one else "ReduceL2", axes)
     return ((g - (x.apply("Sign") if one else y) * (g * y).sum(axes)) / where(norm > 0.0, norm, norm.beside(1.0)),)

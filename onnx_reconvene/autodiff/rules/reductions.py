@@ -106,17 +106,17 @@ def cumulative_sum(node: Node, g: Tensor) -> Gradients:
 def softmax(node: Node, g: Tensor) -> Gradients:
     """y = e^x / sum e^x: dx = y (g - sum g y)"""
     weighted = g * node.y
-    return (weighted - node.y * weighted.sum([node.axis()]),)
+    return (weighted - node.y * weighted.sum([node.axis]),)
 
 
 def log_softmax(node: Node, g: Tensor) -> Gradients:
     """y = x - log sum e^x: dx = g - e^y sum g"""
-    return (g - node.y.apply("Exp") * g.sum([node.axis()]),)
+    return (g - node.y.apply("Exp") * g.sum([node.axis]),)
 
 
 def top_k(node: Node, g: Tensor, *_: None) -> Gradients:
     """y, i = the k largest of x and where they were: dx[i] = g"""
-    return (node[0].zeros().apply("ScatterElements", node.output(1), g, axis=node.axis()), None)
+    return (node[0].zeros().apply("ScatterElements", node.output(1), g, axis=node.axis), None)
 
 
 RULES: dict[str, Rule] = {
