@@ -152,7 +152,7 @@ class Flow:
         self.copies: list[Labels] = []  # channels that are copies of one element
         self.preferred: list[Labels] = []  # those for which others froze, with which they share an axis
         self.reduced: list[Labels] = []  # those that some reduction runs over
-        self.over_channels: list[gs.Node] = []  # nodes that compute over removable channels
+        self.over_channels: dict[int, tuple[gs.Node, list[Labels]]] = {}  # nodes that compute over channels, and over which
         self.zero_points: dict[str, NDArray[Any]] = {}  # of quantized weights
         self.trail: dict[str, tuple[tuple[str, NDArray[np.int64]], ...]] = {}
 

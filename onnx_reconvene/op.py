@@ -154,8 +154,7 @@ class Op:
         """Record that removing some of labels changes what this node makes of the others."""
         if (labels >= 0).any():
             self.flow.equalities.inexact(labels, f"{self} {what}")
-            if not self.flow.over_channels or self.flow.over_channels[-1] is not self.node:
-                self.flow.over_channels.append(self.node)
+            self.flow.over_channels.setdefault(id(self.node), (self.node, []))[1].append(labels.ravel())
 
     def emit(self, labels: dict[int, Labels], o: int = 0) -> None:
         """Give output o these labels by axis; axes along which they are frozen for no reason of their own are left out."""

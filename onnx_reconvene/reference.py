@@ -21,6 +21,7 @@ from onnx_reconvene.files import write_data
 from onnx_reconvene.flow import weight_values
 from onnx_reconvene.graph import Source, plain_source, put_values
 from onnx_reconvene.groups import Analysis
+from onnx_reconvene.labels import Labels
 from onnx_reconvene.plain import graphs_in
 
 Mask = NDArray[np.bool_]
@@ -84,23 +85,24 @@ def _zeroed(analysis: Analysis, keep: Mask) -> list[Slices]:
 
 def _masked(analysis: Analysis, keep: Mask) -> list[Masked]:
     found = []
-    for node in analysis.flow.over_channels:
-        inputs = _axes_losing(analysis, keep, [t.name for t in node.inputs])
-        outputs = _axes_losing(analysis, keep, [t.name for t in node.outputs])
+    for node, labels in analysis.flow.over_channels.values():
+        over = analysis.units(np.concatenate(labels))
+        inputs, outputs = (_axes_losing(analysis, keep, over, [t.name for t in tensors]) for tensors in (node.inputs, node.outputs))
         if inputs or outputs:
-            found.append(Masked(node.outputs[0].name, tuple(inputs), tuple(outputs)))
+            found.append(Masked(node.outputs[0].name, inputs, outputs))
     return found
 
 
-def _axes_losing(analysis: Analysis, keep: Mask, names: list[str]) -> list[tuple[str, int, Mask]]:
+def _axes_losing(analysis: Analysis, keep: Mask, over: Labels, names: list[str]) -> tuple[tuple[str, int, Mask], ...]:
+    """Return the axes of tensors along which units go that a node computes over, and what stays there."""
     found = []
     for name in dict.fromkeys(names):
         value = analysis.flow.values.get(name)
         for axis, labels in value.labels.items() if value else ():
             stays = analysis.stays(labels, keep)
-            if not stays.all():
+            if not stays.all() and np.isin(analysis.units(labels)[~stays], over).any():
                 found.append((name, axis, stays))
-    return found
+    return tuple(found)
 
 
 def store(source: Source, folder: str, name: str, zero: Sequence[Slices] = (), masked: Sequence[Masked] = ()) -> str:
