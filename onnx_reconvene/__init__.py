@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from onnx_reconvene.allocate import allocator, allocators
     from onnx_reconvene.api import Options, Result, analyze, prune
     from onnx_reconvene.errors import ModelError, ReconveneError, TargetError, UsageError, VerificationError
-    from onnx_reconvene.saliency import criteria, criterion
+    from onnx_reconvene.saliency.criterion import criteria, criterion
 
 __version__ = "0.1.0"
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_reconvene.flow import Flow, Split, UnsupportedError, Value, weight_values
+from onnx_reconvene.flow import Flow, Split, UnsupportedError, weight_values
 from onnx_reconvene.fold import moved_constants
+from onnx_reconvene.graph import bodies_of, every_node
 from onnx_reconvene.groups import NO_CHANNELS, Analysis, collect
+from onnx_reconvene.inference import infer
 from onnx_reconvene.labels import Labels, Solution
 from onnx_reconvene.op import Op
-from onnx_reconvene.operators import rule_for, why_frozen
-from onnx_reconvene.shapes import Integers, infer
+from onnx_reconvene.operators import Operator, rule_for, why_frozen
+from onnx_reconvene.shapes import Integers
 from onnx_reconvene.sizes import input_sizes
 
 
@@ -27,12 +29,12 @@ def analyze(graph: gs.Graph, sizes: Mapping[str, Sequence[int]] | None = None, a
     inputs = input_sizes(graph, sizes or {})
     shapes, integers = infer(graph, inputs)
     static = moved_constants(graph)
-    nodes = [node for node in graph.nodes if not _is_settled(integers, node)]
+    settled = frozenset(id(node) for node in every_node(graph) if _is_settled(integers, node))
     outward: dict[str, int] = {}
     best: tuple[tuple[int, ...], Flow, Solution] | None = None
     while True:
         flow = Flow(graph, shapes, integers, static, outward, attention == "dims")
-        _run(flow, nodes)
+        _run(flow, settled)
         solution = flow.equalities.solve()
         made = np.concatenate([np.empty(0, np.int64), *(layer.out for layer in flow.layers)])
         found = int((solution.why(made) < 0).sum()), solution.free.size, -len(solution.inexact)
@@ -75,58 +77,67 @@ def _is_settled(integers: Integers, node: gs.Node) -> bool:
     return node.op == "Constant" or integers.computes(node)
 
 
-def _run(flow: Flow, nodes: list[gs.Node]) -> None:
+def _run(flow: Flow, settled: frozenset[int]) -> None:
     for tensor in flow.graph.inputs:
-        flow.values[tensor.name] = _frozen_value(flow, tensor.name, f"'{tensor.name}' is a graph input")
-    for node in nodes:
-        _visit(flow, node)
-    for tensor in [t for node in nodes for t in node.outputs if not t.outputs]:
+        flow.values[tensor.name] = flow.frozen_value(tensor.name, f"'{tensor.name}' is a graph input")
+    for node in flow.graph.nodes:
+        _visit(flow, node, settled)
+    unread = [t for node in every_node(flow.graph) if id(node) not in settled for t in node.outputs if not t.outputs]
+    for tensor in unread:
         flow.settle(tensor)  # what nobody reads has to keep a shape, too
     for tensor in flow.graph.outputs:
         flow.freeze(tensor, f"'{tensor.name}' is a graph output")
 
 
-def _visit(flow: Flow, node: gs.Node) -> None:
-    op = Op(flow, node)
-    _freeze_captured(flow, op)
-    operator = rule_for(node)
-    if operator is None:
-        _freeze_node(flow, op, why_frozen(node))
+def _visit(flow: Flow, node: gs.Node, settled: frozenset[int]) -> None:
+    """Let labels flow through node, and before that through the bodies that it runs."""
+    if id(node) in settled:
         return
-    try:
-        operator.flow(op)
-    except UnsupportedError as error:
-        _freeze_node(flow, op, str(error))
-    except (ValueError, IndexError) as error:  # numpy, on labels that do not fit: the node is not what its rule takes it for
-        _freeze_node(flow, op, f"its inputs do not fit each other ({error})")
+    op = Op(flow, node)
+    operator, why = rule_for(node), why_frozen(node)
+    if operator is not None and operator.enter is not None:
+        operator, why = _try(operator, operator.enter, op)
+    if operator is None:
+        _freeze_inputs(op, why)
+    for body in bodies_of(node):
+        for inner in body.nodes:
+            _visit(flow, inner, settled)
+    if operator is not None:
+        operator, why = _try(operator, operator.flow, op)
+    if operator is None:
+        _freeze_node(flow, op, why)
+        return
     for i in op.inputs():
         if i not in op.seen:
             flow.freeze(node.inputs[i], f"{op} reads them as they are")
     silent = [node.outputs[o].name for o in op.outputs() if node.outputs[o].name not in flow.values]
-    if any(t.outputs or t in flow.graph.outputs for t in node.outputs if t.name in silent):
+    if any(t.outputs or t.name in flow.results for t in node.outputs if t.name in silent):
         _freeze_node(flow, op, f"no rule says what is in '{silent[0]}'")
 
 
-def _freeze_captured(flow: Flow, op: Op) -> None:
-    """Freeze what the bodies of control flow read from outside."""
-    for value in op.node.attrs.values():
-        if isinstance(value, gs.Graph):
-            for inner in value.nodes:
-                for tensor in [*inner.inputs, *value.outputs]:
-                    if tensor.name in flow.values or isinstance(tensor, gs.Constant):
-                        flow.freeze(tensor, f"{op} reads it in a body")
-                _freeze_captured(flow, Op(flow, inner))
+def _try(operator: Operator, rule: Callable[[Op], None], op: Op) -> tuple[Operator | None, str]:
+    """Run one rule of operator; return it, or None and why it cannot follow the node."""
+    try:
+        rule(op)
+    except UnsupportedError as error:
+        return None, str(error)
+    except (ValueError, IndexError) as error:  # numpy, on labels that do not fit: the node is not what its rule takes it for
+        return None, f"its inputs do not fit each other ({error})"
+    return operator, ""
+
+
+def _freeze_inputs(op: Op, why: str) -> None:
+    """Freeze what goes into a node, and into the bodies that it runs."""
+    inner = [tensor for body in bodies_of(op.node) for tensor in body.inputs]
+    for tensor in [*(op.node.inputs[i] for i in op.inputs()), *inner]:
+        op.stop(tensor, why)
 
 
 def _freeze_node(flow: Flow, op: Op, why: str) -> None:
-    reason = f"{op}: {why}"
-    for i in op.inputs():
-        flow.freeze(op.node.inputs[i], reason)
+    _freeze_inputs(op, why)
+    for body in bodies_of(op.node):
+        for tensor in body.outputs:
+            op.stop(tensor, why)
     for o in op.outputs():
         name = op.node.outputs[o].name
-        flow.values[name] = _frozen_value(flow, name, reason)
-
-
-def _frozen_value(flow: Flow, name: str, reason: str) -> Value:
-    shape = flow.shapes.get(name, ())
-    return Value({axis: flow.equalities.frozen(size, reason) for axis, size in enumerate(shape) if size > 1})
+        flow.values[name] = flow.frozen_value(name, f"{op}: {why}")

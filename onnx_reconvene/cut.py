@@ -11,20 +11,22 @@ from numpy.typing import NDArray
 
 from onnx_reconvene.cutting import CutOp, Cutting, Mask
 from onnx_reconvene.flow import Permutation, weight_constant, weight_values
+from onnx_reconvene.graph import bodies_of, every_graph, every_node, every_tensor
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.operators import rule_for
+from onnx_reconvene.plain import nodes_in
 
 
 def cut(analysis: Analysis, keep: Mask) -> None:
     """Remove from the analysed graph, in place, the units that keep [units] does not hold."""
     cutting = Cutting(analysis, keep)
-    proto = analysis.graph.source.model.graph
-    read = {name for node in proto.node for name in node.input}
-    unread = {name for node in proto.node for name in node.output if name not in read}
+    before = list(nodes_in(analysis.graph.source.model.graph))
+    read = {name for node in before for name in node.input}
+    unread = {name for node in before for name in node.output if name not in read}
     _slice_weights(cutting)
     for permutation in analysis.flow.permutations:
         _permute(cutting, permutation)
-    for node in list(analysis.graph.nodes):
+    for node in list(every_node(analysis.graph)):
         _follow(cutting, node)
     _declare_shapes(cutting)
     _remove_dead(analysis.graph, unread)
@@ -35,7 +37,7 @@ def _slice_weights(cutting: Cutting) -> None:
     for name, tensor in cutting.analysis.flow.weights.items():
         kept = {axis: cutting.kept(labels) for axis, labels in cutting.analysis.spread(name).items()}
         if not all(mask.all() for mask in kept.values()):
-            constant = weight_constant(tensor) or _folded(cutting.graph, tensor)
+            constant = weight_constant(tensor) or _folded(cutting, tensor)
             constant.values = remaining(constant.values, kept)
 
 
@@ -56,7 +58,7 @@ def _permute(cutting: Cutting, permutation: Permutation) -> None:
     kept = cutting.kept_along(permutation.root, permutation.axis)
     if all(_rectangular(kept[positions]) for _, positions in permutation.split):
         return
-    tensors = cutting.graph.tensors()
+    tensors = every_tensor(cutting.graph)
     node, root = tensors[permutation.out].inputs[0], tensors[permutation.root]
     index = (np.cumsum(kept) - 1)[permutation.index[kept[permutation.index]]]
     node.op, node.attrs = "Gather", {"axis": permutation.axis}
@@ -74,23 +76,43 @@ def _follow(cutting: Cutting, node: gs.Node) -> None:
         if operator is not None and operator.follow is not None and view.touched:
             operator.follow(view)
         view.shield()
+    for body in bodies_of(node):
+        _shield_results(cutting, body)
     cutting.integers.visit(node, cutting.shape)
+
+
+def _shield_results(cutting: Cutting, body: gs.Graph) -> None:
+    """Let a body return the integers that it returned before the cut: their readers outside were analysed with these."""
+    old, new = cutting.analysis.integers, cutting.integers
+    for tensor in [t for t in body.outputs if t.name in old.of_shapes and old.is_arithmetic(t.name) and t.name in new]:
+        if np.array_equal(new[tensor.name], old[tensor.name]):
+            continue
+        (maker,) = tensor.inputs
+        result = cutting.variable(tensor, "changed")
+        for reader in list(tensor.outputs):
+            reader.inputs = [result if t is tensor else t for t in reader.inputs]
+        maker.outputs = [result if t is tensor else t for t in maker.outputs]
+        new.visit(maker, cutting.shape)
+        body.nodes.append(gs.Node("Identity", f"{result.name}_Identity", inputs=[result], outputs=[tensor]))
+        cutting.home[id(body.nodes[-1])] = body
+        CutOp(cutting, body.nodes[-1]).replace(0, old[tensor.name])
 
 
 def _declare_shapes(cutting: Cutting) -> None:
     """Bring the shapes that the graph declares up to date."""
-    for tensor in cutting.graph.tensors().values():
+    for tensor in every_tensor(cutting.graph).values():
         shape = cutting.shape(tensor.name)
         if isinstance(tensor, gs.Variable) and tensor.shape is not None and shape is not None:
             old = cutting.analysis.shapes[tensor.name]
             tensor.shape = [n if n != o else s for s, o, n in zip(tensor.shape, old, shape, strict=True)]
 
 
-def _folded(graph: gs.Graph, tensor: gs.Tensor) -> gs.Constant:
+def _folded(cutting: Cutting, tensor: gs.Tensor) -> gs.Constant:
     """Turn the output of a ConstantOfShape node into an initializer of the same name."""
     values, node = weight_values(tensor), tensor.inputs[0]
     node.inputs.clear()
     node.outputs.clear()
+    graph = cutting.home[id(node)]
     graph.nodes = [other for other in graph.nodes if other is not node]
     return tensor.to_constant(values)
 
@@ -105,13 +127,13 @@ def _rectangular(kept: Mask) -> bool:
 
 def _remove_dead(graph: gs.Graph, unread: set[str]) -> None:
     """Remove the nodes whose outputs nobody reads, but for those that nobody read before."""
-    outputs = {t.name for t in graph.outputs}
-    alive = []
-    for node in reversed(list(graph.nodes)):
+    outputs = {t.name for part in every_graph(graph) for t in part.outputs}
+    dead = set()
+    for node in reversed(list(every_node(graph))):
         names = {t.name for t in node.outputs if t.name}
-        if any(t.outputs for t in node.outputs) or outputs & names or names <= unread:
-            alive.append(node)
-        else:
-            node.inputs.clear()
-    if len(alive) < len(graph.nodes):
-        graph.nodes = alive[::-1]
+        if not (any(t.outputs for t in node.outputs) or outputs & names or names <= unread):
+            dead.add(id(node))
+            for inner in [node, *(inner for body in bodies_of(node) for inner in every_node(body))]:
+                inner.inputs.clear()
+    for part in list(every_graph(graph)) if dead else ():
+        part.nodes = [node for node in part.nodes if id(node) not in dead]

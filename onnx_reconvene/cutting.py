@@ -10,10 +10,11 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_reconvene.flow import Value, weight_constant
-from onnx_reconvene.graph import captured
+from onnx_reconvene.graph import every_graph, every_tensor
 from onnx_reconvene.groups import Analysis
+from onnx_reconvene.inference import has_free_sizes
 from onnx_reconvene.labels import Labels
-from onnx_reconvene.shapes import Integers, Shape, has_free_sizes
+from onnx_reconvene.shapes import Integers, Shape
 
 Mask = NDArray[np.bool_]
 
@@ -25,9 +26,10 @@ class Cutting:
         self.analysis, self.graph = analysis, analysis.graph
         self.keep = keep
         self.integers = Integers()
-        self._names = set(analysis.graph.tensors())
-        outputs = {t.name for t in analysis.graph.outputs}
-        self.shared = captured(analysis.graph.source.model.graph) | outputs  # read by others than nodes of this graph
+        self._names = set(every_tensor(analysis.graph))
+        graphs = list(every_graph(analysis.graph))
+        self.shared = {t.name for graph in graphs for t in graph.outputs}  # read by others than nodes
+        self.home = {id(node): graph for graph in graphs for node in graph.nodes}  # by id(node)
         self.done: set[int] = set()  # ids of nodes whose integers are right already
         self._shapes: dict[str, Shape | None] = {}
 
@@ -38,11 +40,12 @@ class Cutting:
     def kept_along(self, name: str, axis: int) -> Mask:
         """Return which positions along an axis of a tensor stay."""
         value = self.analysis.flow.values.get(name, Value())
+        if value.pending is not None and value.is_pending(axis):
+            return np.asarray(
+                self.kept(value.pending.spread).any(tuple(a for a in range(value.pending.positions.ndim) if a != axis))
+            )
         if axis in value.labels:
             return self.kept(value.labels[axis])
-        kept = self.kept(value.pending.spread) if value.pending else np.ones(())
-        if kept.ndim and kept.shape[axis] > 1:
-            return np.asarray(kept.any(tuple(a for a in range(kept.ndim) if a != axis)))
         return np.ones(self.analysis.shapes[name][axis], bool)
 
     def shape(self, name: str) -> Shape | None:
@@ -60,12 +63,19 @@ class Cutting:
 
     def constant(self, owner: str, role: str, values: Sequence[int] | NDArray[Any]) -> gs.Constant:
         """Return a new integer constant, named after the tensor it serves."""
+        return gs.Constant(self._name(owner, role), np.asarray(values))
+
+    def variable(self, like: gs.Tensor, role: str) -> gs.Variable:
+        """Return a new tensor of the type of another, and named after it."""
+        return gs.Variable(self._name(like.name, role), like.dtype, like.shape)
+
+    def _name(self, owner: str, role: str) -> str:
         name, again = f"{owner}_{role}", 1
         while name in self._names:
             again += 1
             name = f"{owner}_{role}_{again}"
         self._names.add(name)
-        return gs.Constant(name, np.asarray(values))
+        return name
 
 
 class CutOp:
@@ -142,16 +152,15 @@ class CutOp:
     def divide_evenly(self) -> None:
         """Let arithmetic on shapes divide what it did before the cut where now something would be left over: the batch counted as
         batch times heads over heads."""
-        before, now = ([known.get(t) for t in self.node.inputs] for known in (self.cutting.analysis.integers, self.cutting.integers))
-        if self.node.op != "Div" or any(value is None or value.dtype.kind != "i" for value in [*before, *now]):
+        if self.node.op != "Div":
             return
-        with np.errstate(divide="ignore"):
-            left_over = [np.any(a % b) or not np.all(b) for a, b in (before, now)]
-        if left_over == [False, True]:
-            for i in range(2):
-                if not np.array_equal(now[i], before[i]):
-                    self.node.inputs[i] = self._override(i, before[i], now[i])
-                    self.cutting.integers.put(self.node.inputs[i].name, before[i])
+        before, now = ([i.get(t) for t in self.node.inputs] for i in (self.cutting.analysis.integers, self.cutting.integers))
+        pairs = [(a, b) for a, b in zip(before, now, strict=True) if a is not None and b is not None and a.dtype.kind == "i"]
+        if len(pairs) == 2 and not _leaves(pairs[0][0], pairs[1][0]) and _leaves(pairs[0][1], pairs[1][1]):
+            for i, (old, new) in enumerate(pairs):
+                if not np.array_equal(old, new):
+                    self.node.inputs[i] = self._override(i, old, new)
+                    self.cutting.integers.put(self.node.inputs[i].name, old)
 
     def shield(self) -> None:
         """Give every other input that was computed from shapes the value that it had before the cut."""
@@ -196,7 +205,12 @@ class CutOp:
     def _before(self, op: str, name: str, *inputs: gs.Tensor) -> gs.Variable:
         """Insert a node of integer arithmetic before this one and return its output."""
         result = gs.Variable(name, inputs[-1].dtype, inputs[-1].shape)
-        nodes = self.cutting.graph.nodes
+        nodes = self.cutting.home[id(self.node)].nodes
         place = next(k for k, node in enumerate(nodes) if node is self.node)
         nodes.insert(place, gs.Node(op, f"{name}_{op}", inputs=list(inputs), outputs=[result]))
         return result
+
+
+def _leaves(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    """Tell whether a over b leaves something over, or cannot be."""
+    return not b.all() or bool((a % b).any())

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import helper
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
+from onnx_reconvene.graph import every_graph
 from onnx_reconvene.labels import Equalities, Labels
 from onnx_reconvene.shapes import Integers, Shape
 
@@ -47,10 +48,14 @@ class Value:
     labels: dict[int, Labels] = field(default_factory=dict)
     pending: Pending | None = None
 
+    def is_pending(self, axis: int) -> bool:
+        """Tell whether pending labels vary along an axis that has no free ones of its own."""
+        own = self.labels.get(axis)
+        return self.pending is not None and self.pending.positions.shape[axis] > 1 and (own is None or bool((own < 0).all()))
+
     def over(self, axis: int) -> Labels | None:
-        """Return the labels along an axis, where pending ones vary along others too those at the first place there; None if
-        there are none."""
-        if axis in self.labels or self.pending is None or self.pending.positions.shape[axis] == 1:
+        """Return the labels along an axis, of pending ones those at the first place on all others; None if there are none."""
+        if self.pending is None or not self.is_pending(axis):
             return self.labels.get(axis)
         return self.pending.spread[tuple(slice(None) if a == axis else 0 for a in range(self.pending.positions.ndim))]
 
@@ -136,6 +141,7 @@ class Flow:
         self.static = static  # tensors computed from weights and constants alone
         self.shrink_heads = shrink_heads  # attention loses dimensions of every head, not heads
         self.outward = outward  # tensors where not the innermost of the split axes absorbs a removal, but one so far out
+        self.results = {t.name for part in every_graph(graph) for t in part.outputs}  # of the graph and of bodies
         self.equalities = Equalities()
         self.values: dict[str, Value] = {}
         self.weights: dict[str, gs.Tensor] = {}
@@ -172,6 +178,11 @@ class Flow:
         for axis in value.labels if axes is None else axes:
             if axis in value.labels:
                 self.equalities.freeze(value.labels[axis], reason)
+
+    def frozen_value(self, name: str, reason: str) -> Value:
+        """Return the labels of a tensor none of whose channels can be removed."""
+        shape = self.shapes.get(name, ())
+        return Value({axis: self.equalities.frozen(size, reason) for axis, size in enumerate(shape) if size > 1})
 
     def settle(self, tensor: gs.Tensor) -> None:
         """Let one axis of tensor absorb the removal of its pending labels; equal positions along the others go together."""

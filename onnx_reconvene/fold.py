@@ -14,7 +14,8 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from onnx_reconvene.graph import without_weights
+from onnx_reconvene.graph import bodies_of, every_node, plain_source
+from onnx_reconvene.plain import nodes_in
 
 LAYERS = {"Conv", "ConvTranspose", "DeformConv", "Einsum", "GRU", "Gemm", "LSTM", "MatMul", "RNN"}
 MOVES = {
@@ -45,7 +46,8 @@ def moved_constants(graph: gs.Graph) -> frozenset[str]:
 def fold(graph: gs.Graph) -> Callable[[], None]:
     """Let layers read evaluated constants in place of weights that are computed; returns what undoes that."""
     constants = _constants(graph)
-    reads = [(node, i) for node in graph.nodes if node.op in LAYERS for i, t in enumerate(node.inputs) if constants.get(t.name)]
+    layers = [node for node in every_node(graph) if node.op in LAYERS]
+    reads = [(node, i) for node in layers for i, t in enumerate(node.inputs) if constants.get(t.name)]
     values = _evaluated(graph, {node.inputs[i].name for node, i in reads}, constants)
     folded = {name: gs.Constant(f"{name}_folded", np.ascontiguousarray(array)) for name, array in values.items()}
     changed = [
@@ -66,9 +68,9 @@ def fold(graph: gs.Graph) -> Callable[[], None]:
 def _constants(graph: gs.Graph) -> dict[str, bool]:
     """Return the tensors computed from constants alone, and whether something has been computed, not just moved."""
     found: dict[str, bool] = {}
-    for node in graph.nodes:
+    for node in every_node(graph):
         inputs = [t for t in node.inputs if t.name]
-        if all(isinstance(t, gs.Constant) or t.name in found for t in inputs):
+        if not bodies_of(node) and all(isinstance(t, gs.Constant) or t.name in found for t in inputs):
             computed = node.op not in MOVES or any(found.get(t.name, False) for t in inputs)
             found.update(dict.fromkeys((t.name for t in node.outputs), computed))
     return found
@@ -80,8 +82,8 @@ def _evaluated(graph: gs.Graph, names: set[str], constants: dict[str, bool]) -> 
         return {}
     from onnx.reference import ReferenceEvaluator
 
-    bare = without_weights(graph)
-    nodes = [node for node in bare.model.graph.node if node.output and node.output[0] in constants]
+    bare = plain_source(graph)
+    nodes = [node for node in nodes_in(bare.model.graph) if node.output and node.output[0] in constants]
     needed = {name for node in nodes for name in node.input}
     stored = [t for t in bare.model.graph.initializer if t.name in needed]
     weights = [numpy_helper.from_array(bare.arrays[t.name], t.name) if t.name in bare.arrays else t for t in stored]

@@ -7,7 +7,7 @@ read from without its large weights; `to_model` puts what has changed into a cop
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnx_reconvene import wire
 from onnx_reconvene.errors import ModelError
+from onnx_reconvene.plain import Plain, as_read, graphs_in, nodes_in, plain
 
 RUNTIME_OPERATORS = {"SimplifiedLayerNormalization"}  # of onnxruntime, in the standard domain
 G_LOGGER.severity = G_LOGGER.CRITICAL  # graphsurgeon prints warnings that are none of the user's concern
@@ -39,11 +40,13 @@ class Snapshot:
 
 @dataclass
 class Source:
-    """The model a graph was read from: all of it but the data of large initializers, which lie in arrays by name."""
+    """The model a graph was read from: all of it but the data of large initializers, which lie in arrays by name. That of a graph
+    is in plain form."""
 
     model: onnx.ModelProto
     arrays: dict[str, NDArray[Any]]
     path: str | None = None
+    form: Plain | None = None  # says what the model was before it was put in plain form
     snapshots: dict[int, Snapshot] = field(default_factory=dict)  # by id(node)
 
 
@@ -146,18 +149,50 @@ def _map_external(model: onnx.ModelProto, folder: str, arrays: dict[str, NDArray
             tensor.raw_data = data.tobytes()
 
 
+def bodies_of(node: gs.Node) -> list[gs.Graph]:
+    """Return the graphs among the attributes of node."""
+    return [value for value in node.attrs.values() if isinstance(value, gs.Graph)]
+
+
+def every_graph(graph: gs.Graph) -> Iterator[gs.Graph]:
+    """Yield graph and the bodies of control flow in it, at any depth."""
+    yield graph
+    for node in graph.nodes:
+        for body in bodies_of(node):
+            yield from every_graph(body)
+
+
+def every_node(graph: gs.Graph) -> Iterator[gs.Node]:
+    """Yield the nodes of graph and of the bodies in it, those of a body before the node that runs it."""
+    for node in graph.nodes:
+        for body in bodies_of(node):
+            yield from every_node(body)
+        yield node
+
+
+def every_tensor(graph: gs.Graph) -> dict[str, gs.Tensor]:
+    """Return the tensors of graph and of the bodies in it, by name."""
+    tensors: dict[str, gs.Tensor] = {}
+    for part in every_graph(graph):
+        tensors = {**part.tensors(), **tensors}
+    return tensors
+
+
 def _graph(source: Source) -> gs.Graph:
     _check(source)
+    form = plain(source.model)
+    if form is not None:
+        source = Source(form.model, source.arrays, source.path, form)
     try:
         graph = gs.import_onnx(source.model)
     except Exception as error:  # graphsurgeon raises bare exceptions of its own
         raise ModelError(f"{source.path or 'the model'}: cannot be imported: {error}") from error
     if source.arrays:
-        tensors = graph.tensors()
+        tensors = every_tensor(graph)
         for name, array in source.arrays.items():
             if isinstance(tensors.get(name), gs.Constant):
                 tensors[name].values = array
-    for node, proto in zip(graph.nodes, source.model.graph.node, strict=True):
+    for node, proto in zip(every_node(graph), nodes_in(source.model.graph), strict=True):
         source.snapshots[id(node)] = Snapshot(node, proto, _state(node))
     graph.source = source
     return graph
@@ -173,7 +208,7 @@ def _check(source: Source) -> None:
     for value in copy.graph.input:  # an input of unknown rank is what --input-shape is for
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.shape.SetInParent()
-    for node in copy.graph.node:  # operators that a runtime adds to the standard domain are unknown, not invalid
+    for node in nodes_in(copy.graph):  # operators that a runtime adds to the standard domain are unknown, not invalid
         if node.op_type in RUNTIME_OPERATORS and node.domain in ("", "ai.onnx"):
             node.domain = "unregistered"
     copy.opset_import.add(domain="unregistered", version=1)
@@ -214,14 +249,24 @@ def to_model(graph: gs.Graph) -> onnx.ModelProto:
 
 def without_weights(graph: gs.Graph) -> Source:
     """Return graph as an ONNX model whose large initializers have no data, and these as arrays; no weight is copied."""
+    bare, source = plain_source(graph), graph.source
+    return bare if source.form is None else Source(as_read(source.form, bare.model, bare.arrays), bare.arrays, bare.path)
+
+
+def plain_source(graph: gs.Graph) -> Source:
+    """Return what `without_weights` does, but in plain form: as the analysis knows it."""
     source: Source = graph.source
     bare = Source(onnx.ModelProto(), {}, source.path)
     bare.model.CopyFrom(source.model)
-    del bare.model.graph.node[:]
-    bare.model.graph.node.extend(_node(node, source) for node in graph.nodes)
+    _put_nodes(graph, bare.model.graph, source)
     _put_initializers(graph, source, bare)
     _put_shapes(graph, source, bare.model.graph)
     return bare
+
+
+def _put_nodes(graph: gs.Graph, proto: onnx.GraphProto, source: Source) -> None:
+    del proto.node[:]
+    proto.node.extend(_node(node, source) for node in graph.nodes)
 
 
 def _node(node: gs.Node, source: Source) -> onnx.NodeProto:
@@ -241,6 +286,8 @@ def _node(node: gs.Node, source: Source) -> onnx.NodeProto:
     for attribute in list(proto.attribute):
         if attribute.name not in state:
             proto.attribute.remove(attribute)
+        elif isinstance(node.attrs[attribute.name], gs.Graph):
+            _put_nodes(node.attrs[attribute.name], attribute.g, source)
         elif not _same(snapshot.state[attribute.name], state[attribute.name], attribute):
             (new,) = OnnxExporter.export_attributes({attribute.name: node.attrs[attribute.name]})
             _copy_fields(new, attribute, but="t")
@@ -253,13 +300,14 @@ def _node(node: gs.Node, source: Source) -> onnx.NodeProto:
 
 def _put_initializers(graph: gs.Graph, source: Source, bare: Source) -> None:
     proto = bare.model.graph
-    constants = {t.name: t for t in graph.tensors().values() if isinstance(t, gs.Constant)}
-    only_read_here = {name for s in source.snapshots.values() for name in s.proto.input} - captured(proto)
+    constants = {t.name: t for t in every_tensor(graph).values() if isinstance(t, gs.Constant)}
+    read = {name for s in source.snapshots.values() for name in s.proto.input}
+    read -= {value.name for part in graphs_in(proto) for value in part.output}
     old = list(proto.initializer)
     del proto.initializer[:]
     for tensor in old:
         constant = constants.pop(tensor.name, None)
-        if constant is None and tensor.name in only_read_here:
+        if constant is None and tensor.name in read:
             _withdraw_input(proto, tensor.name)
             continue
         stored = source.arrays.get(tensor.name)
@@ -312,32 +360,19 @@ def put_values(tensor: TensorProto, values: NDArray[Any], arrays: dict[str, NDAr
 
 def _put_shapes(graph: gs.Graph, source: Source, proto: onnx.GraphProto) -> None:
     """Bring declared shapes up to date, and drop those of tensors that are gone."""
-    tensors = graph.tensors()
-    before = {name for s in source.snapshots.values() for name in [*s.proto.input, *s.proto.output]} - captured(proto)
-    for value in [v for v in proto.value_info if v.name in before and v.name not in tensors]:
-        proto.value_info.remove(value)
-    for value in [*proto.value_info, *proto.input, *proto.output]:
-        shape = getattr(tensors.get(value.name), "shape", None)
-        dims = value.type.tensor_type.shape.dim
-        if shape is None or len(shape) != len(dims):
-            continue
-        for dim, size in zip(dims, shape, strict=True):
-            if isinstance(size, int | np.integer) and dim.HasField("dim_value") and dim.dim_value != size:
-                dim.dim_value = int(size)
+    tensors = every_tensor(graph)
+    before = {name for s in source.snapshots.values() for name in [*s.proto.input, *s.proto.output]}
+    for part in graphs_in(proto):
+        for value in [v for v in part.value_info if v.name in before and v.name not in tensors]:
+            part.value_info.remove(value)
+        for value in [*part.value_info, *part.input, *part.output]:
+            _put_shape(getattr(tensors.get(value.name), "shape", None), value)
 
 
-def captured(graph: onnx.GraphProto) -> set[str]:
-    """Return the names that subgraphs of graph (bodies of If, Loop, Scan) read."""
-    names: set[str] = set()
-    for node in graph.node:
-        for body in bodies(node):
-            names |= {name for inner in body.node for name in inner.input} | {v.name for v in body.output} | captured(body)
-    return names
-
-
-def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """Yield the graphs among the attributes of node."""
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
+def _put_shape(shape: Sequence[Any] | None, value: onnx.ValueInfoProto) -> None:
+    dims = value.type.tensor_type.shape.dim
+    if shape is None or len(shape) != len(dims):
+        return
+    for dim, size in zip(dims, shape, strict=True):
+        if isinstance(size, int | np.integer) and dim.HasField("dim_value") and dim.dim_value != size:
+            dim.dim_value = int(size)

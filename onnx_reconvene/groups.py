@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from onnx_reconvene.errors import UsageError
 from onnx_reconvene.flow import Flow, Layer, Value, along
+from onnx_reconvene.graph import every_node
 from onnx_reconvene.labels import Labels, Solution
 from onnx_reconvene.shapes import Integers, Shape
 
@@ -106,7 +107,7 @@ class Analysis:
         labels: list[Labels] = []
         names = 0
         made = {layer.weight: layer.out for layer in self.layers}
-        for node in self.graph.nodes:
+        for node in every_node(self.graph):
             if fnmatch.fnmatchcase(node.name, pattern):
                 names += 1
                 labels += [x for t in node.outputs for x in self.flow.values.get(t.name, Value()).labels.values()]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from onnx_reconvene.cut import remaining
 from onnx_reconvene.flow import weight_values
+from onnx_reconvene.graph import every_tensor
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.saliency import axes_with_units
 
@@ -24,7 +25,7 @@ def match(analysis: Analysis, pruned: gs.Graph) -> NDArray[np.bool_] | None:
     An axis of a weight is matched row by row once what is left along its other axes is known. Inputs and outputs of the networks
     are whole, so knowledge spreads from there; only where none does, vectors (biases, scales), which may repeat, are trusted.
     """
-    after = {t.name: values for t in pruned.tensors().values() if (values := weight_values(t)) is not None}
+    after = {t.name: values for t in every_tensor(pruned).values() if (values := weight_values(t)) is not None}
     axes = {name: own for name, own in axes_with_units(analysis).items() if name in after}
     state = np.full(analysis.width, UNKNOWN)
     while (state == UNKNOWN).any():

@@ -11,8 +11,9 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_reconvene.flow import Flow, Layer, Macs, Movement, Pending, Permutation, UnsupportedError, Value, weight_values
+from onnx_reconvene.inference import has_free_sizes
 from onnx_reconvene.labels import Labels
-from onnx_reconvene.shapes import Shape, has_free_sizes
+from onnx_reconvene.shapes import Shape
 
 
 class Op:
@@ -95,9 +96,12 @@ class Op:
     def axes(self, i: int) -> list[Labels]:
         """Return the labels of input i along all its axes, frozen ones where it carries no channels."""
         self.seen.add(i)
-        tensor = self.node.inputs[i]
+        return self.axes_of(self.node.inputs[i])
+
+    def axes_of(self, tensor: gs.Tensor) -> list[Labels]:
+        """Return the labels of a tensor, in a body perhaps, along all its axes."""
         self.flow.settle(tensor)
-        return [self._axis(tensor, axis) for axis in range(len(self.shape(i)))]
+        return [self._axis(tensor, axis) for axis in range(len(self._shape(tensor)))]
 
     def _axis(self, tensor: gs.Tensor, axis: int) -> Labels:
         value = self.flow.value(tensor)
@@ -156,15 +160,24 @@ class Op:
     def emit(self, labels: dict[int, Labels], o: int = 0) -> None:
         """Give output o these labels by axis; axes along which they are frozen for no reason of their own are left out."""
         if o < len(self.node.outputs) and self.node.outputs[o].name:
-            shape = self.out_shape(o)
-            for axis, along in labels.items():
-                if along.size != shape[axis]:
-                    raise UnsupportedError(
-                        f"axis {axis} of '{self.node.outputs[o].name}' has {shape[axis]} elements, not {along.size}"
-                    )
-                if along.size and along[0] == along[-1] and (along == along[0]).all():
-                    self.freeze(along[:1], "makes a tensor with this one channel")
-            self.flow.values[self.node.outputs[o].name] = Value({a: x for a, x in labels.items() if x.size > 1})
+            self.put(self.node.outputs[o], labels)
+
+    def put(self, tensor: gs.Tensor, labels: dict[int, Labels]) -> None:
+        """Give a tensor, an input of a body perhaps, these labels by axis."""
+        shape = self._shape(tensor)
+        for axis, along in labels.items():
+            if along.size != shape[axis]:
+                raise UnsupportedError(f"axis {axis} of '{tensor.name}' has {shape[axis]} elements, not {along.size}")
+            if along.size and along[0] == along[-1] and (along == along[0]).all():
+                self.freeze(along[:1], "makes a tensor with this one channel")
+        self.flow.values[tensor.name] = Value({a: x for a, x in labels.items() if x.size > 1})
+
+    def stop(self, tensor: gs.Tensor, why: str) -> None:
+        """Freeze all channels of a tensor, which has labels already or gets frozen ones, because of this node."""
+        if tensor.name in self.flow.values or self.flow.is_static(tensor):
+            self.flow.freeze(tensor, f"{self}: {why}")
+        else:
+            self.flow.values[tensor.name] = self.flow.frozen_value(tensor.name, f"{self}: {why}")
 
     def zero_point(self, weight: int, zero: int, axis: int = 0) -> None:
         """Enter what stands for zero in a quantized weight: the values of input `zero`, along one axis where they are many."""

@@ -19,8 +19,9 @@ from onnx import helper
 
 from onnx_reconvene.files import write_data
 from onnx_reconvene.flow import weight_values
-from onnx_reconvene.graph import Source, put_values, without_weights
+from onnx_reconvene.graph import Source, plain_source, put_values
 from onnx_reconvene.groups import Analysis
+from onnx_reconvene.plain import graphs_in
 
 Mask = NDArray[np.bool_]
 
@@ -66,7 +67,7 @@ def reference(analysis: Analysis, keep: Mask) -> Reference:
     """Return the counterpart of cutting analysis by keep; call it before the cut."""
     masked = tuple(_masked(analysis, keep))
     inexact = next((g.inexact for g in analysis.groups if g.inexact and not keep[g.units].all()), None)
-    return Reference(without_weights(analysis.graph), tuple(_zeroed(analysis, keep)), masked, inexact, analysis.sizes)
+    return Reference(plain_source(analysis.graph), tuple(_zeroed(analysis, keep)), masked, inexact, analysis.sizes)
 
 
 def _zeroed(analysis: Analysis, keep: Mask) -> list[Slices]:
@@ -111,13 +112,14 @@ def store(source: Source, folder: str, name: str, zero: Sequence[Slices] = (), m
     model.CopyFrom(source.model)
     for operator in masked:
         _mask(model.graph, operator)
-    nodes = {output: node for node in model.graph.node for output in node.output}
+    makers = {output: (graph, node) for graph in graphs_in(model.graph) for node in graph.node for output in node.output}
     initializers = {t.name: t for t in model.graph.initializer}
     with open(os.path.join(folder, name + ".data"), "wb") as file:
         write_data(Source(model, {n: a for n, a in source.arrays.items() if n not in {s.tensor for s in zero}}), file)
         for slices in zero:
-            if slices.tensor in nodes:
-                model.graph.node.remove(nodes[slices.tensor])
+            if slices.tensor in makers:
+                graph, node = makers[slices.tensor]
+                graph.node.remove(node)
             tensor = initializers.get(slices.tensor) or model.graph.initializer.add(name=slices.tensor)
             arrays: dict[str, NDArray[Any]] = {}
             put_values(tensor, slices.zeroed(), arrays)
@@ -130,9 +132,9 @@ def store(source: Source, folder: str, name: str, zero: Sequence[Slices] = (), m
 
 def _mask(graph: onnx.GraphProto, operator: Masked) -> None:
     """Surround a node: Gather what stays before it, put its results back in place after it."""
-    at = next(k for k, node in enumerate(graph.node) if operator.output in node.output)
+    home, at = next((g, k) for g in graphs_in(graph) for k, node in enumerate(g.node) if operator.output in node.output)
     node = onnx.NodeProto()
-    node.CopyFrom(graph.node[at])
+    node.CopyFrom(home.node[at])
     stem = f"{operator.output}/masked"
     before: list[onnx.NodeProto] = []
     after: list[onnx.NodeProto] = []
@@ -148,9 +150,9 @@ def _mask(graph: onnx.GraphProto, operator: Masked) -> None:
         for earlier in [node, *after]:
             earlier.output[:] = [part if name == tensor else name for name in earlier.output]
         after.append(helper.make_node("Gather", [part, index], [tensor], axis=axis))
-    del graph.node[at]
+    del home.node[at]
     for k, new in enumerate([*_unique(before), node, *after]):
-        graph.node.insert(at + k, new)
+        home.node.insert(at + k, new)
 
 
 def _unique(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from onnx_reconvene.cost import CostModel, Widths
 from onnx_reconvene.flow import weight_values
+from onnx_reconvene.graph import every_node
 from onnx_reconvene.groups import Analysis, Frozen, Group
 from onnx_reconvene.verify import Verdict
 
@@ -83,7 +84,7 @@ def group_reports(analysis: Analysis, keep: NDArray[np.bool_]) -> list[GroupRepo
 def stage(graph: gs.Graph) -> str:
     """Return "initialized" for a network that is evidently untrained, its BatchNormalizations all at their exact initial
     values; else "trained"."""
-    norms = [node for node in graph.nodes if node.op == "BatchNormalization"]
+    norms = [node for node in every_node(graph) if node.op == "BatchNormalization"]
     initial = (1.0, 0.0, 0.0, 1.0)  # scale, bias, mean, variance
 
     def untouched(node: gs.Node) -> bool:

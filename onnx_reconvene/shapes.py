@@ -1,8 +1,4 @@
-"""Shapes of all tensors, and the integers that networks compute from shapes at run time.
-
-`onnx.shape_inference` does most of the work. What it cannot follow (arithmetic on shapes, mostly) is evaluated here in numpy, one
-node at a time, and handed back to it.
-"""
+"""Shapes, and the integers that networks compute from shapes at run time, evaluated in numpy."""
 
 from __future__ import annotations
 
@@ -11,12 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper, shape_inference
-
-from onnx_reconvene.errors import ModelError
+from onnx import helper
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -154,6 +147,12 @@ class Integers:
         self.of_shapes: set[str] = set()  # those that some Shape node had a part in
         self._of_weights: set[str] = set()  # those that floating-point numbers of a weight had a part in
 
+    def copy(self) -> Integers:
+        """Return the same values, to be added to without a change to these."""
+        copy = Integers()
+        copy._values, copy.of_shapes, copy._of_weights = dict(self._values), set(self.of_shapes), set(self._of_weights)
+        return copy
+
     def __contains__(self, name: str) -> bool:
         return name in self._values
 
@@ -230,166 +229,3 @@ def _shape(node: gs.Node, sizes: Shape) -> Array:
     if node.op == "Size":
         return np.asarray(np.prod(sizes, dtype=np.int64))
     return np.asarray(sizes, np.int64)[node.attrs.get("start", 0) : node.attrs.get("end")]
-
-
-def pinned(model: onnx.ModelProto, sizes: Mapping[str, Sequence[int]]) -> onnx.ModelProto:
-    """Return a copy of model whose inputs have the given sizes and whose other declared shapes are forgotten.
-
-    Sparse initializers, of which shape inference knows nothing, become inputs.
-    """
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    for sparse in model.graph.sparse_initializer:
-        value = helper.make_tensor_value_info(sparse.values.name, sparse.values.data_type, sparse.dims)
-        copy.graph.input.append(value)
-    del copy.graph.sparse_initializer[:]
-    if not sizes:
-        return copy
-    for value in copy.graph.input:
-        if value.name in sizes:
-            value.CopyFrom(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, sizes[value.name]))
-    stored = {t.name for t in copy.graph.initializer}
-    for value in [v for v in copy.graph.value_info if v.name in stored]:
-        copy.graph.value_info.remove(value)
-    for value in [*copy.graph.output, *copy.graph.value_info]:
-        value.type.tensor_type.ClearField("shape")
-    return copy
-
-
-def has_free_sizes(graph: gs.Graph) -> bool:
-    """Tell whether some input of graph has a dimension that is not fixed."""
-    return any(t.shape is None or not all(isinstance(size, int) for size in t.shape) for t in graph.inputs)
-
-
-def infer(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> tuple[dict[str, Shape], Integers]:
-    """Return the shape of every tensor that has one, and the values of the small integer tensors.
-
-    sizes gives a shape for each graph input. Raises ModelError where the network does not fit these sizes.
-    """
-    model: onnx.ModelProto = graph.source.model
-    inferred = pinned(model, sizes if has_free_sizes(graph) else {})
-    careful = _may_abort(graph)
-    if careful:
-        del inferred.graph.value_info[:]
-    else:
-        inferred = _infer_all(inferred)
-    types = {v.name: v.type for v in [*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input]}
-    shapes = {name: shape for name, kind in types.items() if (shape := _static(kind)) is not None}
-    shapes |= {t.name: tuple(t.dims) for t in model.graph.initializer}
-    shapes |= {t.name: tuple(t.shape) for node in graph.nodes for t in node.inputs if isinstance(t, gs.Constant)}
-    integers = Integers()
-    protos = {output: node for node in model.graph.node for output in node.output if output}
-    versions = {o.domain: o.version for o in model.opset_import}
-    for node in graph.nodes:
-        outputs = [t.name for t in node.outputs if t.name]
-        integers.visit(node, shapes.get)
-        if outputs and outputs[0] in integers and outputs[0] not in shapes:
-            value = integers[outputs[0]]
-            shapes[outputs[0]] = value.shape
-            types[outputs[0]] = helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
-        if outputs and any(name not in shapes for name in outputs) and outputs[0] in protos:
-            try:
-                _infer_one(node, protos[outputs[0]], versions, types, shapes, integers)
-            except Exception as error:  # what onnx cannot infer stays unknown, and what is unknown is frozen
-                if careful and "ShapeInferenceError" in str(error):
-                    raise ModelError(f"shapes do not fit: {_last_line(error)}") from error
-        for name in outputs:
-            if min(shapes.get(name, ()), default=0) < 0:
-                raise ModelError(f"shapes do not fit: the window of {node.op} '{node.name}' is larger than its input")
-    return shapes, integers
-
-
-WINDOWED = ("AveragePool", "Conv", "LpPool", "MaxPool")
-
-
-def _may_abort(graph: gs.Graph) -> bool:
-    """Tell whether onnx's inference over the whole graph could end the process: that of Slice does where a size is negative, as
-    behind a window larger than its input."""
-    ops = {node.op for node in graph.nodes}
-    return "Slice" in ops and not ops.isdisjoint(WINDOWED)
-
-
-def _infer_all(model: onnx.ModelProto) -> onnx.ModelProto:
-    try:
-        return shape_inference.infer_shapes(model, data_prop=True, strict_mode=True)
-    except Exception as error:
-        if "TypeInferenceError" not in str(error):
-            raise ModelError(f"shapes do not fit: {_last_line(error)}") from error
-        return shape_inference.infer_shapes(model, data_prop=True)  # behind an operator that onnx knows nothing of
-
-
-# Operators whose shapes onnx does not infer, the operator that has the same, and which inputs they share with it.
-STAND_IN = {
-    **dict.fromkeys(["BiasGelu", "FastGelu", "Gelu", "GroupNormalization", "MeanVarianceNormalization"], ("Identity", (0,))),
-    **dict.fromkeys(["MultiHeadAttention", "QLinearLeakyRelu", "QLinearSigmoid", "QuickGelu"], ("Identity", (0,))),
-    **dict.fromkeys(["SimplifiedLayerNormalization", "SkipLayerNormalization"], ("Identity", (0,))),
-    "SkipSimplifiedLayerNormalization": ("Identity", (0,)),
-    **dict.fromkeys(["QLinearAdd", "QLinearMul"], ("Add", (0, 3))),
-    "FusedConv": ("Conv", (0, 1)),
-    "FusedGemm": ("Gemm", (0, 1)),
-    "FusedMatMul": ("MatMul", (0, 1)),
-}
-
-
-def _stand_in(proto: onnx.NodeProto) -> onnx.NodeProto:
-    op_type, inputs = STAND_IN[proto.op_type]
-    result = helper.make_node(op_type, [proto.input[i] for i in inputs], proto.output[:1])
-    result.attribute.extend(a for a in proto.attribute if a.name in onnx.defs.get_schema(op_type).attributes)
-    return result
-
-
-def _from_front(proto: onnx.NodeProto, rank: int) -> onnx.NodeProto:
-    """Return a node with axes counted from the front: onnx infers nothing from others below opset 11, though runtimes take them."""
-    attributes = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
-    if "axis" in attributes:
-        attributes["axis"] %= rank
-    if "axes" in attributes:
-        attributes["axes"] = [axis % rank for axis in attributes["axes"]]
-    return helper.make_node(proto.op_type, proto.input, proto.output, proto.name, domain=proto.domain, **attributes)
-
-
-def _infer_one(
-    node: gs.Node,
-    proto: onnx.NodeProto,
-    versions: Mapping[str, int],
-    types: dict[str, onnx.TypeProto],
-    shapes: dict[str, Shape],
-    integers: Integers,
-) -> None:
-    version = versions.get(proto.domain, versions.get("", 1))
-    inputs = list(node.inputs)
-    if proto.op_type in STAND_IN:
-        inputs = [inputs[i] for i in STAND_IN[proto.op_type][1]]
-        proto, version = _stand_in(proto), versions.get("", 1)
-    if proto.op_type in ("Concat", "Slice") and inputs and proto.input[0] in shapes:
-        proto = _from_front(proto, len(shapes[proto.input[0]]))
-    if not onnx.defs.has(proto.op_type, version, proto.domain):
-        return
-    known, data = {}, {}
-    for name, tensor in zip(proto.input, inputs, strict=True):
-        if isinstance(tensor, gs.Constant):
-            kind = helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype))
-            known[name] = helper.make_tensor_type_proto(kind, tensor.shape)
-        elif name in types:
-            known[name] = types[name]
-        value = integers.get(tensor) if name else None
-        if value is not None:
-            data[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
-    schema = onnx.defs.get_schema(proto.op_type, version, proto.domain)
-    for name, kind in shape_inference.infer_node_outputs(schema, proto, known, data).items():
-        types[name] = kind
-        shape = _static(kind)
-        if shape is not None:
-            shapes[name] = shape
-
-
-def _static(kind: onnx.TypeProto) -> Shape | None:
-    if not kind.HasField("tensor_type") or not kind.tensor_type.HasField("shape"):
-        return None
-    dims = kind.tensor_type.shape.dim
-    sizes = tuple(d.dim_value for d in dims)
-    return sizes if all(sizes) or all(d.HasField("dim_value") for d in dims) else None
-
-
-def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1]

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 import onnx_graphsurgeon as gs
 
 from onnx_reconvene.errors import ModelError, UsageError
-from onnx_reconvene.shapes import WINDOWED, Integers, Shape, has_free_sizes, infer
+from onnx_reconvene.graph import every_node
+from onnx_reconvene.inference import WINDOWED, has_free_sizes, infer
+from onnx_reconvene.shapes import Integers, Shape
 
 
 def input_sizes(graph: gs.Graph, given: Mapping[str, Sequence[int]]) -> dict[str, Shape]:
@@ -61,7 +63,7 @@ def _filled(declared: Sequence[int | str | None], first: int, size: int) -> Shap
 
 def _empty(graph: gs.Graph, shapes: Mapping[str, Shape], integers: Integers) -> str:
     """Return which tensor holds nothing at these shapes, "" if none: a sign that a size is too small."""
-    for node in graph.nodes:
+    for node in every_node(graph):
         for tensor in node.outputs if node.inputs else ():
             if 0 in shapes.get(tensor.name, ()) and not integers.is_arithmetic(tensor.name):
                 return f"'{tensor.name}' is empty"
@@ -70,7 +72,7 @@ def _empty(graph: gs.Graph, shapes: Mapping[str, Shape], integers: Integers) -> 
 
 def _illegal(graph: gs.Graph, shapes: Mapping[str, Shape], integers: Integers) -> str:
     """Return what does not fit at these shapes though shape inference lets it pass, "" if all does."""
-    for node in graph.nodes:
+    for node in every_node(graph):
         known = [shapes.get(t.name) for t in node.inputs if t.name]
         if node.op in WINDOWED and _is_too_small(node, known):
             return f"the window of {node.op} '{node.name}' is larger than its input"

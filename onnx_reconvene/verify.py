@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from onnx_reconvene.errors import ModelError, UsageError, VerificationError
-from onnx_reconvene.graph import Source, without_weights
+from onnx_reconvene.graph import Source, every_node, without_weights
+from onnx_reconvene.inference import has_free_sizes
 from onnx_reconvene.reference import Reference, store
-from onnx_reconvene.shapes import has_free_sizes
 
 TOLERANCE, HALF_TOLERANCE = 1e-3, 5e-2  # of the largest output value, in float32 and in 16-bit types
 TIME_LIMIT = 600  # seconds
@@ -52,7 +52,7 @@ def verify(graph: gs.Graph, against: Reference, seed: int = 0) -> Verdict:
             "pruned": store(without_weights(graph), folder, "pruned"),
             "sizes": sizes_to_try(graph, against.sizes),
             "seed": seed,
-            "attempts": ATTEMPTS if any(node.op in DECIDING for node in graph.nodes) else 1,
+            "attempts": ATTEMPTS if any(node.op in DECIDING for node in every_node(graph)) else 1,
         }
         path = os.path.join(folder, "job.json")
         with open(path, "w", encoding="utf-8") as file:

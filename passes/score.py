@@ -9,6 +9,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_reconvene.errors import ModelError, UsageError
 from onnx_reconvene.flow import weight_values
+from onnx_reconvene.graph import every_tensor
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.notes import analysis_of, notes_of
 from onnx_reconvene.passes.base import Pass, needed
@@ -56,7 +57,7 @@ def _check_finite(analysis: Analysis) -> None:
     """NaN is never meant; infinity may be, in the constant of a mask, but not where channels are weighed."""
     weights = {name for layer in analysis.layers for name in layer.sources}
     weighed = {name for name in axes_with_units(analysis) if name in weights or len(analysis.shapes[name]) == 1}
-    for tensor in analysis.graph.tensors().values():
+    for tensor in every_tensor(analysis.graph).values():
         values = weight_values(tensor) if isinstance(tensor, gs.Constant) or tensor.name in weighed else None
         if values is None or values.dtype.kind != "f":
             continue

@@ -104,13 +104,16 @@ def zeroed(model: onnx.ModelProto, dead: Sequence[Dead], spare_vectors: bool) ->
 
 
 def weight(model: onnx.ModelProto, name: str) -> Array:
-    """Return the value of an initializer, or what a node makes of nothing but constants."""
-    for tensor in model.graph.initializer:
+    """Return the value of an initializer, or what a node makes of nothing but constants, in bodies of control flow too."""
+    for tensor in [tensor for graph in graphs(model.graph) for tensor in graph.initializer]:
         if tensor.name == name:
             return numpy_helper.to_array(tensor)
     part, needed = onnx.ModelProto(), {name}
     part.CopyFrom(model)
-    for node in reversed(model.graph.node):
+    for graph in graphs(model.graph):
+        if any(name in node.output for node in graph.node):
+            part.graph.CopyFrom(graph)
+    for node in reversed(list(part.graph.node)):
         if needed.intersection(node.output):
             needed.update(node.input)
         else:
@@ -121,12 +124,24 @@ def weight(model: onnx.ModelProto, name: str) -> Array:
 
 
 def put(model: onnx.ModelProto, name: str, values: Array) -> None:
-    """Make name an initializer of model with these values, whatever it was."""
-    for made in [node for node in model.graph.node if name in node.output]:
-        model.graph.node.remove(made)
-    for tensor in [tensor for tensor in model.graph.initializer if tensor.name == name]:
-        model.graph.initializer.remove(tensor)
-    model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+    """Make name an initializer with these values, whatever it was, in the graph or body where it was."""
+    for graph in graphs(model.graph):
+        made = [node for node in graph.node if name in node.output]
+        stored = [tensor for tensor in graph.initializer if tensor.name == name]
+        for node in made:
+            graph.node.remove(node)
+        for tensor in stored:
+            graph.initializer.remove(tensor)
+        if made or stored:
+            graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+
+
+def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """Yield graph and the bodies of control flow in it."""
+    yield graph
+    for attribute in [attribute for node in graph.node for attribute in node.attribute]:
+        if attribute.HasField("g"):
+            yield from graphs(attribute.g)
 
 
 def check_valid(pruned: onnx.ModelProto, model: onnx.ModelProto, dead: Sequence[Dead]) -> None:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from onnx_reconvene.errors import ModelError, UsageError
 from onnx_reconvene.graph import from_model
-from onnx_reconvene.shapes import EVALUATE, infer
+from onnx_reconvene.inference import infer
+from onnx_reconvene.shapes import EVALUATE
 from onnx_reconvene.sizes import input_sizes
 from tests.nets.net import FAR, net, sizes
 from tests.oracle import run

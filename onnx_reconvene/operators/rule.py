@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Operator:
     """`flow` says how the labels of a node's inputs, weights and outputs hang together; `follow`, where a node has
-    attributes or integer inputs that speak of channel counts, brings them up to date after a cut."""
+    attributes or integer inputs that speak of channel counts, brings them up to date after a cut; `enter`, where a node runs
+    bodies that have inputs, gives labels to these before labels flow through the bodies, and `flow` comes after that."""
 
     flow: Callable[[Op], None]
     follow: Callable[[CutOp], None] | None = None
+    enter: Callable[[Op], None] | None = None

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from onnx_reconvene.errors import UsageError
 from onnx_reconvene.flow import weight_values
+from onnx_reconvene.graph import every_node
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.saliency.criterion import Scores, by_elements, criterion, unit_scores
 from onnx_reconvene.shapes import Shape
@@ -77,7 +78,7 @@ def _distances(values: NDArray[np.float32], axis: int) -> NDArray[np.float64]:
 def bn_scale(analysis: Analysis, rng: np.random.Generator) -> Scores:
     """Absolute scale of the batch normalizations behind the unit; needs BatchNormalization kept as nodes."""
     total = np.zeros(analysis.width)
-    norms = [node for node in analysis.graph.nodes if node.op == "BatchNormalization"]
+    norms = [node for node in every_node(analysis.graph) if node.op == "BatchNormalization"]
     if not norms:
         raise UsageError("--criterion bn-scale: the network has no BatchNormalization (it may have been folded); choose another")
     for node in norms:

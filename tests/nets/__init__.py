@@ -5,6 +5,7 @@ from tests.nets import (
     attention,
     channelwise,
     composite,
+    control,
     elementwise,
     fused,
     movement,
@@ -19,6 +20,7 @@ NETS: Table = {
     **along_axis.NETS,
     **attention.NETS,
     **channelwise.NETS,
+    **control.NETS,
     **elementwise.NETS,
     **fused.NETS,
     **movement.NETS,
@@ -28,6 +30,6 @@ NETS: Table = {
     **weights.NETS,
 }
 ALL = {f"{op}: {variant}" if variant else op: net for op, variants in NETS.items() for variant, net in variants.items()}
-ALL |= composite.BLOCKS
+ALL |= composite.BLOCKS | control.FUNCTIONS
 
 __all__ = ["ALL", "NETS", "Net", "Table", "check_groups"]

@@ -191,18 +191,7 @@ COMPUTED = {
         "g = Relu(a) h = Gemm(g, d)", "7 d.1 w2.0", outputs="y, g", frozen={"w1": "graph output"}, d=(8, 7), w2=(7, 5)
     ),
 }
-BRANCHES = (
-    "m = ReduceMax<keepdims = 0>(x) n = Constant<value_float = 1.0>() q = Greater(m, n) "
-    "i = If(q) <then_branch = positive () => (float[2,8,6,6] t) {{ t = Relu({0}) }}, "
-    "else_branch = negative () => (float[2,8,6,6] e) {{ e = Neg({0}) }}>"
-)
 FREEZING = {
-    "read in the branches of an If": convs(
-        f"{BRANCHES.format('a')} h = Conv(i, w3)", "7 w3.0 w2.1", (5, 7, 1, 1), w3=(7, 8, 1, 1), frozen={"w1": "reads it in a body"}
-    ),
-    "weight read in the branches of an If": convs(
-        f"{BRANCHES.format('s')} h = Add(a, i)", "", s=(2, 8, 6, 6), frozen={"w1": "If", "s": "reads it in a body"}
-    ),
     "random": convs(
         "z = Constant<value_float = 0.0>() r = RandomNormalLike<seed = 1.0>(a) q = Mul(r, z) h = Add(a, q)",
         "",

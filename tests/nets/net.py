@@ -57,12 +57,13 @@ def net(
     inexact: bool = False,
     spare_vectors: bool = True,
     silent: bool = False,
+    functions: str = "",
     **weights: Sequence[int] | NDArray[np.generic],
 ) -> Net:
-    """Return the network of these nodes; weights are given by value, or by shape and are random."""
+    """Return the network of these nodes, and of local functions as text; weights are given by value, or by shape and are random."""
     imports = "".join(f', "{domain}": 1' for domain in sorted(set(re.findall(r"([a-z]+\.[a-z]+)\.[A-Z]", body))))
     header = f'<ir_version: 8, opset_import: ["": {opset}{imports}]>'
-    text = f"{header} net ({inputs}) => ({outputs}) <{constants}> {{ {body} }}"
+    text = f"{header} net ({inputs}) => ({outputs}) <{constants}> {{ {body} }} {functions}"
     model = onnx.parser.parse_model(text)
     for name, given in weights.items():
         values = given if isinstance(given, np.ndarray | np.generic) else draw(name, given)

@@ -1,0 +1,312 @@
+"""Shapes of all tensors.
+
+`onnx.shape_inference` does most of the work. What it cannot follow (arithmetic on shapes, mostly, and what loops carry) is
+evaluated one node at a time, and handed back to it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import helper, numpy_helper, shape_inference
+
+from onnx_reconvene.errors import ModelError
+from onnx_reconvene.graph import bodies_of, every_node
+from onnx_reconvene.plain import graphs_in, nodes_in
+from onnx_reconvene.shapes import Integers, Shape
+
+
+def pinned(model: onnx.ModelProto, sizes: Mapping[str, Sequence[int]]) -> onnx.ModelProto:
+    """Return a copy of model whose inputs have the given sizes and whose other declared shapes are forgotten.
+
+    Sparse initializers, of which shape inference knows nothing, become inputs.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    for sparse in model.graph.sparse_initializer:
+        value = helper.make_tensor_value_info(sparse.values.name, sparse.values.data_type, sparse.dims)
+        result.graph.input.append(value)
+    del result.graph.sparse_initializer[:]
+    if not sizes:
+        return result
+    for value in result.graph.input:
+        if value.name in sizes:
+            value.CopyFrom(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, sizes[value.name]))
+    stored = {t.name for t in result.graph.initializer}
+    for value in [v for v in result.graph.value_info if v.name in stored]:
+        result.graph.value_info.remove(value)
+    for part in graphs_in(result.graph):
+        for value in [*part.output, *part.value_info]:
+            if value.type.HasField("tensor_type"):
+                value.type.tensor_type.ClearField("shape")
+    return result
+
+
+def has_free_sizes(graph: gs.Graph) -> bool:
+    """Tell whether some input of graph has a dimension that is not fixed."""
+    return any(t.shape is None or not all(isinstance(size, int) for size in t.shape) for t in graph.inputs)
+
+
+def infer(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> tuple[dict[str, Shape], Integers]:
+    """Return the shape of every tensor that has one, and the values of the small integer tensors.
+
+    sizes gives a shape for each graph input. Raises ModelError where the network does not fit these sizes.
+    """
+    model: onnx.ModelProto = graph.source.model
+    inferred = pinned(model, sizes if has_free_sizes(graph) else {})
+    careful = _may_abort(graph)
+    if careful:
+        for part in graphs_in(inferred.graph):
+            del part.value_info[:]
+    else:
+        inferred = _infer_all(inferred)
+    types = {v.name: v.type for part in graphs_in(inferred.graph) for v in [*part.value_info, *part.output, *part.input]}
+    shapes = {name: shape for name, kind in types.items() if (shape := _static(kind)) is not None}
+    types |= {t.name: helper.make_tensor_type_proto(t.data_type, t.dims) for t in model.graph.initializer}
+    shapes |= {t.name: tuple(t.dims) for t in model.graph.initializer}
+    shapes |= {t.name: tuple(t.shape) for node in every_node(graph) for t in node.inputs if isinstance(t, gs.Constant)}
+    walk = _Inference(graph, careful, types, shapes, Integers())
+    for node in graph.nodes:
+        walk.visit(node)
+    return walk.shapes, walk.integers
+
+
+def branches_taken(graph: gs.Graph, node: gs.Node, integers: Integers) -> list[gs.Graph]:
+    """Return the branches of an If that can be run: one alone where the condition follows from constants, or from shapes where
+    these are not free."""
+    condition = node.inputs[0]
+    value = integers.get(condition)
+    if value is None or (condition.name in integers.of_shapes and has_free_sizes(graph)):
+        return [node.attrs["then_branch"], node.attrs["else_branch"]]
+    return [node.attrs["then_branch" if value.all() else "else_branch"]]
+
+
+class _Inference:
+    """What is known of the tensors of a graph so far, node by node."""
+
+    def __init__(
+        self, graph: gs.Graph, careful: bool, types: dict[str, onnx.TypeProto], shapes: dict[str, Shape], integers: Integers
+    ) -> None:
+        self.graph, self.careful = graph, careful
+        self.types, self.shapes, self.integers = types, shapes, integers
+        model: onnx.ModelProto = graph.source.model
+        self.protos = {output: node for node in nodes_in(model.graph) for output in node.output if output}
+        self.versions = {o.domain: o.version for o in model.opset_import}
+
+    def visit(self, node: gs.Node) -> None:
+        """Find out what the outputs of node are."""
+        if node.op == "If":
+            self._branch(node)
+        elif node.op == "Loop":
+            self._loop(node, node.attrs["body"])
+        elif node.op == "Scan" and self.versions.get("", 1) > 8:
+            self._scan(node, node.attrs["body"])
+        elif bodies_of(node):
+            self._run(*bodies_of(node))
+        else:
+            self._compute(node)
+
+    def _compute(self, node: gs.Node) -> None:
+        types, shapes, integers = self.types, self.shapes, self.integers
+        outputs = [t.name for t in node.outputs if t.name]
+        integers.visit(node, shapes.get)
+        if outputs and outputs[0] in integers and outputs[0] not in shapes:
+            value = integers[outputs[0]]
+            shapes[outputs[0]] = value.shape
+            types[outputs[0]] = helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+        if outputs and any(name not in shapes for name in outputs) and outputs[0] in self.protos:
+            try:
+                _infer_one(node, self.protos[outputs[0]], self.versions, types, shapes, integers)
+            except Exception as error:  # what onnx cannot infer stays unknown, and what is unknown is frozen
+                if self.careful and "ShapeInferenceError" in str(error):
+                    raise ModelError(f"shapes do not fit: {_last_line(error)}") from error
+        for name in outputs:
+            if min(shapes.get(name, ()), default=0) < 0:
+                raise ModelError(f"shapes do not fit: the window of {node.op} '{node.name}' is larger than its input")
+
+    def _run(self, *bodies: gs.Graph) -> None:
+        for body in bodies:
+            for node in body.nodes:
+                self.visit(node)
+
+    def _set(self, tensor: gs.Tensor, like: gs.Tensor, shape: Shape | None) -> None:
+        """Enter a shape for tensor, of the type that another tensor has; none is known where shape is None."""
+        self.shapes.pop(tensor.name, None)
+        if like.name in self.types:
+            element = self.types[like.name].tensor_type.elem_type
+            self.types[tensor.name] = helper.make_tensor_type_proto(element, shape)
+        if shape is not None:
+            self.shapes[tensor.name] = shape
+
+    def _branch(self, node: gs.Node) -> None:
+        self._run(*bodies_of(node))
+        taken = branches_taken(self.graph, node, self.integers)
+        for output, *results in zip(node.outputs, *(branch.outputs for branch in taken), strict=False):
+            shapes = {self.shapes.get(result.name) for result in results}
+            self._set(output, results[0], shapes.pop() if len(shapes) == 1 else None)
+
+    def _loop(self, node: gs.Node, body: gs.Graph) -> None:
+        count, condition, *initial = node.inputs
+        for counter, kind in zip(body.inputs, (onnx.TensorProto.INT64, onnx.TensorProto.BOOL), strict=False):
+            self.types[counter.name], self.shapes[counter.name] = helper.make_tensor_type_proto(kind, ()), ()
+        self._iterate(body, body.inputs[2:], initial, body.outputs[1:])
+        for output, inner, result in zip(node.outputs, body.inputs[2:], body.outputs[1:], strict=False):
+            self._set(output, result, self.shapes.get(inner.name))
+        endless = (not condition.name or self._is_true(condition)) and self._stays_true(body.outputs[0], body.inputs[1])
+        steps = self.integers.get(count) if endless and count.name else None
+        for output, result in zip(node.outputs[len(initial) :], body.outputs[1 + len(initial) :], strict=False):
+            each = self.shapes.get(result.name)
+            self._set(output, result, None if each is None or steps is None else (int(steps), *each))
+
+    def _is_true(self, tensor: gs.Tensor) -> bool:
+        value = self.integers.get(tensor)
+        return value is not None and bool(value.all())
+
+    def _stays_true(self, tensor: gs.Tensor, before: gs.Tensor) -> bool:
+        """Tell whether a condition is true whenever the one before it is."""
+        while tensor.inputs and tensor.inputs[0].op in ("Identity", "Cast"):
+            tensor = tensor.inputs[0].inputs[0]
+        return tensor.name == before.name or self._is_true(tensor)
+
+    def _scan(self, node: gs.Node, body: gs.Graph) -> None:
+        carried = len(node.inputs) - int(node.attrs["num_scan_inputs"])
+        steps = None
+        for axis, read, inner in zip(scan_axes(node, "input"), node.inputs[carried:], body.inputs[carried:], strict=True):
+            shape = self.shapes.get(read.name)
+            steps = steps if shape is None else shape[axis]
+            self._set(inner, read, None if shape is None else tuple(np.delete(shape, axis).tolist()))
+        self._iterate(body, body.inputs[:carried], node.inputs[:carried], body.outputs)
+        for output, inner, result in zip(node.outputs, body.inputs[:carried], body.outputs, strict=False):
+            self._set(output, result, self.shapes.get(inner.name))
+        for axis, output, result in zip(scan_axes(node, "output"), node.outputs[carried:], body.outputs[carried:], strict=True):
+            each = self.shapes.get(result.name)
+            if each is None or steps is None:
+                self._set(output, result, None)
+            else:
+                self._set(output, result, tuple(np.insert(each, axis % (len(each) + 1), steps).tolist()))
+
+    def _iterate(
+        self, body: gs.Graph, carried: Sequence[gs.Tensor], initial: Sequence[gs.Tensor], results: Sequence[gs.Tensor]
+    ) -> None:
+        """Run a body that is run again and again. A carried tensor has the shape of its initial value in every step, if the body
+        makes one of the same shape of it."""
+        states = list(zip(carried, initial, results, strict=False))
+        changing: set[str] = set()
+        while True:
+            trial = copy.copy(self)
+            trial.types, trial.shapes, trial.integers = dict(self.types), dict(self.shapes), self.integers.copy()
+            for inner, first, _ in states:
+                trial._set(inner, first, None if inner.name in changing else self.shapes.get(first.name))
+            trial._run(body)
+            changed = {i.name for i, _, result in states if trial.shapes.get(i.name) != trial.shapes.get(result.name)} - changing
+            if not changed:
+                self.types, self.shapes, self.integers = trial.types, trial.shapes, trial.integers
+                return
+            changing |= changed
+
+
+def scan_axes(node: gs.Node, of: str) -> list[int]:
+    """Return the axes along which a Scan node takes its scan inputs apart, or puts its scan outputs together."""
+    count = int(node.attrs["num_scan_inputs"])
+    number = count if of == "input" else len(node.outputs) - (len(node.inputs) - count)
+    return [int(axis) for axis in node.attrs.get(f"scan_{of}_axes", [0] * number)]
+
+
+WINDOWED = ("AveragePool", "Conv", "LpPool", "MaxPool")
+
+
+def _may_abort(graph: gs.Graph) -> bool:
+    """Tell whether onnx's inference over the whole graph could end the process: that of Slice does where a size is negative, as
+    behind a window larger than its input."""
+    ops = {node.op for node in every_node(graph)}
+    return "Slice" in ops and not ops.isdisjoint(WINDOWED)
+
+
+def _infer_all(model: onnx.ModelProto) -> onnx.ModelProto:
+    try:
+        return shape_inference.infer_shapes(model, data_prop=True, strict_mode=True)
+    except Exception as error:
+        if "TypeInferenceError" not in str(error):
+            raise ModelError(f"shapes do not fit: {_last_line(error)}") from error
+        return shape_inference.infer_shapes(model, data_prop=True)  # behind an operator that onnx knows nothing of
+
+
+# Operators whose shapes onnx does not infer, the operator that has the same, and which inputs they share with it.
+STAND_IN = {
+    **dict.fromkeys(["BiasGelu", "FastGelu", "Gelu", "GroupNormalization", "MeanVarianceNormalization"], ("Identity", (0,))),
+    **dict.fromkeys(["MultiHeadAttention", "QLinearLeakyRelu", "QLinearSigmoid", "QuickGelu"], ("Identity", (0,))),
+    **dict.fromkeys(["SimplifiedLayerNormalization", "SkipLayerNormalization"], ("Identity", (0,))),
+    "SkipSimplifiedLayerNormalization": ("Identity", (0,)),
+    **dict.fromkeys(["QLinearAdd", "QLinearMul"], ("Add", (0, 3))),
+    "FusedConv": ("Conv", (0, 1)),
+    "FusedGemm": ("Gemm", (0, 1)),
+    "FusedMatMul": ("MatMul", (0, 1)),
+}
+
+
+def _stand_in(proto: onnx.NodeProto) -> onnx.NodeProto:
+    op_type, inputs = STAND_IN[proto.op_type]
+    result = helper.make_node(op_type, [proto.input[i] for i in inputs], proto.output[:1])
+    result.attribute.extend(a for a in proto.attribute if a.name in onnx.defs.get_schema(op_type).attributes)
+    return result
+
+
+def _from_front(proto: onnx.NodeProto, rank: int) -> onnx.NodeProto:
+    """Return a node with axes counted from the front: onnx infers nothing from others below opset 11, though runtimes take them."""
+    attributes = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
+    if "axis" in attributes:
+        attributes["axis"] %= rank
+    if "axes" in attributes:
+        attributes["axes"] = [axis % rank for axis in attributes["axes"]]
+    return helper.make_node(proto.op_type, proto.input, proto.output, proto.name, domain=proto.domain, **attributes)
+
+
+def _infer_one(
+    node: gs.Node,
+    proto: onnx.NodeProto,
+    versions: Mapping[str, int],
+    types: dict[str, onnx.TypeProto],
+    shapes: dict[str, Shape],
+    integers: Integers,
+) -> None:
+    version = versions.get(proto.domain, versions.get("", 1))
+    inputs = list(node.inputs)
+    if proto.op_type in STAND_IN:
+        inputs = [inputs[i] for i in STAND_IN[proto.op_type][1]]
+        proto, version = _stand_in(proto), versions.get("", 1)
+    if proto.op_type in ("Concat", "Slice") and inputs and proto.input[0] in shapes:
+        proto = _from_front(proto, len(shapes[proto.input[0]]))
+    if not onnx.defs.has(proto.op_type, version, proto.domain):
+        return
+    known, data = {}, {}
+    for name, tensor in zip(proto.input, inputs, strict=True):
+        if isinstance(tensor, gs.Constant):
+            kind = helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype))
+            known[name] = helper.make_tensor_type_proto(kind, tensor.shape)
+        elif name in types:
+            known[name] = types[name]
+        value = integers.get(tensor) if name else None
+        if value is not None:
+            data[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+    schema = onnx.defs.get_schema(proto.op_type, version, proto.domain)
+    for name, kind in shape_inference.infer_node_outputs(schema, proto, known, data).items():
+        types[name] = kind
+        shape = _static(kind)
+        if shape is not None:
+            shapes[name] = shape
+
+
+def _static(kind: onnx.TypeProto) -> Shape | None:
+    if not kind.HasField("tensor_type") or not kind.tensor_type.HasField("shape"):
+        return None
+    dims = kind.tensor_type.shape.dim
+    sizes = tuple(d.dim_value for d in dims)
+    return sizes if all(sizes) or all(d.HasField("dim_value") for d in dims) else None
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1]

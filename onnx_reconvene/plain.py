@@ -1,0 +1,277 @@
+"""The plain form of a model, in which it is analysed and cut, and the way back.
+
+In plain form local functions are inlined, a name means one tensor wherever it stands, and the bodies of control flow have no
+initializers of their own. Where nothing was changed the way back leads to the model as it was read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, inliner
+
+MARK = "onnx_reconvene.mark"  # a domain of nodes that stand around what a function call is inlined to
+BEGIN, END = "Begin", "End"
+Key = tuple[str, str, str]  # domain, name and overload of a function
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a local function, and the nodes that it is inlined to."""
+
+    node: NodeProto
+    nodes: tuple[NodeProto, ...]
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A model in plain form, and what it was before."""
+
+    model: ModelProto
+    original: ModelProto
+    calls: tuple[Call, ...]
+    names: dict[str, str]  # those that were given to tensors in bodies -> those that they had
+    homes: dict[str, str]  # initializer -> which body it belongs to, see `_inner`
+
+
+def bodies(node: NodeProto) -> Iterator[GraphProto]:
+    """Yield the graphs among the attributes of node."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def graphs_in(graph: GraphProto) -> Iterator[GraphProto]:
+    """Yield graph and the bodies of control flow in it, at any depth."""
+    yield graph
+    for node in graph.node:
+        for body in bodies(node):
+            yield from graphs_in(body)
+
+
+def nodes_in(graph: GraphProto) -> Iterator[NodeProto]:
+    """Yield the nodes of graph and of the bodies in it, those of a body before the node that runs it."""
+    for node in graph.node:
+        for body in bodies(node):
+            yield from nodes_in(body)
+        yield node
+
+
+def _inner(graph: GraphProto) -> Iterator[tuple[str, GraphProto]]:
+    """Yield the bodies in graph at any depth, each with a name of its own."""
+    for node in graph.node:
+        owner = next(filter(None, node.output), "")
+        for number, body in enumerate(bodies(node)):
+            yield f"{owner}/{number}", body
+            yield from _inner(body)
+
+
+def plain(original: ModelProto) -> Plain | None:
+    """Return the plain form of a model, None where the model is in plain form already."""
+    if not original.functions and not any(True for node in original.graph.node for _ in bodies(node)):
+        return None
+    model = ModelProto()
+    model.CopyFrom(original)
+    calls = _inline(model) if model.functions else []
+    names: dict[str, str] = {}
+    taken = {name for node in model.graph.node for name in node.output}
+    taken |= {value.name for value in [*model.graph.input, *model.graph.initializer]}
+    taken |= {sparse.values.name for sparse in model.graph.sparse_initializer}
+    for node in model.graph.node:
+        for body in bodies(node):
+            _rename(body, {}, taken, names)
+    homes: dict[str, str] = {}
+    for place, body in list(_inner(model.graph)):
+        homes |= dict.fromkeys((t.name for t in body.initializer), place)
+        model.graph.initializer.extend(body.initializer)
+        del body.initializer[:]
+    return Plain(model, original, tuple(_unmark(model.graph, calls)), names, homes)
+
+
+def _key(node: NodeProto | FunctionProto) -> Key:
+    return node.domain, node.op_type if isinstance(node, NodeProto) else node.name, node.overload
+
+
+def _inline(model: ModelProto) -> list[NodeProto]:
+    """Inline the local functions of model, each call between two marks that bear its number; returns the calls."""
+    functions = {_key(function): function for function in model.functions}
+    imported = {o.domain for o in model.opset_import}
+    for needed in [o for function in model.functions for o in function.opset_import]:
+        if needed.domain not in imported:
+            imported.add(needed.domain)
+            model.opset_import.add(domain=needed.domain, version=needed.version)
+    for node in [n for f in model.functions for n in f.node] + list(nodes_in(model.graph)):
+        if _key(node) in functions:
+            _give_defaults(node, functions[_key(node)])
+    calls: list[NodeProto] = []
+    for graph in graphs_in(model.graph):
+        marked: list[NodeProto] = []
+        for node in graph.node:
+            if _key(node) not in functions:
+                marked.append(node)
+                continue
+            number = str(len(calls))
+            begin = NodeProto(op_type=BEGIN, domain=MARK, name=number, input=node.input)
+            marked += [begin, node, NodeProto(op_type=END, domain=MARK, name=number, input=node.output)]
+            calls.append(node)
+        _put_nodes(graph, marked)
+    model.CopyFrom(inliner.inline_local_functions(model))
+    return calls
+
+
+def _give_defaults(node: NodeProto, function: FunctionProto) -> None:
+    """Add the attributes that a call leaves out; the inliner of onnx would drop them."""
+    given = {attribute.name for attribute in node.attribute}
+    node.attribute.extend(default for default in function.attribute_proto if default.name not in given)
+
+
+def _put_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
+    copy = GraphProto(node=nodes)
+    del graph.node[:]
+    graph.node.extend(copy.node)
+
+
+def _rename(body: GraphProto, outer: dict[str, str], taken: set[str], names: dict[str, str]) -> None:
+    """Give every tensor that a body defines a name that is not taken; outer says how tensors around it are called now."""
+    scope = dict(outer)
+
+    def define(name: str) -> str:
+        new, again = name, 1
+        while new in taken:
+            again += 1
+            new = f"{name}_{again}"
+        taken.add(new)
+        scope[name] = new
+        if new != name:
+            names[new] = name
+        return new
+
+    inputs = {value.name: define(value.name) for value in body.input}
+    for tensor in [*body.initializer, *(sparse.values for sparse in body.sparse_initializer)]:
+        tensor.name = inputs.get(tensor.name) or define(tensor.name)
+    for node in body.node:
+        node.input[:] = [scope.get(name, name) for name in node.input]
+        for inner in bodies(node):
+            _rename(inner, scope, taken, names)
+        node.output[:] = [define(name) if name else name for name in node.output]
+    _rename_values(body, scope)
+
+
+def _rename_values(body: GraphProto, names: dict[str, str]) -> None:
+    """Put new names wherever a body speaks of its values."""
+    for value in [*body.input, *body.output, *body.value_info]:
+        value.name = names.get(value.name, value.name)
+    for annotation in body.quantization_annotation:
+        annotation.tensor_name = names.get(annotation.tensor_name, annotation.tensor_name)
+        for entry in annotation.quant_parameter_tensor_names:
+            entry.value = names.get(entry.value, entry.value)
+
+
+def _unmark(model: GraphProto, calls: list[NodeProto]) -> Iterator[Call]:
+    """Remove the marks; yields the calls, under the names that their tensors have now, with what stood between the marks."""
+    for graph in graphs_in(model) if calls else ():
+        bare: list[NodeProto] = []
+        for node in graph.node:
+            if node.domain != MARK:
+                bare.append(node)
+            elif node.op_type == BEGIN:
+                start, read = len(bare), node.input
+            else:
+                call = calls[int(node.name)]
+                call.input[:], call.output[:] = read, node.input
+                for inlined in bare[start:]:
+                    if call.name and inlined.name:
+                        inlined.name = f"{call.name}/{inlined.name}"
+                yield Call(call, tuple(bare[start:]))
+        _put_nodes(graph, bare)
+
+
+def as_read(form: Plain, changed: ModelProto, arrays: dict[str, NDArray[Any]]) -> ModelProto:
+    """Return a changed model in plain form with its function calls, names and initializers in bodies as they were, where what
+    was changed allows for it. The data of large initializers, in arrays, go into those that move to a body."""
+    result = ModelProto()
+    if changed == form.model and not arrays.keys() & form.homes.keys():
+        result.CopyFrom(form.original)
+        del result.metadata_props[:]
+        result.metadata_props.extend(changed.metadata_props)
+        return result
+    result.CopyFrom(changed)
+    _call_again(result, form, arrays)
+    _take_home(result.graph, form.homes, arrays)
+    for _, body in _inner(result.graph):
+        for node in body.node:
+            node.input[:] = [form.names.get(name, name) for name in node.input]
+            node.output[:] = [form.names.get(name, name) for name in node.output]
+        for tensor in [*body.initializer, *(sparse.values for sparse in body.sparse_initializer)]:
+            tensor.name = form.names.get(tensor.name, tensor.name)
+        _rename_values(body, form.names)
+    return result
+
+
+def _call_again(model: ModelProto, form: Plain, arrays: dict[str, NDArray[Any]]) -> None:
+    """Put calls in place of nodes that are as they were inlined. A function that declares shapes of its own is not called again,
+    for these may have changed."""
+    before = {t.name: t for t in form.model.graph.initializer if t.name in form.homes}
+    same = {t.name for t in model.graph.initializer if before.get(t.name) == t and t.name not in arrays}
+    changed = form.homes.keys() - same
+    nodes = {node.output[0]: node for node in nodes_in(model.graph) if node.output}
+    again = {}
+    for call in [] if any(function.value_info for function in form.original.functions) else form.calls:
+        inlined = list(_with_inner(call.nodes))
+        stays = all(nodes.get(node.output[0]) == node for node in call.nodes)
+        if call.nodes and stays and not changed.intersection(name for node in inlined for name in node.input):
+            again.update({node.output[0]: call.node if k == 0 else None for k, node in enumerate(call.nodes)})
+    gone = {name for node in nodes.values() if again.get(node.output[0], node) is not node for name in node.output}
+    gone -= {name for call in form.calls for name in call.node.output}
+    for graph in graphs_in(model.graph):
+        kept = [again.get(node.output[0], node) if node.output else node for node in graph.node]
+        _put_nodes(graph, [node for node in kept if node is not None])
+        for value in [value for value in graph.value_info if value.name in gone]:
+            graph.value_info.remove(value)
+    _put_functions(model, form.original)
+
+
+def _with_inner(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    for node in nodes:
+        yield node
+        for body in bodies(node):
+            yield from nodes_in(body)
+
+
+def _put_functions(model: ModelProto, original: ModelProto) -> None:
+    """Keep the functions that are called and those that never were, and import what is used beside what was imported."""
+    never = {_key(function) for function in original.functions} - _called(original, original)
+    called = _called(model, original)
+    del model.functions[:]
+    model.functions.extend(function for function in original.functions if _key(function) in called | never)
+    used = {node.domain for node in nodes_in(model.graph)} | {o.domain for o in original.opset_import}
+    for needed in [o for o in model.opset_import if o.domain not in used]:
+        model.opset_import.remove(needed)
+
+
+def _called(model: ModelProto, original: ModelProto) -> set[Key]:
+    """Return which functions of original the graph of model calls, through others too."""
+    functions = {_key(function): function for function in original.functions}
+    found: set[Key] = set()
+    waiting = list(nodes_in(model.graph))
+    while waiting:
+        key = _key(waiting.pop())
+        if key in functions and key not in found:
+            found.add(key)
+            waiting += _with_inner(functions[key].node)
+    return found
+
+
+def _take_home(graph: GraphProto, homes: dict[str, str], arrays: dict[str, NDArray[Any]]) -> None:
+    """Move initializers to the bodies that they came from."""
+    inner = dict(_inner(graph))
+    for tensor in [tensor for tensor in graph.initializer if tensor.name in homes]:
+        if tensor.name in arrays:
+            tensor.raw_data = arrays.pop(tensor.name).tobytes()
+        if homes[tensor.name] in inner:
+            inner[homes[tensor.name]].initializer.append(tensor)
+        graph.initializer.remove(tensor)
