@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from onnx import helper
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
-from onnx_reconvene.graph import every_graph
 from onnx_reconvene.labels import Equalities, Labels
 from onnx_reconvene.shapes import Integers, Shape
 
@@ -134,6 +133,7 @@ class Flow:
         shapes: dict[str, Shape],
         integers: Integers,
         static: frozenset[str],
+        results: frozenset[str],
         outward: dict[str, int],
         shrink_heads: bool = False,
     ) -> None:
@@ -141,7 +141,7 @@ class Flow:
         self.static = static  # tensors computed from weights and constants alone
         self.shrink_heads = shrink_heads  # attention loses dimensions of every head, not heads
         self.outward = outward  # tensors where not the innermost of the split axes absorbs a removal, but one so far out
-        self.results = {t.name for part in every_graph(graph) for t in part.outputs}  # of the graph and of bodies
+        self.results = results  # names of the outputs of the graph and of the bodies in it
         self.equalities = Equalities()
         self.values: dict[str, Value] = {}
         self.weights: dict[str, gs.Tensor] = {}
@@ -196,6 +196,11 @@ class Flow:
         others = tuple(axis for axis in varying if axis != absorbs)
         first = labels[tuple(slice(0, 1) if axis in others else slice(None) for axis in range(labels.ndim))]
         self.equalities.equate(labels, first)
+        unit = np.zeros(pending.labels.size, np.int64)
+        unit[pending.positions] = np.arange(first.size).reshape(first.shape)
+        for name, positions in self.trail.get(tensor.name, ()):
+            if sum(not (unit[positions] == unit[positions].take([0], axis)).all() for axis in range(positions.ndim)) > 1:
+                self.equalities.freeze(labels, f"'{name}' and '{tensor.name}' are shaped in ways that do not go together")
         self.settled[tensor.name] = Split(labels.ravel(), first.ravel(), len(varying))
         value.pending = None
         there = value.labels.get(absorbs)

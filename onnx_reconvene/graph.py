@@ -151,7 +151,7 @@ def _map_external(model: onnx.ModelProto, folder: str, arrays: dict[str, NDArray
 
 def bodies_of(node: gs.Node) -> list[gs.Graph]:
     """Return the graphs among the attributes of node."""
-    return [value for value in node.attrs.values() if isinstance(value, gs.Graph)]
+    return [value for value in node.attrs.values() if isinstance(value, gs.Graph)] if node.attrs else []
 
 
 def every_graph(graph: gs.Graph) -> Iterator[gs.Graph]:

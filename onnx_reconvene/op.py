@@ -269,7 +269,8 @@ class Op:
 
     def _hold(self, pending: list[Pending], o: int) -> None:
         name = self.node.outputs[o].name
-        pending.sort(key=lambda step: self._matter(step.labels))
+        if len(pending) > 1:
+            pending.sort(key=lambda step: self._matter(step.labels))
         for step in pending[:-1]:
             self.freeze(step.labels, "splits two kinds of channels at once")
         for step in pending[-1:]:

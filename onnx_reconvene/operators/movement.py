@@ -178,7 +178,7 @@ def gather(op: Op) -> None:
     axis = op.attr("axis", 0) % len(op.shape(0))
     index = op.fixed(1)
     if index is not None and index.ndim:
-        op.move(functools.partial(_take, axis, index))
+        _move_some(op, axis, index)
     else:
         labels = op.axes(0)
         op.freeze(labels[axis], "picks among them at run time") if index is None else op.freeze(
@@ -196,11 +196,18 @@ def gather_nd(op: Op) -> None:
     picked, batch = int(op.shape(1)[-1]), int(op.attr("batch_dims", 0))
     index = op.fixed(1)
     if index is not None and picked == 1 and batch == 0 and index.ndim > 1:
-        op.move(functools.partial(_take, 0, index[..., 0]))
+        _move_some(op, 0, index[..., 0])
         return
     rank, shift = len(op.shape(0)), len(op.out_shape()) - len(op.shape(0))
     untouched = range(batch + picked, rank)
     op.emit({axis + shift: along for axis, along in zip(untouched, op.along(0, *untouched), strict=True)})
+
+
+def _move_some(op: Op, axis: int, index: NDArray[np.int64]) -> None:
+    """Move labels as Gather does; those that vary along several axes settle first where some of them are left out."""
+    if np.unique(index % op.shape(0)[axis]).size < op.shape(0)[axis]:
+        op.flow.settle(op.node.inputs[0])
+    op.move(functools.partial(_take, axis, index))
 
 
 def _take(axis: int, index: NDArray[np.int64], x: NDArray[Any]) -> NDArray[Any]:
