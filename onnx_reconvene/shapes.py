@@ -226,7 +226,8 @@ class Integers:
             self._values[node.outputs[0].name] = value
             if any(t.name in self._of_weights or self._is_weight(t.name) for t in node.inputs):
                 self._of_weights.add(node.outputs[0].name)
-            self._follow_free(node, operands, value)
+            if self._free:
+                self._follow_free(node, operands, value)
 
     def _follow_free(self, node: gs.Node, operands: Sequence[Array | None], value: Array) -> None:
         """Find out which elements of a value depend on free sizes: movement moves what says so, all else is taken together."""
