@@ -157,7 +157,7 @@ def uniform(analysis: Analysis, scores: Scores, within: Budget) -> Widths:
 @allocator("global")
 def global_(analysis: Analysis, scores: Scores, within: Budget) -> Widths:
     """Keep the units above one threshold on scores whose mean is 1 in every group."""
-    scaled = np.concatenate([np.empty(0), *(_mean_one(scores[g.first : g.first + g.width]) for g in analysis.groups)])
+    scaled = np.concatenate([np.empty(0), *(_mean_one(_of_all_blocks(g, scores)) for g in analysis.groups)])
     order = np.argsort(-scaled, kind="stable")  # best first
     group_of_unit = np.repeat(np.arange(len(analysis.groups)), within.cost.dense)
 
@@ -171,15 +171,21 @@ def global_(analysis: Analysis, scores: Scores, within: Budget) -> Widths:
     return _fill(within, widths, dict.fromkeys(rest.tolist()))
 
 
+def _of_all_blocks(group: Group, scores: Scores) -> Scores:
+    """Return the summed scores of the best unit of each block, of the second best, ..., [width]."""
+    result: Scores = np.sort(group.by_block(scores), 1)[:, ::-1].sum(0)
+    return result
+
+
 def _mean_one(scores: Scores) -> Scores:
     mean = scores.mean()
     return scores / mean if mean > 0 else np.ones_like(scores)
 
 
 def masks(analysis: Analysis, scores: Scores, widths: Widths) -> NDArray[np.bool_]:
-    """Return which units stay: the best-scored of each group, as many as its width; ties go to the first."""
+    """Return which units stay: the best-scored of each block of each group, as many as its width; ties go to the first."""
     keep = np.zeros(analysis.width, bool)
     for group, width in zip(analysis.groups, widths.tolist(), strict=True):
-        own = scores[group.first : group.first + group.width]
-        keep[group.first + np.argsort(-own, kind="stable")[:width]] = True
+        best = np.argsort(-group.by_block(scores), 1, kind="stable")[:, :width]
+        np.put_along_axis(group.by_block(keep), best, True, 1)
     return keep

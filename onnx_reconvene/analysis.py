@@ -10,9 +10,9 @@ import onnx_graphsurgeon as gs
 from onnx_reconvene.flow import Flow, Split, UnsupportedError, weight_values
 from onnx_reconvene.fold import moved_constants
 from onnx_reconvene.graph import bodies_of, every_node
-from onnx_reconvene.groups import Analysis, collect
+from onnx_reconvene.groups import NO_CHANNELS, Analysis, collect
 from onnx_reconvene.inference import infer
-from onnx_reconvene.labels import Solution
+from onnx_reconvene.labels import Labels, Solution
 from onnx_reconvene.op import Op
 from onnx_reconvene.operators import Operator, rule_for, why_frozen
 from onnx_reconvene.shapes import Integers
@@ -24,19 +24,20 @@ def analyze(graph: gs.Graph, sizes: Mapping[str, Sequence[int]] | None = None, a
 
     attention: "heads" removes attention heads whole, "dims" the same dimensions of all heads. Where a split axis turns out frozen
     because its innermost part absorbs the removal, or is reduced, the next one out is tried; of splits in a row, the last one
-    first. What leaves most to remove is taken.
+    first. The channels that most layers can lose are taken, of equals those that fall into most units.
     """
     inputs = input_sizes(graph, sizes or {})
     shapes, integers = infer(graph, inputs)
     static = moved_constants(graph)
     settled = frozenset(id(node) for node in every_node(graph) if _is_settled(integers, node))
     outward: dict[str, int] = {}
-    best: tuple[tuple[int, int], Flow, Solution] | None = None
+    best: tuple[tuple[int, ...], Flow, Solution] | None = None
     while True:
         flow = Flow(graph, shapes, integers, static, outward, attention == "dims")
         _run(flow, settled)
         solution = flow.equalities.solve()
-        found = solution.free.size, -len(solution.inexact)
+        made = np.concatenate([np.empty(0, np.int64), *(layer.out for layer in flow.layers)])
+        found = int((solution.why(made) < 0).sum()), solution.free.size, -len(solution.inexact)
         if best is None or found > best[0]:
             best = found, flow, solution
         further = _further(flow, solution, outward)
@@ -46,13 +47,22 @@ def analyze(graph: gs.Graph, sizes: Mapping[str, Sequence[int]] | None = None, a
 
 
 def _further(flow: Flow, solution: Solution, outward: dict[str, int]) -> dict[str, int]:
-    """Return the splits to be tried one axis further out: frozen or reduced ones, whose labels no other such split splits again."""
-    reduced = np.concatenate([np.empty(0, np.int64), *flow.reduced])
+    """Return the splits to be tried one axis further out, whose labels no other such split splits again: frozen ones, those whose
+    other axes freeze some of these, and reduced ones."""
+    frozen = {name for name, split in flow.settled.items() if (solution.why(split.absorbing) >= 0).all()}
+    why = np.unique(np.concatenate([np.empty(0, np.int64), *(solution.why(flow.settled[name].absorbing) for name in frozen)]))
+    reasons = [solution.reasons[r] for r in why]
 
-    def ends(split: Split) -> bool:
-        return bool((solution.why(split.absorbing) >= 0).all() or np.isin(split.absorbing, reduced).all())
+    def ends(name: str, split: Split) -> bool:
+        freezes_others = any(reason.endswith(f"of '{name}' {NO_CHANNELS}") for reason in reasons)
+        return name in frozen or freezes_others or any(among(split.absorbing, others) for others in (flow.preferred, flow.reduced))
 
-    ending = {name: split for name, split in flow.settled.items() if outward.get(name, 0) + 1 < split.ways and ends(split)}
+    def among(labels: Labels, others: Sequence[Labels]) -> bool:
+        found = solution.of(np.concatenate([np.empty(0, np.int64), *others]))
+        return bool(np.isin(solution.of(labels), found).all())
+
+    open_ = {name: split for name, split in flow.settled.items() if outward.get(name, 0) + 1 < split.ways}
+    ending = {name: split for name, split in open_.items() if ends(name, split)}
     return {
         name: outward.get(name, 0) + 1
         for name, split in ending.items()

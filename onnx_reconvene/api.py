@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_reconvene import report as reports
@@ -120,7 +119,7 @@ def run(
     notes, analysis = notes_of(graph), analysis_of(graph)
     assert notes.keep is not None
     assert notes.cost is not None
-    kept = np.asarray([notes.keep[g.first : g.first + g.width].sum() for g in analysis.groups], np.int64)
+    kept = analysis.widths(notes.keep)
     seconds["total"] = time.perf_counter() - begin
     report = Report(
         graph.source.path,

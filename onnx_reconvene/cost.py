@@ -42,7 +42,8 @@ class CostModel:
     def __init__(self, analysis: Analysis) -> None:
         self.analysis = analysis
         self.dense = np.asarray([group.width for group in analysis.groups], np.int64)
-        self._group_of_unit = np.repeat(np.arange(len(self.dense)), self.dense)
+        self._channels = np.asarray([group.channels for group in analysis.groups], np.int64)
+        self._group_of_unit = np.repeat(np.arange(len(self.dense)), [group.blocks * group.width for group in analysis.groups])
         self._rows: dict[tuple[str, int], int] = {}
         self.nodes = [term.node for term in analysis.flow.macs]
         self.macs = self._products([term.axes for term in analysis.flow.macs], np.ones(len(self.nodes)))
@@ -81,7 +82,7 @@ class CostModel:
     def __call__(self, kind: str, widths: Widths) -> float:
         """Return the cost of this kind at these widths."""
         if kind == "channels":
-            return float(widths.sum())
+            return float((widths * self._channels).sum())
         products: Products = getattr(self, kind)
         return products(self.sizes(widths))
 

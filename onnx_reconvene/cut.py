@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 
 from onnx_reconvene.cutting import CutOp, Cutting, Mask
 from onnx_reconvene.flow import Permutation, weight_constant, weight_values
 from onnx_reconvene.graph import bodies_of, every_graph, every_node, every_tensor
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.operators import rule_for
+from onnx_reconvene.plain import nodes_in
 
 
 def cut(analysis: Analysis, keep: Mask) -> None:
     """Remove from the analysed graph, in place, the units that keep [units] does not hold."""
     cutting = Cutting(analysis, keep)
-    unread = {tensor.name for node in every_node(analysis.graph) for tensor in node.outputs if not tensor.outputs}
+    before = list(nodes_in(analysis.graph.source.model.graph))
+    read = {name for node in before for name in node.input}
+    unread = {name for node in before for name in node.output if name not in read}
     _slice_weights(cutting)
     for permutation in analysis.flow.permutations:
         _permute(cutting, permutation)
@@ -28,13 +35,22 @@ def cut(analysis: Analysis, keep: Mask) -> None:
 def _slice_weights(cutting: Cutting) -> None:
     """Take from each weight what stays of it; weights that ConstantOfShape nodes make become initializers."""
     for name, tensor in cutting.analysis.flow.weights.items():
-        kept = {axis: cutting.kept_along(name, axis) for axis in cutting.analysis.flow.values[name].labels}
-        if all(mask.all() for mask in kept.values()):
-            continue
-        constant = weight_constant(tensor) or _folded(cutting, tensor)
-        for axis, mask in kept.items():
-            if not mask.all():
-                constant.values = np.compress(mask, constant.values, axis)
+        kept = {axis: cutting.kept(labels) for axis, labels in cutting.analysis.spread(name).items()}
+        if not all(mask.all() for mask in kept.values()):
+            constant = weight_constant(tensor) or _folded(cutting, tensor)
+            constant.values = remaining(constant.values, kept)
+
+
+def remaining(values: NDArray[Any], kept: Mapping[int, Mask]) -> NDArray[Any]:
+    """Return what is left of a weight where masks, by axis and broadcastable to it, hold; a mask may vary along axis 0, too."""
+    for axis, mask in kept.items():
+        if mask.size > mask.shape[axis]:  # others in each block, equally many
+            sizes = [-1 if a == axis else n for a, n in enumerate(values.shape)]
+            values = values[np.broadcast_to(mask, values.shape)].reshape(sizes)
+    for axis, mask in kept.items():
+        if mask.size == mask.shape[axis] and not mask.all():
+            values = np.compress(mask.ravel(), values, axis)
+    return values
 
 
 def _permute(cutting: Cutting, permutation: Permutation) -> None:
@@ -52,8 +68,10 @@ def _permute(cutting: Cutting, permutation: Permutation) -> None:
 
 def _follow(cutting: Cutting, node: gs.Node) -> None:
     """Bring the integers of node up to date, and shield it from shape arithmetic whose results have changed."""
-    if id(node) not in cutting.done and not cutting.analysis.integers.computes(node):
-        view = CutOp(cutting, node)
+    view = CutOp(cutting, node)
+    if cutting.analysis.integers.computes(node):
+        view.divide_evenly()
+    elif id(node) not in cutting.done:
         operator = rule_for(node)
         if operator is not None and operator.follow is not None and view.touched:
             operator.follow(view)

@@ -42,7 +42,7 @@ class Cutting:
         value = self.analysis.flow.values.get(name, Value())
         if axis in value.labels:
             return self.kept(value.labels[axis])
-        kept = self.kept(value.pending.labels)[value.pending.positions] if value.pending else np.ones(())
+        kept = self.kept(value.pending.spread) if value.pending else np.ones(())
         if kept.ndim and kept.shape[axis] > 1:
             return np.asarray(kept.any(tuple(a for a in range(kept.ndim) if a != axis)))
         return np.ones(self.analysis.shapes[name][axis], bool)
@@ -126,6 +126,12 @@ class CutOp:
         assert value is not None
         return [int(v) for v in value.ravel()]
 
+    def ints_before(self, i: int) -> list[int]:
+        """Return what integer input i came to before the cut, for a rule that replaces it."""
+        value = self.old_ints(i)
+        assert value is not None
+        return [int(v) for v in value.ravel()]
+
     def replace(self, i: int, wanted: Sequence[int] | NDArray[Any]) -> None:
         """Make integer input i come to `wanted` after the cut.
 
@@ -141,6 +147,19 @@ class CutOp:
         if now is not None and np.array_equal(now, wanted):
             return
         self.node.inputs[i] = self._override(i, wanted, now)
+
+    def divide_evenly(self) -> None:
+        """Let arithmetic on shapes divide what it did before the cut where now something would be left over: the batch counted as
+        batch times heads over heads."""
+        if self.node.op != "Div":
+            return
+        before, now = ([i.get(t) for t in self.node.inputs] for i in (self.cutting.analysis.integers, self.cutting.integers))
+        pairs = [(a, b) for a, b in zip(before, now, strict=True) if a is not None and b is not None and a.dtype.kind == "i"]
+        if len(pairs) == 2 and not _leaves(pairs[0][0], pairs[1][0]) and _leaves(pairs[0][1], pairs[1][1]):
+            for i, (old, new) in enumerate(pairs):
+                if not np.array_equal(old, new):
+                    self.node.inputs[i] = self._override(i, old, new)
+                    self.cutting.integers.put(self.node.inputs[i].name, old)
 
     def shield(self) -> None:
         """Give every other input that was computed from shapes the value that it had before the cut."""
@@ -189,3 +208,8 @@ class CutOp:
         place = next(k for k, node in enumerate(nodes) if node is self.node)
         nodes.insert(place, gs.Node(op, f"{name}_{op}", inputs=list(inputs), outputs=[result]))
         return result
+
+
+def _leaves(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    """Tell whether a over b leaves something over, or cannot be."""
+    return not b.all() or bool((a % b).any())

@@ -35,6 +35,11 @@ class Pending:
     axis: int
     moves: tuple[Movement, ...]
 
+    @property
+    def spread(self) -> Labels:
+        """The labels, broadcastable to the tensor's shape."""
+        return self.labels[self.positions]
+
 
 @dataclass
 class Value:
@@ -42,6 +47,23 @@ class Value:
 
     labels: dict[int, Labels] = field(default_factory=dict)
     pending: Pending | None = None
+
+    def over(self, axis: int) -> Labels | None:
+        """Return the labels along an axis, where pending ones vary along others too those at the first place there; None if
+        there are none."""
+        if axis in self.labels or self.pending is None or self.pending.positions.shape[axis] == 1:
+            return self.labels.get(axis)
+        return self.pending.spread[tuple(slice(None) if a == axis else 0 for a in range(self.pending.positions.ndim))]
+
+    def by_axis(self) -> dict[int, Labels]:
+        """Return the labels along all axes that carry any."""
+        axes = set(self.labels) | set(range(self.pending.positions.ndim) if self.pending else ())
+        return {axis: labels for axis in axes if (labels := self.over(axis)) is not None}
+
+
+def along(axis: int, rank: int) -> list[int]:
+    """Return the shape of labels along one axis of a tensor of this rank, for reshape."""
+    return [-1 if a == axis else 1 for a in range(rank)]
 
 
 @dataclass(frozen=True)
@@ -123,6 +145,8 @@ class Flow:
         self.permutations: list[Permutation] = []
         self.macs: list[Macs] = []
         self.settled: dict[str, Split] = {}  # by tensor
+        self.copies: list[Labels] = []  # channels that are copies of one element
+        self.preferred: list[Labels] = []  # those for which others froze, with which they share an axis
         self.reduced: list[Labels] = []  # those that some reduction runs over
         self.over_channels: list[gs.Node] = []  # nodes that compute over removable channels
         self.zero_points: dict[str, NDArray[Any]] = {}  # of quantized weights
@@ -162,7 +186,7 @@ class Flow:
         pending = value.pending
         if pending is None:
             return
-        labels = pending.labels[pending.positions]
+        labels = pending.spread
         varying = [axis for axis, size in enumerate(labels.shape) if size > 1]
         absorbs = varying[-1 - self.outward.get(tensor.name, 0)]
         others = tuple(axis for axis in varying if axis != absorbs)

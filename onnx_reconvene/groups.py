@@ -3,40 +3,47 @@
 from __future__ import annotations
 
 import fnmatch
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_reconvene.errors import UsageError
-from onnx_reconvene.flow import Flow, Layer, Value
+from onnx_reconvene.flow import Flow, Layer, Value, along
 from onnx_reconvene.graph import every_node
 from onnx_reconvene.labels import Labels, Solution
 from onnx_reconvene.shapes import Integers, Shape
 
 NO_CHANNELS = "carries no channels"
+T = TypeVar("T", bound=np.generic)
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where the units of a group live: positions[unit] along one axis of one weight tensor."""
+    """Where the units of a group live along one axis of one weight tensor."""
 
     tensor: str
     axis: int
-    positions: NDArray[np.int64]  # [width, positions per unit]
+    units: Labels  # of the group, counted from 0; -1 where others are; broadcastable to the tensor
 
 
 @dataclass(frozen=True)
 class Group:
-    """Units (channels that live and die together) that have the same sites but for position."""
+    """Units (channels that live and die together) that have the same sites but for position.
+
+    Where an operator works in blocks of channels, each block holds `width` units of its own, of which as many stay in all blocks.
+    """
 
     name: str
-    width: int
-    first: int  # its units are numbered first, first + 1, ...
+    width: int  # units of one block
+    blocks: int
+    first: int  # its units are numbered first, first + 1, ..., block by block
     layers: tuple[str, ...]  # the nodes that make these channels
-    channels: int  # output channels per unit, at the layer that has most
+    channels: int  # output channels of one unit of every block, at the layer that has most
     inexact: str | None  # the operator that computes statistics over these channels, if any
     _index: int
     _sites: _Sites
@@ -45,6 +52,15 @@ class Group:
     def sites(self) -> tuple[Site, ...]:
         """Where the units live."""
         return self._sites.by_group[self._index]
+
+    @property
+    def units(self) -> slice:
+        """The place of its units among those of all groups."""
+        return slice(self.first, self.first + self.blocks * self.width)
+
+    def by_block(self, per_unit: NDArray[T]) -> NDArray[T]:
+        """Return what an array [units of all groups] says of its units, as [blocks, width]."""
+        return per_unit[self.units].reshape(self.blocks, self.width)
 
 
 @dataclass(frozen=True)
@@ -63,7 +79,7 @@ class Analysis:
     graph: gs.Graph
     flow: Flow
     solution: Solution
-    unit_of_component: Labels
+    unit_of_member: Labels
     groups: tuple[Group, ...]
     frozen: tuple[Frozen, ...]
     sizes: dict[str, Shape]  # of the graph inputs
@@ -102,21 +118,25 @@ class Analysis:
         if not names:
             raise UsageError(f"{option} '{pattern}' matches no node and no weight (inspect lists them)")
         units = np.unique(np.concatenate([np.empty(0, np.int64), *(self.units(x) for x in labels)]))
-        return {group.name for group in self.groups if np.isin(np.arange(group.first, group.first + group.width), units).any()}
+        found = np.isin(np.arange(self.width), units)
+        return {group.name for group in self.groups if found[group.units].any()}
 
     @property
     def width(self) -> int:
         """The number of units of all groups."""
-        return sum(group.width for group in self.groups)
+        return sum(group.blocks * group.width for group in self.groups)
+
+    def widths(self, keep: NDArray[np.bool_]) -> Labels:
+        """Return how many units of each block of each group stay, [groups]."""
+        return np.asarray([keep[group.units].sum() // group.blocks for group in self.groups], np.int64)
 
     def units(self, labels: Labels) -> Labels:
         """Return the unit of each label, -1 where it is frozen."""
-        component = self.solution.of(labels)
-        return np.where(component >= 0, self.unit_of_component[component], -1)
+        return self.unit_of_member[self.solution.member_of(labels)]
 
     def bears_units(self, name: str) -> bool:
         """Tell whether some channel of a tensor can be removed."""
-        return any((self.units(labels) >= 0).any() for labels in self.flow.values[name].labels.values())
+        return any((units >= 0).any() for units in self.bearings(name).values())
 
     def stays(self, labels: Labels, keep: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return which of labels stay when the units that keep [units] does not hold are removed."""
@@ -124,11 +144,26 @@ class Analysis:
         return stays
 
     def units_along(self, name: str, axis: int) -> Labels | None:
-        """Return the unit of each position along an axis of a tensor, None where the axis carries no channels."""
-        value = self.flow.values.get(name)
-        if value is None or axis not in value.labels:
-            return None
-        return self.units(value.labels[axis])
+        """Return the unit of each position along an axis of a tensor, None where the axis carries no channels.
+
+        In a tensor that holds blocks of channels these are the units of the first block.
+        """
+        labels = self.flow.values[name].over(axis) if name in self.flow.values else None
+        return None if labels is None else self.units(labels)
+
+    def spread(self, name: str) -> dict[int, Labels]:
+        """Return the labels along each axis of a weight, shaped to be broadcast to it; those of blocks vary along axis 0, too."""
+        value, rank = self.flow.values[name], len(self.shapes.get(name, ()))
+        found = {axis: labels.reshape(along(axis, rank)) for axis, labels in value.labels.items()}
+        return found if value.pending is None else {**found, value.pending.axis: value.pending.spread}
+
+    def bearings(self, name: str) -> dict[int, Labels]:
+        """Return the units along each axis of a weight, shaped to be broadcast to it."""
+        return {axis: self.units(labels) for axis, labels in self.spread(name).items()}
+
+    def is_read(self, labels: Labels) -> NDArray[np.bool_]:
+        """Return which of labels stand on the input axis of a layer's weight, or of what that is computed from."""
+        return np.append(self.read_labels, False)[np.maximum(labels, -1)]
 
     @cached_property
     def read_labels(self) -> NDArray[np.bool_]:
@@ -137,61 +172,69 @@ class Analysis:
         for layer in self.layers:
             read[layer.read[layer.read >= 0]] = True
             for name in (layer.sources - {layer.weight}) & self.flow.weights.keys():
-                for labels in self.flow.values[name].labels.values():
+                for labels in self.spread(name).values():
                     same = np.isin(self.solution.of(labels), self.solution.of(layer.read))
                     read[labels[same & (labels >= 0)]] = True
         return read
 
 
-@dataclass(frozen=True)
-class _Bearing:
-    """The components along one axis of one weight that carries channels."""
-
-    tensor: str
-    axis: int
-    component: Labels
-
-
 def collect(graph: gs.Graph, flow: Flow, solution: Solution, sizes: dict[str, Shape]) -> Analysis:
     """Return what the solved labels of flow say can be removed from graph."""
-    borne = [(name, axis, labels) for name in flow.weights for axis, labels in sorted(flow.values[name].labels.items())]
-    components = _components(solution, [labels for _, _, labels in borne])
-    bearings = [_Bearing(name, axis, component) for (name, axis, _), component in zip(borne, components, strict=True)]
-    unit_of_component, group_of_unit = _number(bearings, solution, flow)
-    place = _Sites(tuple(bearings), unit_of_component, group_of_unit)
-    groups = _groups(place, flow, solution)
-    return Analysis(graph, flow, solution, unit_of_component, groups, _frozen(flow, solution), sizes)
+    borne = [(name, axis, labels) for name in flow.weights for axis, labels in sorted(flow.values[name].by_axis().items())]
+    units = _number([labels for _, _, labels in borne], solution, flow)
+    analysis = Analysis(graph, flow, solution, units.of_member, (), _frozen(flow, solution), sizes)
+    return replace(analysis, groups=_groups(analysis, units, [(name, axis) for name, axis, _ in borne]))
 
 
-def _signature(axes: list[Labels], components: int) -> NDArray[np.uint64]:
-    """Return a hash of which axes bear each component, and how often: each axis adds a random number of its own."""
+def _signature(axes: list[Labels], count: int) -> NDArray[np.uint64]:
+    """Return, for each of count components, a hash of which axes bear it, and how often: each axis adds a random number."""
     component = np.concatenate([np.empty(0, np.int64), *axes])
     factors = np.random.default_rng(len(axes)).integers(0, 2**63, len(axes), dtype=np.uint64)
     added = np.repeat(factors, [axis.size for axis in axes])
-    signature = np.zeros(components, np.uint64)
+    signature = np.zeros(count, np.uint64)
     np.add.at(signature, component[component >= 0], added[component >= 0])
     return signature
 
 
-def _components(solution: Solution, axes: list[Labels]) -> list[Labels]:
-    """Return the components along each of axes, looked up all at once."""
-    every = solution.of(np.concatenate([np.empty(0, np.int64), *axes]))
-    return np.split(every, np.cumsum([labels.size for labels in axes]))[: len(axes)]
+def _split(found: Labels, axes: list[Labels]) -> list[Labels]:
+    """Split what was looked up for all of axes at once."""
+    return np.split(found, np.cumsum([labels.size for labels in axes]))[: len(axes)]
 
 
-def _number(bearings: list[_Bearing], solution: Solution, flow: Flow) -> tuple[Labels, Labels]:
+def _joined(axes: list[Labels]) -> Labels:
+    return np.concatenate([np.empty(0, np.int64), *axes])
+
+
+@dataclass(frozen=True)
+class _Units:
+    """Units numbered group by group, in each block by block."""
+
+    of_member: Labels  # [members + 1] -> unit, -1 where there is none; the last entry answers for member -1
+    width: Labels  # [groups]
+    blocks: Labels  # [groups]
+    group_of_component: Labels  # -1 where it has none
+
+    @cached_property
+    def bounds(self) -> Labels:
+        """The first unit of each group, and the number of units."""
+        return np.append(0, np.cumsum(self.width * self.blocks))
+
+    @cached_property
+    def group(self) -> Labels:
+        """The group of each unit; the last entry answers for unit -1."""
+        return np.append(np.repeat(np.arange(self.width.size), self.width * self.blocks), -1)
+
+
+def _number(borne: list[Labels], solution: Solution, flow: Flow) -> _Units:
     """Number the free components that some layer makes and some weight bears: units of equal signature, a group, come one after
     the other. Units that live in different activations are told apart too, so that none of these ever loses its last channel."""
     components = solution.reason.size
-    none = np.empty(0, np.int64)
-    component = np.concatenate([none, *(bearing.component for bearing in bearings)])
+    component = solution.of(_joined(borne))
     place = np.flatnonzero(component >= 0)
-    signature = _signature([bearing.component for bearing in bearings], components)
     activations = [value.labels.values() for name, value in flow.values.items() if name not in flow.weights]
-    open_axes = [
-        along for labels in activations for along in labels if along.size and along[0] >= 0 and along[-1] >= 0
-    ]  # others keep a channel
-    signature += _signature(_components(solution, open_axes), components)
+    open_axes = [x for labels in activations for x in labels if x.size and x[0] >= 0 and x[-1] >= 0]  # others keep a channel
+    signature = _signature(_split(component, borne), components)
+    signature += _signature(_split(solution.of(_joined(open_axes)), open_axes), components)
     first = np.full(components, component.size)
     np.minimum.at(first, component[place], place)
     made = np.zeros(components + 1, bool)  # the last entry is for frozen labels
@@ -202,56 +245,84 @@ def _number(bearings: list[_Bearing], solution: Solution, flow: Flow) -> tuple[L
     start = np.full(group.max(initial=-1) + 1, component.size)
     np.minimum.at(start, group, first[free])
     order = np.lexsort((first[free], start[group]))
-    unit = np.full(components + 1, -1)  # the last entry answers for component -1
-    unit[free[order]] = np.arange(free.size)
+    rank = np.full(components + 1, -1)  # the last entry answers for component -1
+    rank[free[order]] = np.arange(free.size)
     starts = start[group][order]
-    return unit, np.cumsum(np.diff(starts, prepend=starts[:1]) != 0) if free.size else np.empty(0, np.int64)
+    group = np.cumsum(np.diff(starts, prepend=starts[:1]) != 0) if free.size else np.empty(0, np.int64)
+    return _apart(rank, group, [*borne, *open_axes], solution)
+
+
+def _apart(rank: Labels, group: Labels, axes: list[Labels], solution: Solution) -> _Units:
+    """Return the units of components that are ranked and grouped: their members where balance alone ties these, block by block.
+
+    For that the components of a group must consist of the same members, but for position: equal in what bears them and in the
+    blocks in which they are. Else the component as a whole is one unit.
+    """
+    width, of_component = np.bincount(group), np.append(group, -1)[rank[:-1]]
+    members = solution.member.max(initial=-1) + 1
+    component = np.zeros(members, np.int64)
+    component[solution.member] = solution.component
+    rank_of_member = np.append(rank[component], -1)
+    if not solution.balanced:
+        return _Units(rank_of_member, width, np.ones_like(width), of_component)
+    rows = [row for blocks in solution.balanced for row in blocks]
+    signature = _signature(_split(solution.member_of(_joined([*axes, *rows])), [*axes, *rows]), members)
+    own = np.flatnonzero(rank_of_member[:-1] >= 0)
+    own = own[np.lexsort((own, signature[own], rank_of_member[own]))]  # component by component, like members at like places
+    each = np.bincount(rank_of_member[own], minlength=group.size)
+    edges = np.append(0, np.cumsum(each))
+    blocks = np.ones_like(width)
+    unit, number = np.full(members + 1, -1), 0
+    for g, (first, end) in enumerate(itertools.pairwise(np.append(0, np.cumsum(width)))):
+        part = own[edges[first] : edges[end]]
+        alike = (each[first:end] == each[first]).all()
+        table = part.reshape(end - first, -1) if alike else part[None]
+        if alike and (signature[table] == signature[table[:1]]).all():
+            blocks[g] = each[first]
+            table = table[:, np.argsort(table[0])]
+            unit[table] = number + np.arange(table.size).reshape(table.T.shape).T
+        else:
+            unit[part] = number + rank_of_member[part] - first
+        number += int(blocks[g]) * (end - first)
+    return _Units(unit, width, blocks, of_component)
 
 
 @dataclass(frozen=True)
 class _Sites:
     """The sites of all groups, listed when someone asks."""
 
-    bearings: tuple[_Bearing, ...]
-    unit_of_component: Labels
-    group_of_unit: Labels
-
-    @cached_property
-    def bounds(self) -> Labels:
-        """The first unit of each group, and the number of units."""
-        return np.searchsorted(self.group_of_unit, np.arange(self.group_of_unit.max(initial=-1) + 2))
+    analysis: Analysis
+    units: _Units
+    borne: list[tuple[str, int]]
 
     @cached_property
     def by_group(self) -> list[tuple[Site, ...]]:
         """The sites of each group, in the order of weights."""
-        sites: list[list[Site]] = [[] for _ in self.bounds[1:]]
-        for bearing in self.bearings:
-            unit = self.unit_of_component[bearing.component]
-            order = np.argsort(unit, kind="stable")
-            edges = np.searchsorted(unit[order], self.bounds)
-            for g in np.flatnonzero(np.diff(edges)):
-                positions = order[edges[g] : edges[g + 1]].reshape(self.bounds[g + 1] - self.bounds[g], -1)
-                sites[g].append(Site(bearing.tensor, bearing.axis, positions))
+        sites: list[list[Site]] = [[] for _ in self.units.width]
+        for name, axis in self.borne:
+            unit = self.analysis.bearings(name)[axis]
+            group = self.units.group[unit]
+            for g in np.unique(group[group >= 0]):
+                sites[g].append(Site(name, axis, np.where(group == g, unit - self.units.bounds[g], -1)))
         return [tuple(own) for own in sites]
 
 
-def _groups(sites: _Sites, flow: Flow, solution: Solution) -> tuple[Group, ...]:
-    bounds = sites.bounds
-    makers: list[dict[str, int]] = [{} for _ in bounds[1:]]
-    for layer in flow.layers:
-        unit = sites.unit_of_component[solution.of(layer.out)]
-        for g, n in zip(*np.unique(sites.group_of_unit[unit[unit >= 0]], return_counts=True), strict=True):
-            makers[g][layer.name] = int(n // (bounds[g + 1] - bounds[g]))
-    inexact = {int(sites.unit_of_component[c]): why for c, why in solution.inexact.items()}
+def _groups(analysis: Analysis, units: _Units, borne: list[tuple[str, int]]) -> tuple[Group, ...]:
+    sites = _Sites(analysis, units, borne)
+    makers: list[dict[str, int]] = [{} for _ in units.width]
+    for layer in analysis.layers:
+        group = units.group[analysis.units(layer.out)]
+        for g, n in zip(*np.unique(group[group >= 0], return_counts=True), strict=True):
+            makers[g][layer.name] = int(n // units.width[g])
+    inexact = {int(units.group_of_component[c]): why for c, why in reversed(analysis.solution.inexact.items())}
     seen: dict[str, int] = {}
     groups = []
     for g, made in enumerate(makers):
         name = next(iter(made), "") or sites.by_group[g][0].tensor
         seen[name] = seen.get(name, 0) + 1
-        first, end = int(bounds[g]), int(bounds[g + 1])
-        why = next((inexact[u] for u in range(first, end) if u in inexact), None) if inexact else None
         unique = name if seen[name] == 1 else f"{name}#{seen[name]}"
-        groups.append(Group(unique, end - first, first, tuple(made), max(made.values(), default=1), why, g, sites))
+        width, blocks, first = int(units.width[g]), int(units.blocks[g]), int(units.bounds[g])
+        groups.append(Group(unique, width, blocks, first, tuple(made), max(made.values(), default=1), inexact.get(g), g, sites))
     return tuple(groups)
 
 

@@ -1,8 +1,9 @@
 """Channel labels: integers that live and die together.
 
 A label >= 0 stands for one channel of one tensor axis. Where two labels meet, an equality is recorded; a connected
-component of equal labels is a *unit*, the smallest thing that can be removed. A negative label is frozen: it stands for
-the reason why a channel must stay. Nothing in this module knows ONNX.
+component of equal labels is a *unit*, the smallest thing that can be removed. Where an operator works in blocks of channels,
+each block may lose others, but all equally many: then a component falls into *members*, units of their own. A negative label is
+frozen: it stands for the reason why a channel must stay. Nothing in this module knows ONNX.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Solution:
-    """The solved equalities: a component per label, and per component the reasons that were recorded for it."""
+    """The solved equalities: a component and a member per label, and per component the reasons that were recorded for it."""
 
-    component: Labels  # [labels] -> component
+    component: Labels  # [labels] -> component, equal positions of balanced blocks taken for equal
+    member: Labels  # [labels] -> member, labels apart that only their places in balanced blocks make equal
+    balanced: tuple[Labels, ...]  # [blocks, labels of one] each
     reason: Labels  # [components] -> which of reasons freezes it, -1 where it is free
     reasons: tuple[str, ...]
     inexact: dict[int, str]  # component -> which operator computes statistics over it
@@ -29,6 +32,12 @@ class Solution:
         if not self.component.size:
             return np.full(labels.shape, -1)
         return np.where(labels >= 0, self.component[np.maximum(labels, 0)], -1)
+
+    def member_of(self, labels: Labels) -> Labels:
+        """Return the members of labels, -1 where a channel is frozen."""
+        if not self.member.size:
+            return np.full(labels.shape, -1)
+        return np.where(labels >= 0, self.member[np.maximum(labels, 0)], -1)
 
     def why(self, labels: Labels) -> Labels:
         """Return which of reasons freezes each label, -1 where it is free."""
@@ -49,6 +58,7 @@ class Equalities:
         self._reasons: dict[str, int] = {}
         self._pairs: list[tuple[Labels, Labels]] = []
         self._inexact: list[tuple[Labels, str]] = []
+        self._balanced: list[Labels] = []
 
     def fresh(self, size: int) -> Labels:
         """Return `size` labels that were never used before."""
@@ -66,6 +76,11 @@ class Equalities:
         if a is not b:
             self._pairs.append((a.ravel(), b.ravel()))
 
+    def balance(self, blocks: Labels) -> None:
+        """Record that as many labels must stay in each of blocks [blocks, labels of one]."""
+        if len(blocks) > 1:
+            self._balanced.append(blocks)
+
     def freeze(self, labels: Labels, reason: str) -> None:
         """Record that labels must stay."""
         if labels.max(initial=-1) >= 0:
@@ -77,11 +92,10 @@ class Equalities:
 
     def solve(self) -> Solution:
         """Return the connected components of all recorded equalities."""
-        none = np.empty(0, np.int64)
-        left = np.concatenate([none, *(a for a, _ in self._pairs)])
-        right = np.concatenate([none, *(b for _, b in self._pairs)])
-        free = (left >= 0) & (right >= 0)
-        component = connected_components(self.count, left[free], right[free])
+        ties = [np.broadcast_arrays(blocks, blocks[:1]) for blocks in self._balanced]
+        left, right = self._ends([*self._pairs, *((a.ravel(), b.ravel()) for a, b in ties)])
+        component = self._connected(left, right)
+        member = self._connected(*self._ends(self._pairs)) if ties else component
         low, high = np.minimum(left, right), np.maximum(left, right)
         marked = (low < 0) & (high >= 0)
         reason = np.full(component.max(initial=-1) + 1, len(self._reasons))
@@ -90,7 +104,15 @@ class Equalities:
         inexact: dict[int, str] = {}
         for labels, what in self._inexact:
             inexact.update(dict.fromkeys(component[labels[labels >= 0]].tolist(), what))
-        return Solution(component, reason, tuple(self._reasons), inexact)
+        return Solution(component, member, tuple(self._balanced), reason, tuple(self._reasons), inexact)
+
+    def _ends(self, pairs: list[tuple[Labels, Labels]]) -> tuple[Labels, Labels]:
+        none = np.empty(0, np.int64)
+        return np.concatenate([none, *(a for a, _ in pairs)]), np.concatenate([none, *(b for _, b in pairs)])
+
+    def _connected(self, left: Labels, right: Labels) -> Labels:
+        free = (left >= 0) & (right >= 0)
+        return connected_components(self.count, left[free], right[free])
 
 
 def connected_components(count: int, left: Labels, right: Labels) -> Labels:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnx_reconvene.cut import remaining
 from onnx_reconvene.flow import weight_values
 from onnx_reconvene.graph import every_tensor
 from onnx_reconvene.groups import Analysis
@@ -50,14 +51,13 @@ def _spread(state: NDArray[np.int64], before: Weight, after: Weight, axes: dict[
     if len(open_axes) != 1:
         return True
     (axis,) = open_axes
-    rows = before
-    for other, units in axes.items():
-        if other != axis:
-            rows = np.compress(np.append(state, STAYS)[units] == STAYS, rows, other)
+    if axes[axis].size > axes[axis].shape[axis]:  # blocks, each with units of its own: told by the other weights
+        return True
+    rows = remaining(before, {other: np.append(state, STAYS)[units] == STAYS for other, units in axes.items() if other != axis})
     found = _positions(np.moveaxis(rows, axis, 0), np.moveaxis(after, axis, 0))
     if found is None:
         return False
-    units = axes[axis]
+    units = axes[axis].ravel()
     left = np.zeros(units.size, bool)
     left[found] = True
     state[units[(units >= 0) & ~left]] = GONE

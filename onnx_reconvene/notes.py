@@ -75,7 +75,7 @@ def apply(notes: Notes, analysis: Analysis) -> None:
     for kind in PER_UNIT:
         by_group = notes.written.get(kind)
         if by_group is not None:
-            if {g.name: g.width for g in analysis.groups} != {name: len(values) for name, values in by_group.items()}:
+            if {g.name: g.blocks * g.width for g in analysis.groups} != {name: len(values) for name, values in by_group.items()}:
                 raise UsageError(f"the {kind} noted in the model are not for this network; remove its metadata entry '{KEY}'")
             values = [x for group in analysis.groups for x in by_group[group.name]]
             setattr(notes, kind, np.asarray(values, float if kind == "scores" else bool))
@@ -88,7 +88,7 @@ def write(graph: gs.Graph, model: onnx.ModelProto) -> None:
     found = {kind: getattr(notes, kind) for kind in PER_UNIT if getattr(notes, kind) is not None}
     if notes.analysis is not None and found:
         groups = notes.analysis.groups
-        by_group = {k: {g.name: values[g.first : g.first + g.width].tolist() for g in groups} for k, values in found.items()}
+        by_group = {k: {g.name: values[g.units].tolist() for g in groups} for k, values in found.items()}
         strip(model)
         model.metadata_props.add(key=KEY, value=json.dumps({**text, **by_group}))
 

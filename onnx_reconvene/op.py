@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_reconvene.flow import Flow, Layer, Macs, Movement, Pending, Permutation, UnsupportedError, Value, weight_values
+from onnx_reconvene.inference import has_free_sizes
 from onnx_reconvene.labels import Labels
 from onnx_reconvene.shapes import Shape
 
@@ -74,6 +75,13 @@ class Op:
             raise UnsupportedError(f"input '{self.node.inputs[i].name}' is computed at run time")
         return value
 
+    def fixed(self, i: int) -> NDArray[Any] | None:
+        """Return the value of integer input i, None where it is data or could be another at other sizes of the graph inputs."""
+        tensor = self.node.inputs[i]
+        if tensor.name in self.flow.integers.of_shapes and has_free_sizes(self.flow.graph):
+            return None
+        return self.flow.integers.get(tensor)
+
     def along(self, i: int, *axes: int) -> list[Labels]:
         """Return the labels of input i along each of axes; all its other channels freeze."""
         self.seen.add(i)
@@ -106,6 +114,11 @@ class Op:
         """Return labels for channels that begin here."""
         return self.flow.equalities.fresh(size)
 
+    def copies(self, size: int) -> Labels:
+        """Return labels for copies of one element, made here."""
+        self.flow.copies.append(self.fresh(size))
+        return self.flow.copies[-1]
+
     def ignore(self, i: int) -> None:
         """Say that the elements of input i do not matter."""
         self.seen.add(i)
@@ -113,6 +126,25 @@ class Op:
     def equate(self, a: Labels, b: Labels) -> None:
         """Record that labels a and b live and die together."""
         self.flow.equalities.equate(a, b)
+
+    def balance(self, blocks: Labels) -> None:
+        """Record that of the channels of each block, [blocks, channels of one], as many must stay."""
+        self.flow.equalities.balance(blocks)
+
+    def apart(self, i: int, blocks: int) -> Labels | None:
+        """Let each of some blocks along axis 0 of weight i have channels of its own along axis 1; returns labels for those of all
+        blocks in a row. None where the weight does not belong to this node alone."""
+        tensor = self.node.inputs[i]
+        if weight_values(tensor) is None or len(tensor.outputs) > 1 or tensor in self.flow.graph.outputs:
+            return None
+        rows, size, *rest = self.shape(i)
+        labels = self.fresh(blocks * size)
+        first = np.repeat(np.arange(blocks) * size, rows // blocks)
+        positions = (first[:, None] + np.arange(size)).reshape(rows, size, *[1] * len(rest))
+        value = self.flow.value(tensor)
+        value.labels.pop(1, None)
+        value.pending = Pending(labels, positions, tensor.name, 1, ())
+        return labels
 
     def freeze(self, labels: Labels, why: str) -> None:
         """Record that labels must stay, because this node does what `why` says."""
@@ -208,12 +240,18 @@ class Op:
         elif len(step.moves) > 1 and not self._is_permutation(step, varying[0], positions.ravel(), o):
             return False
         elif varying[0] in moved and not (moved[varying[0]] < 0).all():
-            fewer, more = sorted((moved[varying[0]], labels.ravel()), key=lambda merged: np.unique(merged).size)
+            fewer, more = sorted((moved[varying[0]], labels.ravel()), key=self._matter)
             self.freeze(fewer, "merges two kinds of channels into one axis")
+            self.flow.preferred.append(more)
             moved[varying[0]] = more
         else:
             moved[varying[0]] = labels.ravel()
         return True
+
+    def _matter(self, labels: Labels) -> tuple[bool, int]:
+        """Return what says which of two kinds of channels is worth more: one that is no copy, then one of which there are more."""
+        copies = np.concatenate([np.empty(0, np.int64), *self.flow.copies])
+        return not np.isin(labels, copies).all(), np.unique(labels).size
 
     def _is_permutation(self, step: Pending, axis: int, index: NDArray[np.int64], o: int) -> bool:
         """Enter the moves of step as a permutation of one axis, if that is all they are."""
@@ -232,7 +270,7 @@ class Op:
 
     def _hold(self, pending: list[Pending], o: int) -> None:
         name = self.node.outputs[o].name
-        pending.sort(key=lambda step: step.labels.size)
+        pending.sort(key=lambda step: self._matter(step.labels))
         for step in pending[:-1]:
             self.freeze(step.labels, "splits two kinds of channels at once")
         for step in pending[-1:]:

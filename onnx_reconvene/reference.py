@@ -32,15 +32,14 @@ class Slices:
 
     tensor: str
     values: NDArray[Any]
-    gone: tuple[tuple[int, Mask], ...]  # (axis, mask)
+    gone: tuple[Mask, ...]  # broadcastable to the values
     zero: NDArray[Any]  # what stands for zero, broadcastable to the values
 
     def zeroed(self) -> NDArray[Any]:
         """Return a copy of the weight with these slices set to zero."""
         values = np.array(self.values)
-        zero = np.broadcast_to(self.zero, values.shape)
-        for axis, gone in self.gone:
-            np.moveaxis(values, axis, 0)[gone] = np.moveaxis(zero, axis, 0)[gone]
+        for gone in self.gone:
+            np.copyto(values, self.zero, where=gone)
         return values
 
 
@@ -67,19 +66,15 @@ class Reference:
 def reference(analysis: Analysis, keep: Mask) -> Reference:
     """Return the counterpart of cutting analysis by keep; call it before the cut."""
     masked = tuple(_masked(analysis, keep))
-    inexact = next((g.inexact for g in analysis.groups if g.inexact and not keep[g.first : g.first + g.width].all()), None)
+    inexact = next((g.inexact for g in analysis.groups if g.inexact and not keep[g.units].all()), None)
     return Reference(plain_source(analysis.graph), tuple(_zeroed(analysis, keep)), masked, inexact, analysis.sizes)
 
 
 def _zeroed(analysis: Analysis, keep: Mask) -> list[Slices]:
     found = []
     for name, tensor in analysis.flow.weights.items():
-        gone = []
-        for axis, labels in analysis.flow.values[name].labels.items():
-            read = np.zeros(labels.size, bool)
-            read[labels >= 0] = analysis.read_labels[labels[labels >= 0]]
-            gone.append((axis, read & ~analysis.stays(labels, keep)))
-        if any(mask.any() for _, mask in gone):
+        gone = [analysis.is_read(labels) & ~analysis.stays(labels, keep) for labels in analysis.spread(name).values()]
+        if any(mask.any() for mask in gone):
             values = weight_values(tensor)
             assert values is not None
             zero = analysis.flow.zero_points.get(name, np.zeros((), values.dtype))

@@ -34,7 +34,7 @@ class Size:
 
 @dataclass(frozen=True)
 class GroupReport:
-    """What became of one group; width and kept count its units."""
+    """What became of one group; width and kept count its units, where it has blocks those of one."""
 
     name: str
     width: int
@@ -75,10 +75,9 @@ def size(cost: CostModel, widths: Widths, nodes: int) -> Size:
 
 def group_reports(analysis: Analysis, keep: NDArray[np.bool_]) -> list[GroupReport]:
     """Return what became of each group."""
-    kept = {g.name: int(keep[g.first : g.first + g.width].sum()) for g in analysis.groups}
     return [
-        GroupReport(g.name, g.width, kept[g.name], None, kept[g.name] < g.width, [(s.tensor, s.axis) for s in g.sites])
-        for g in analysis.groups
+        GroupReport(g.name, g.width, int(kept), None, bool(kept < g.width), [(s.tensor, s.axis) for s in g.sites])
+        for g, kept in zip(analysis.groups, analysis.widths(keep), strict=True)
     ]
 
 

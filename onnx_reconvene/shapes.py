@@ -189,6 +189,10 @@ class Integers:
             self._values[tensor.name] = np.asarray(tensor.values)
         return self._values.get(tensor.name)
 
+    def put(self, name: str, value: Array) -> None:
+        """Enter the value of a tensor that no node here computes."""
+        self._values[name] = value
+
     def visit(self, node: gs.Node, shape: Callable[[str], Shape | None]) -> None:
         """Evaluate node where all it reads is known; shape gives the shape of a tensor by name."""
         if len(node.outputs) != 1 or node.domain not in (None, "", "ai.onnx"):

@@ -89,7 +89,8 @@ def _illegal(graph: gs.Graph, shapes: Mapping[str, Shape], integers: Integers) -
 def _is_too_small(node: gs.Node, known: Sequence[Shape | None]) -> bool:
     """Tell whether an input, with its padding, is known to be smaller than the window that slides over it."""
     window = node.attrs.get("kernel_shape") or (known[1] or ())[2:] if len(known) > 1 else node.attrs.get("kernel_shape")
-    if known[0] is None or not window or node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+    fixed = node.attrs.get("auto_pad", "NOTSET") in ("NOTSET", "VALID") and not node.attrs.get("ceil_mode")
+    if known[0] is None or not window or not fixed:
         return False
     size = known[0][2:]
     pads, dilations = node.attrs.get("pads") or [0] * 2 * len(size), node.attrs.get("dilations") or [1] * len(size)

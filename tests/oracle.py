@@ -31,11 +31,11 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Dead:
-    """Positions along one axis of one weight that belong to removed units."""
+    """Which parts of one weight, along one axis, belong to removed units."""
 
     tensor: str
     axis: int
-    positions: NDArray[np.int64]
+    gone: Mask  # broadcastable to the weight
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def check(model: onnx.ModelProto, seed: int = 0, keep: Mask | None = None, spare
     keep = random_mask(analysis, rng) if keep is None else keep
     dead = list(dead_slices(analysis, keep))
     flat = model if all(d.tensor in names(model) for d in dead) else inliner.inline_local_functions(model)
-    exact = not any(group.inexact and not keep[group.first : group.first + group.width].all() for group in analysis.groups)
+    exact = not any(group.inexact and not keep[group.units].all() for group in analysis.groups)
     cut(analysis, keep)
     pruned = to_model(graph)
     check_valid(pruned, flat, dead)
@@ -76,18 +76,19 @@ def random_mask(analysis: Analysis, rng: np.random.Generator) -> Mask:
     wide = [group for group in analysis.groups if group.width > 1]
     losing = [group for group in wide if rng.random() < 0.75] or wide[:1]
     for group in losing:
-        gone = rng.permutation(group.width)[: rng.integers(1, group.width)]
-        keep[group.first + gone] = False
+        gone = rng.integers(1, group.width)
+        for block in group.by_block(keep):
+            block[rng.permutation(group.width)[:gone]] = False
     return keep
 
 
 def dead_slices(analysis: Analysis, keep: Mask) -> Iterator[Dead]:
     """Yield where the removed units live."""
     for group in analysis.groups:
-        gone = ~keep[group.first : group.first + group.width]
+        gone = np.append(~keep[group.units], False)  # the last entry answers for -1
         for site in group.sites:
             if gone.any():
-                yield Dead(site.tensor, site.axis, site.positions[gone].ravel())
+                yield Dead(site.tensor, site.axis, gone[site.units])
 
 
 def zeroed(model: onnx.ModelProto, dead: Sequence[Dead], spare_vectors: bool) -> onnx.ModelProto:
@@ -98,7 +99,7 @@ def zeroed(model: onnx.ModelProto, dead: Sequence[Dead], spare_vectors: bool) ->
         values = weight(model, name).copy()
         if values.ndim > 1 or not spare_vectors:
             for d in (d for d in dead if d.tensor == name):
-                values[(slice(None),) * d.axis + (d.positions,)] = 0
+                values[np.broadcast_to(d.gone, values.shape)] = 0
         put(result, name, values)
     return result
 
@@ -159,7 +160,7 @@ def check_valid(pruned: onnx.ModelProto, model: onnx.ModelProto, dead: Sequence[
     for name in dict.fromkeys(d.tensor for d in dead):
         shape = list(weight(model, name).shape)
         for d in (d for d in dead if d.tensor == name):
-            shape[d.axis] -= d.positions.size
+            shape[d.axis] -= d.gone.sum() * d.gone.shape[d.axis] // d.gone.size
         assert weight(pruned, name).shape == tuple(shape), f"'{name}' is not cut to {shape}"
 
 

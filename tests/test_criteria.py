@@ -18,6 +18,7 @@ class Site:
     axis: int
     positions: list[list[int]]
     made: bool
+    blocks: int = 1  # along axis 0; the positions of each are counted on from those of the one before
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,8 @@ NETS = {
         }""",
         {"w1": (8, 3, 1, 1), "w2": (6, 4, 1, 1), "w3": (4, 6, 1, 1)} | dict.fromkeys(("s1", "o1", "m1", "v1"), (6,)),
         [
-            [Site("w1", 0, spread(4, 2), True), Site("w2", 1, one_to_one(4), False)],
-            [Site("w2", 0, spread(3, 2), True), Site("w3", 1, spread(3, 2), False)],
+            [Site("w1", 0, one_to_one(8), True), Site("w2", 1, one_to_one(8), False, blocks=2)],
+            [Site("w2", 0, one_to_one(6), True), Site("w3", 1, one_to_one(6), False)],
         ],
         {"s1": 1},
     ),
@@ -175,7 +176,7 @@ def scores(model, criterion, seed=0):
     """Return what a criterion says of the units of each group."""
     analysis = rc.analyze(model)
     found = rc.criteria[criterion].score(analysis, np.random.default_rng(seed))
-    return [found[group.first : group.first + group.width] for group in analysis.groups]
+    return [found[group.units] for group in analysis.groups]
 
 
 def summed(groups, per_position):
@@ -187,9 +188,10 @@ def summed(groups, per_position):
     return result
 
 
-def marginal(elements, axis):
-    """Return the sum of elements at each position of an axis."""
-    return np.array([elements.take(i, axis).sum() for i in range(elements.shape[axis])])
+def marginal(elements, site):
+    """Return the sum of elements at each position of an axis, block by block."""
+    parts = np.split(elements, site.blocks)
+    return np.array([part.take(i, site.axis).sum() for part in parts for i in range(part.shape[site.axis])])
 
 
 def assert_close(found, wanted, rtol=1e-5):
@@ -199,8 +201,16 @@ def assert_close(found, wanted, rtol=1e-5):
         np.testing.assert_allclose(a, b, rtol=rtol)
 
 
+def places(site):
+    """Return, per unit, the positions that bear it, block by block."""
+    rows = np.moveaxis(site.units, site.axis, -1)
+    blocks = [rows] if site.units.size == rows.shape[-1] else np.unique(rows.reshape(-1, rows.shape[-1]), axis=0)
+    units = np.concatenate([block.ravel() for block in blocks])
+    return tuple(tuple(np.flatnonzero(units == unit).tolist()) for unit in range(units.max() + 1))
+
+
 def test_groups_are_as_written(net, model):
-    found = [{(s.tensor, s.axis, tuple(map(tuple, s.positions))) for s in group.sites} for group in rc.analyze(model).groups]
+    found = [{(s.tensor, s.axis, places(s)) for s in group.sites} for group in rc.analyze(model).groups]
     for group, sites in zip(found, net.groups, strict=True):
         assert {(s.weight, s.axis, tuple(map(tuple, s.positions))) for s in sites} <= group
         others = {name for name, *_ in group} - {s.weight for s in sites}
@@ -209,7 +219,7 @@ def test_groups_are_as_written(net, model):
 
 @pytest.mark.parametrize(("criterion", "power"), [("l1", 1), ("l2", 2)])
 def test_magnitude(net, model, values, criterion, power):
-    wanted = summed(net.groups, lambda site: marginal(np.abs(values[site.weight]) ** power, site.axis))
+    wanted = summed(net.groups, lambda site: marginal(np.abs(values[site.weight]) ** power, site))
     assert_close(scores(model, criterion), wanted)
 
 
@@ -218,7 +228,7 @@ def test_lamp(net, model, values):
         squares = weights**2
         return np.array([s / squares[squares >= s].sum() for s in squares.flat]).reshape(weights.shape)
 
-    wanted = summed(net.groups, lambda site: marginal(lamp(values[site.weight]), site.axis))
+    wanted = summed(net.groups, lambda site: marginal(lamp(values[site.weight]), site))
     assert_close(scores(model, "lamp"), wanted)
 
 
@@ -261,7 +271,7 @@ def test_the_best_scored_units_stay(network, criterion):
             tensor.CopyFrom(from_array(rng.uniform(0.5, 1.5, tensor.dims).astype(np.float32), tensor.name))
     analysis = rc.analyze(model)
     (group,) = [g for g in analysis.groups if g.name == "layer3.1.conv1"]
-    own = rc.criteria[criterion].score(analysis, rng)[group.first : group.first + group.width]
+    own = rc.criteria[criterion].score(analysis, rng)[group.units]
     best = np.sort(np.argsort(-own)[:20])
     result = rc.prune(model, target="channels=1.0", criterion=criterion, keep={group.name: 20 / 64})
     before, after = ({t.name: to_array(t) for t in m.graph.initializer} for m in (model, result.model))

@@ -64,7 +64,8 @@ def test_random_cuts_are_exact(net: Net) -> None:
 def test_one_unit_of_each_group_can_be_left(net: Net) -> None:
     analysis = analyze(from_model(net.model))
     keep = np.zeros(analysis.width, bool)
-    keep[[group.first for group in analysis.groups]] = True
+    for group in analysis.groups:
+        group.by_block(keep)[:, 0] = True
     found = check(net.model, keep=keep, spare_vectors=net.spare_vectors)
     assert found.noticed != (net.silent or not net.groups)
 
@@ -100,8 +101,8 @@ def test_split_gets_sizes_only_where_its_parts_lose_different_numbers(variant: s
 @pytest.mark.parametrize("name", ["Conv: depthwise", "Gemm: plain", "BatchNormalization", "Conv: shared weight"])
 def test_weights_may_be_stored_in_any_form(name: str, form: Callable[[ModelProto], ModelProto]) -> None:
     model = form(ALL[name].model)
-    widths = sorted(group.width for group in analyze(from_model(model)).groups)
-    assert widths == sorted(width for width, _ in ALL[name].groups)
+    widths = sorted((group.blocks, group.width) for group in analyze(from_model(model)).groups)
+    assert widths == sorted((blocks, width) for blocks, width, _ in ALL[name].groups)
     for seed in SEEDS:
         assert check(model, seed).removed
 

@@ -311,8 +311,8 @@ def test_analyze(given):
     shapes = weights(onnx.load_from_string(given.content))
     for group in analysis.groups:
         for site in group.sites:
-            assert site.positions.shape[0] == group.width
-            assert site.positions.max() < shapes[site.tensor][site.axis]
+            assert site.units.shape[site.axis] == site.units.size == shapes[site.tensor][site.axis]
+            assert sorted(set(site.units[site.units >= 0].tolist())) == list(range(group.width))
     assert given.untouched()
 
 

@@ -45,7 +45,7 @@ def check(model: onnx.ModelProto, seed: int = 0) -> Checked:
     graph = from_model(model)
     analysis = analyze(graph)
     keep = mask(analysis, np.random.default_rng(seed), only_exact=bool(seed % 2))
-    against, costs = reference(analysis, keep), CostModel(analysis).all(widths(analysis, keep))
+    against, costs = reference(analysis, keep), CostModel(analysis).all(analysis.widths(keep))
     references = [stored(against)]
     if not against.inexact:
         dead = list(dead_slices(analysis, keep))
@@ -73,13 +73,8 @@ def mask(analysis: Analysis, rng: np.random.Generator, only_exact: bool) -> Mask
     keep = random_mask(analysis, rng)
     for group in analysis.groups:
         if group.inexact and only_exact:
-            keep[group.first : group.first + group.width] = True
+            keep[group.units] = True
     return keep
-
-
-def widths(analysis: Analysis, keep: Mask) -> NDArray[np.int64]:
-    """Return how many units of each group stay."""
-    return np.asarray([keep[g.first : g.first + g.width].sum() for g in analysis.groups], np.int64)
 
 
 def stored(against: Reference) -> onnx.ModelProto:

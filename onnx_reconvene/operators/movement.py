@@ -64,7 +64,7 @@ def target_shape(cut: CutOp) -> None:
     if len(cut.node.inputs) < 2:
         cut.node.attrs["shape"] = [w if s > 0 else s for w, s in zip(wanted, cut.node.attrs["shape"], strict=True)]
         return
-    given = cut.ints(1)
+    given = cut.ints_before(1)
     old = cut.old_shape(0)
     inferred = [s == -1 for s in given]
     copied = [s == 0 and not cut.node.attrs.get("allowzero") and i < len(old) for i, s in enumerate(given)]
@@ -159,6 +159,7 @@ def slice_bounds(cut: CutOp) -> None:
     for k, axis in enumerate(axes):
         kept = cut.kept(0, axis)
         if kept.all() or steps[k] != 1:  # a step other than 1 runs over a whole axis, or froze it
+            starts_now[k], ends_now[k] = starts[k], ends[k]
             continue
         begin, end, _ = slice(starts[k], ends[k]).indices(old[axis])
         wanted = (int(kept[:begin].sum()), int(kept[:end].sum()))
@@ -175,7 +176,7 @@ def slice_bounds(cut: CutOp) -> None:
 def gather(op: Op) -> None:
     """x[..., c, ...] -> x[..., indices, ...]"""
     axis = op.attr("axis", 0) % len(op.shape(0))
-    index = op.flow.integers.get(op.node.inputs[1])
+    index = op.fixed(1)
     if index is not None and index.ndim:
         op.move(functools.partial(_take, axis, index))
     else:
@@ -193,7 +194,7 @@ def gather(op: Op) -> None:
 def gather_nd(op: Op) -> None:
     """x[b..., i..., c...] at index tuples [b..., n..., i] -> y[b..., n..., c...]"""
     picked, batch = int(op.shape(1)[-1]), int(op.attr("batch_dims", 0))
-    index = op.flow.integers.get(op.node.inputs[1])
+    index = op.fixed(1)
     if index is not None and picked == 1 and batch == 0 and index.ndim > 1:
         op.move(functools.partial(_take, 0, index[..., 0]))
         return
@@ -268,12 +269,12 @@ def expand(op: Op) -> None:
     """x[..., 1, ...] -> y[..., n, ...]; the copies are channels of their own"""
     known = broadcast_labels(op, [0], op.out_shape())
     sizes = op.out_shape()
-    op.emit({axis: op.fresh(sizes[axis]) if labels is None else labels for axis, labels in enumerate(known)})
+    op.emit({axis: op.copies(sizes[axis]) if labels is None else labels for axis, labels in enumerate(known)})
 
 
 def expand_shape(cut: CutOp) -> None:
     """`shape` names the channel count"""
-    given = cut.ints(1)
+    given = cut.ints_before(1)
     wanted = cut.out_shape(0)
     skipped = len(wanted) - len(given)
     cut.replace(1, [w if s != 1 else s for w, s in zip(wanted[skipped:], given, strict=True)])
@@ -281,7 +282,7 @@ def expand_shape(cut: CutOp) -> None:
 
 def constant_of_shape(op: Op) -> None:
     """one value -> y[...] of a shape that is computed; its elements are channels of their own"""
-    op.emit({axis: op.fresh(size) for axis, size in enumerate(op.out_shape())})
+    op.emit({axis: op.copies(size) for axis, size in enumerate(op.out_shape())})
 
 
 def whole_shape(cut: CutOp) -> None:
@@ -294,12 +295,12 @@ def tile(op: Op) -> None:
     repeats = op.ints(1)
     assert repeats is not None
     axes = enumerate(zip(op.axes(0), repeats.tolist(), strict=True))
-    op.emit({axis: np.tile(labels, n) if labels.size > 1 else op.fresh(n) for axis, (labels, n) in axes})
+    op.emit({axis: np.tile(labels, n) if labels.size > 1 else op.copies(n) for axis, (labels, n) in axes})
 
 
 def tile_repeats(cut: CutOp) -> None:
     """`repeats` of a single element is the channel count"""
-    sizes = zip(cut.ints(1), cut.old_shape(0), cut.out_shape(0), strict=True)
+    sizes = zip(cut.ints_before(1), cut.old_shape(0), cut.out_shape(0), strict=True)
     cut.replace(1, [left if size == 1 else repeats for repeats, size, left in sizes])
 
 

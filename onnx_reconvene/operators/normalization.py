@@ -32,12 +32,12 @@ def instance_norm(op: Op) -> None:
 
 
 def group_norm(op: Op) -> None:
-    """f(x[n,c,...], scale, bias) with statistics over blocks of c -> y[n,c,...]: equal positions of every block go together"""
+    """f(x[n,c,...], scale, bias) with statistics over blocks of c -> y[n,c,...]"""
     (x,) = op.along(0, 1)
     groups = int(op.attr("num_groups"))
     if groups == x.size:
         raise UnsupportedError("every channel is a group of its own")
-    op.equate(x.reshape(groups, -1), x.reshape(groups, -1)[:1])
+    op.balance(x.reshape(groups, -1))
     op.inexact(x)
     for i in op.inputs()[1:]:
         if op.shape(i)[0] == x.size:  # one per channel since opset 21, one per group before

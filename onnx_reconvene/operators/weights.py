@@ -27,7 +27,11 @@ def convolve(op: Op, x: int, weight: int, bias: int | None = None) -> Labels:
     slid = _slid_over(op, x)
     channels = op.along(x, 1, *slid)[0]
     out, read = op.along(weight, 0, 1)
-    _tie(op, channels, out, read, of_a_group=read)
+    _check(op, channels, out, reads=read.size * _groups(op))
+    if _groups(op) > 1:
+        read = _group(op, weight, channels, out, of_a_group=read, theirs=channels)
+    else:
+        op.equate(channels, read)
     if bias is not None and op.has(bias):
         op.equate(out, op.along(bias, 0)[0])
     op.layer(weight, out, read)
@@ -50,11 +54,13 @@ def _slid_over(op: Op, x: int) -> dict[int, Labels]:
 def conv_transpose(op: Op) -> None:
     """x[n,i,...] * w[i,o/g,...] + b[o] -> y[n,o,...]"""
     (x,) = op.along(0, 1)
-    read, out_per_group = op.along(1, 0, 1)
-    groups = _groups(op)
-    # the output channels of each group have no axis of their own in the weight
-    out = out_per_group if groups == 1 else op.fresh(groups * out_per_group.size)
-    _tie(op, x, out, read, of_a_group=out_per_group)
+    read, out = op.along(1, 0, 1)
+    if _groups(op) > 1:  # the output channels of each group have no axis of their own in the weight
+        of_a_group, out = out, op.fresh(_groups(op) * out.size)
+        _check(op, x, out, reads=read.size)
+        _group(op, 1, x, out, of_a_group, theirs=out)
+    _check(op, x, out, reads=read.size)
+    op.equate(x, read)
     if op.has(2):
         op.equate(out, op.along(2, 0)[0])
     op.layer(1, out, read)
@@ -67,27 +73,36 @@ def _groups(op: Op) -> int:
     return int(op.attr("group", 1))
 
 
-def _tie(op: Op, x: Labels, out: Labels, read: Labels, of_a_group: Labels) -> None:
-    """Tie input, weight and output channels; of_a_group stands on the weight axis that all groups share.
-
-    In a grouped convolution equal positions of every group go together, or, where a group has but one channel on either
-    side, the whole group does.
-    """
+def _check(op: Op, x: Labels, out: Labels, reads: int) -> None:
     groups = _groups(op)
-    reads = read.size * (groups if of_a_group is read else 1)
     if reads != x.size or x.size % groups or out.size % groups:
         raise ModelError(f"{op} reads {x.size} channels in {groups} groups with a weight for {reads}")
+
+
+def _group(op: Op, weight: int, x: Labels, out: Labels, of_a_group: Labels, theirs: Labels) -> Labels:
+    """Bind the channels of a grouped convolution; returns labels of the weight axis that all groups share.
+
+    of_a_group stands on that axis, for the channels `theirs` of each group. Every group may lose channels of its own, as many as
+    any other. Where other nodes read the weight, too, equal positions of all groups go together; where a group has but one channel
+    on either side, it goes as a whole.
+    """
+    groups = _groups(op)
     x_of, out_of = x.reshape(groups, -1), out.reshape(groups, -1)
-    if groups > 1 and min(x.size, out.size) == groups:
+    if min(x.size, out.size) == groups:
         op.equate(x_of, x_of[:, :1])
         op.equate(out_of, x_of[:, :1])
         op.freeze(of_a_group, "removes whole groups, which share them")
-    elif groups > 1:
+        return of_a_group
+    apart = op.apart(weight, groups)
+    if apart is None:
         op.equate(x_of, x_of[:1])
         op.equate(out_of, out_of[:1])
-        op.equate((out_of if of_a_group is not read else x_of)[0], of_a_group)
-    if read.size == x.size:
-        op.equate(x, read)
+        op.equate(theirs.reshape(groups, -1)[0], of_a_group)
+        return of_a_group
+    op.balance(x_of)
+    op.balance(out_of)
+    op.equate(apart, theirs)
+    return apart
 
 
 def conv_groups(cut: CutOp) -> None:
@@ -152,8 +167,7 @@ def fused_matmul(op: Op) -> None:
 def deform_conv(op: Op) -> None:
     """as Conv, x sampled at offsets that are given for each of some blocks of its channels"""
     (x,) = op.along(0, 1)
-    blocks = x.reshape(int(op.attr("offset_group", 1)), -1)
-    op.equate(blocks, blocks[:1])
+    op.balance(x.reshape(int(op.attr("offset_group", 1)), -1))
     convolve(op, x=0, weight=1, bias=3)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
@@ -11,6 +13,7 @@ from onnx_reconvene.flow import weight_values
 from onnx_reconvene.graph import every_node
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.saliency.criterion import Scores, by_elements, criterion, unit_scores
+from onnx_reconvene.shapes import Shape
 
 
 @criterion("random", "baseline")
@@ -51,8 +54,8 @@ def fpgm(analysis: Analysis, rng: np.random.Generator) -> Scores:
     """Sum of distances of a filter to all filters of its layer: small near the geometric median."""
     made = {(layer.weight, axis) for layer in analysis.layers for axis in _axes_of(analysis, layer.weight, layer.out)}
 
-    def score(name: str, values: NDArray[np.float32], axes: list[int]) -> dict[int, NDArray[np.float64]]:
-        return {axis: _distances(values, axis) for axis in axes if (name, axis) in made}
+    def score(name: str, values: NDArray[np.float32], shapes: Mapping[int, Shape]) -> dict[int, NDArray[np.float64]]:
+        return {axis: _distances(values, axis).reshape(shape) for axis, shape in shapes.items() if (name, axis) in made}
 
     return unit_scores(analysis, score)
 

@@ -133,6 +133,11 @@ COMPUTED = {
         inputs="float[N,3,6,6] x",
         read=(5, 8, 1),
     ),
+    "batch counted in images times channels": convs(
+        f"{sizes('r', -1, 36)} f = Reshape(a, r) s = Shape(f) {sizes('z', 0)} c = Gather(s, z) {sizes('e', 8)} d = Div(c, e) "
+        f"{sizes('q', -1, 6, 6)} n = Concat<axis = 0>(d, q) h = Reshape(a, n)",
+        inputs="float[N,3,6,6] x",
+    ),
     "target of a Reshape all computed": convs(
         f"s = Shape(a) {sizes('z', 0)} b = Gather(s, z) {sizes('o', 1)} c = Gather(s, o) {sizes('t', 2)} g = Div(c, t) "
         f"{sizes('e', 6, 6)} n = Concat<axis = 0>(b, t, g, e) p = Reshape(a, n) {SWAP}(p) h = Reshape(q, s)",

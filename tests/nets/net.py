@@ -1,7 +1,7 @@
 """One small network per operator and variant, as ONNX text, and what must be found in it, by thought alone.
 
 The expected groups are written as "8 w1.0 b1.0 w2.1 | 4 w3.0": eight units that live along axis 0 of w1 and b1 and axis 1 of w2,
-and four along axis 0 of w3.
+and four along axis 0 of w3; "2x4" stands for four units in each of two blocks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from onnx import numpy_helper, shape_inference
 from onnx_reconvene.analysis import analyze
 from onnx_reconvene.graph import from_model
 
-Groups = Counter[tuple[int, frozenset[tuple[str, int]]]]
+Groups = Counter[tuple[int, int, frozenset[tuple[str, int]]]]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Net:
 def check_groups(net: Net) -> None:
     """Raise AssertionError unless just the expected groups, frozen weights and warnings are found in net."""
     analysis = analyze(from_model(net.model))
-    found = Counter((group.width, frozenset((site.tensor, site.axis) for site in group.sites)) for group in analysis.groups)
+    places = [frozenset((site.tensor, site.axis) for site in group.sites) for group in analysis.groups]
+    found = Counter((group.blocks, group.width, own) for group, own in zip(analysis.groups, places, strict=True))
     assert found == net.groups
     assert any(group.inexact for group in analysis.groups) == net.inexact
     for weight, reason in net.frozen.items():
@@ -94,8 +95,10 @@ def parse_groups(text: str) -> Groups:
     """Read groups from their short form."""
     groups: Groups = Counter()
     for group in filter(None, text.split("|")):
-        width, *sites = group.split()
-        groups[int(width), frozenset((tensor, int(axis)) for tensor, axis in (site.split(".") for site in sites))] += 1
+        size, *sites = group.split()
+        *blocks, width = (int(number) for number in size.split("x"))
+        places = frozenset((tensor, int(axis)) for tensor, axis in (site.split(".") for site in sites))
+        groups[blocks[0] if blocks else 1, width, places] += 1
     return groups
 
 

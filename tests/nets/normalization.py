@@ -20,7 +20,7 @@ NORMALIZATIONS: Table = {
     "GroupNormalization": {
         "scale per channel": convs(
             "h = GroupNormalization<num_groups = 2>(a, s, o)",
-            "4 w1.0 b1.0 s.0 o.0 w2.1",
+            "2x4 w1.0 b1.0 s.0 o.0 w2.1",
             opset=21,
             inexact=True,
             **NORM,

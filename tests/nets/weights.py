@@ -1,6 +1,6 @@
 """Convolutions and matrix products."""
 
-from tests.nets.net import CONV, MATMUL, Table, convs, gemms, matmuls, net, sizes, stays
+from tests.nets.net import CONV, MATMUL, Table, convs, gemms, halves, matmuls, net, residual, sizes, stays
 
 CONVOLUTIONS = {
     "pads and strides": convs("h = Relu(a)", tail="y = Conv<pads = [1,1,1,1], strides = [2,2]>(h, w2)", read=(5, 8, 3, 3)),
@@ -26,9 +26,38 @@ CONVOLUTIONS = {
     "depthwise with multiplier": convs(
         "h = Conv<group = 8>(a, d, e)", "8 w1.0 b1.0 d.0 e.0 w2.1", read=(5, 16, 1, 1), d=(16, 1, 3, 3), e=(16,)
     ),
-    "grouped": convs("h = Conv<group = 2>(a, d, e)", "4 w1.0 b1.0 d.1 | 4 d.0 e.0 w2.1", d=(8, 4, 1, 1), e=(8,)),
+    "grouped": convs("h = Conv<group = 2>(a, d, e)", "2x4 w1.0 b1.0 d.1 | 2x4 d.0 e.0 w2.1", d=(8, 4, 1, 1), e=(8,)),
     "grouped, more out than in": convs(
-        "h = Conv<group = 2>(a, d)", "4 w1.0 b1.0 d.1 | 6 d.0 w2.1", read=(5, 12, 1, 1), d=(12, 4, 1, 1)
+        "h = Conv<group = 2>(a, d)", "2x4 w1.0 b1.0 d.1 | 2x6 d.0 w2.1", read=(5, 12, 1, 1), d=(12, 4, 3, 1)
+    ),
+    "grouped twice": convs(
+        "b = Conv<group = 2>(a, d) h = Conv<group = 2>(b, f)",
+        "2x4 w1.0 b1.0 d.1 | 2x4 d.0 f.1 | 2x4 f.0 w2.1",
+        d=(8, 4, 1, 1),
+        f=(8, 4, 1, 1),
+    ),
+    "grouped by two, then by four": convs(
+        "b = Conv<group = 2>(a, d) h = Conv<group = 4>(b, f)",
+        "2x4 w1.0 b1.0 d.1 | 4x2 d.0 f.1 | 4x2 f.0 w2.1",
+        d=(8, 4, 1, 1),
+        f=(8, 2, 1, 1),
+    ),
+    "grouped, weight shared by two": convs(
+        "b = Conv<group = 2>(a, d) c = Tanh(b) h = Conv<group = 2>(c, d)", "4 w1.0 b1.0 d.0 d.1 w2.1", d=(8, 4, 1, 1)
+    ),
+    "grouped, then halves": halves(
+        "g = Conv<group = 2>(a, d) h, k = Split<axis = 1, num_outputs = 2>(g)",
+        "2x4 w1.0 b1.0 d.1 | 2x4 d.0 w2.1 w3.1",
+        d=(8, 4, 1, 1),
+    ),
+    "grouped, then shuffled": convs(
+        f"g = Conv<group = 2>(a, d) {sizes('n', 2, 2, 4, 6, 6)} p = Reshape(g, n) q = Transpose<perm = [0,2,1,3,4]>(p) "
+        f"{sizes('m', 2, 8, 6, 6)} h = Reshape(q, m)",
+        "2x4 w1.0 b1.0 d.1 | 2x4 d.0 w2.1",
+        d=(8, 4, 1, 1),
+    ),
+    "grouped, beside a residual": residual(
+        "c = Conv<group = 2>(a, d) h = Add(c, b)", "2x4 w1.0 b1.0 d.1 | 2x4 d.0 w2.0 b2.0 w3.1", d=(8, 4, 1, 1)
     ),
     "grouped, one channel out of each group": convs(
         "h = Conv<group = 4>(a, d, e)", "4 w1.0 b1.0 d.0 e.0 w2.1", read=(5, 4, 1, 1), d=(4, 2, 3, 3), e=(4,)
@@ -77,7 +106,7 @@ TRANSPOSED = {
     ),
     "no bias": convs("h = ConvTranspose(a, t)", "8 w1.0 b1.0 t.0 | 6 t.1 w2.1", (5, 6, 1, 1), t=(8, 6, 2, 2)),
     "grouped": convs(
-        "h = ConvTranspose<group = 2>(a, t, e)", "4 w1.0 b1.0 t.0 | 3 t.1 e.0 w2.1", (5, 6, 1, 1), t=(8, 3, 2, 2), e=(6,)
+        "h = ConvTranspose<group = 2>(a, t, e)", "2x4 w1.0 b1.0 t.0 | 2x3 t.1 e.0 w2.1", (5, 6, 1, 1), t=(8, 3, 2, 2), e=(6,)
     ),
     "depthwise": convs("h = ConvTranspose<group = 8>(a, t, e)", "8 w1.0 b1.0 t.0 e.0 w2.1", t=(8, 1, 2, 2), e=(8,)),
     "depthwise with multiplier": convs(
@@ -132,9 +161,8 @@ MATMULS = {
         "k1 = MatMul(x, wk) k2 = Reshape(k1, n) k = Transpose<perm = [0,2,3,1]>(k2) s = MatMul(q, k) p = Softmax(s) "
         "v1 = MatMul(x, wv) v2 = Reshape(v1, n) v = Transpose<perm = [0,2,1,3]>(v2) h1 = MatMul(p, v) "
         "h2 = Transpose<perm = [0,2,1,3]>(h1) m = Constant<value_ints = [2,5,8]>() h = Reshape(h2, m) y = MatMul(h, wo)",
-        "4 wv.1 wo.0",
+        "2 wq.1 wk.1 wv.1 wo.0",
         "float[2,5,6] x",
-        frozen={"wq": "multiplies activations", "wk": "multiplies activations"},
         wq=(6, 8),
         wk=(6, 8),
         wv=(6, 8),
@@ -171,7 +199,7 @@ DEFORMABLE = {
     "": convs("h = DeformConv(a, d, f, e)", "8 w1.0 b1.0 d.1 | 6 d.0 e.0 w2.1", opset=22, f=(2, 18, 4, 4), **DEFORMED),
     "offsets for each half": convs(
         "h = DeformConv<offset_group = 2>(a, d, f, e)",
-        "4 w1.0 b1.0 d.1 | 6 d.0 e.0 w2.1",
+        "2x4 w1.0 b1.0 d.1 | 6 d.0 e.0 w2.1",
         opset=22,
         f=(2, 36, 4, 4),
         **DEFORMED,
@@ -185,7 +213,7 @@ DEFORMABLE = {
     ),
     "grouped": convs(
         "h = DeformConv<group = 2>(a, d, f, e)",
-        "4 w1.0 b1.0 d.1 | 3 d.0 e.0 w2.1",
+        "2x4 w1.0 b1.0 d.1 | 2x3 d.0 e.0 w2.1",
         opset=22,
         f=(2, 18, 4, 4),
         **{**DEFORMED, "d": (6, 4, 3, 3)},

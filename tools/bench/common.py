@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import platform
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
 OPTIONS = ("--target", "channels=0.5", "--criterion", "l2", "--allocate", "uniform", "--round-to", "1")
+PRUNED = f"Pruned with `{' '.join(OPTIONS)}`."
 
 
 def command(source: Path, target: Path, *more: str) -> list[str]:
@@ -20,9 +23,20 @@ def command(source: Path, target: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "onnx_reconvene", str(source), str(target), *OPTIONS, *more]
 
 
-def setting() -> dict[str, Any]:
-    """Return where the figures come from: versions, processors, and the load of the machine as the measurement begins."""
-    packages = ("onnx-reconvene", "numpy", "onnx", "onnxruntime")
+def milliseconds(run: Callable[[], object]) -> float:
+    """Return what one run takes, undisturbed by the garbage collector."""
+    gc.collect()
+    gc.disable()
+    start = time.perf_counter()
+    run()
+    taken = time.perf_counter() - start
+    gc.enable()
+    return taken * 1e3
+
+
+def setting(*more: str) -> dict[str, Any]:
+    """Return where the figures come from: versions (of more packages, too), processors, and the load as the measurement begins."""
+    packages = ("onnx-reconvene", "numpy", "onnx", "onnxruntime", *more)
     versions = {"python": platform.python_version(), **{name: version(name) for name in packages}}
     return {"versions": versions, "processors": os.cpu_count(), "load": round(os.getloadavg()[0], 2)}
 
@@ -38,5 +52,5 @@ def write(path: Path, title: str, usage: str, where: dict[str, Any], figures: di
     path.write_text(json.dumps({"setting": where, **figures}, indent=1) + "\n", encoding="utf-8")
     versions = ", ".join(f"{name} {number}" for name, number in where["versions"].items())
     origin = f"{versions}; {where['processors']} processors, load {where['load']} at the start."
-    parts = [f"# {title}", f"    {usage}", f"Pruned with `{' '.join(OPTIONS)}`.", origin, text]
+    parts = [f"# {title}", f"    {usage}", origin, text]
     path.with_suffix(".md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")

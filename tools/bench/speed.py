@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
-from common import HERE, command, setting, table, write
+from common import HERE, PRUNED, command, setting, table, write
 
 REPEATS = 5
 FLOOR, BARE, VERIFIED = "floor", "--no-verify", "with verification"
@@ -97,6 +97,7 @@ def main(model: Path) -> None:
     }
     header = list(figures[FLOOR])
     text = (
+        f"{PRUNED}\n\n"
         f"{model.stem}, {size:.1f} MB; medians of {REPEATS} alternating runs after one to warm up. Peak is that of the largest "
         f"process; the verification child alone peaks at {child:.1f} MB; allowed are 2.5 times the file and 150 MB.\n\n"
         + table(["", *header], [[name, *one.values()] for name, one in figures.items()])

@@ -8,11 +8,9 @@ Writes zoo.json and zoo.md beside this script, or to FILE and its neighbour.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +18,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from common import HERE, command, setting, table, write
+from common import HERE, PRUNED, command, milliseconds, setting, table, write
 
 from onnx_reconvene.analysis import analyze
 from onnx_reconvene.graph import load
@@ -85,15 +83,7 @@ def analysis_ms(source: Path) -> float:
     """Return the milliseconds an analysis of the loaded network takes, shapes included: the best of five, warm."""
     graph = load(source)
     analyze(graph)
-    times = []
-    gc.collect()
-    gc.disable()
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        analyze(graph)
-        times.append(time.perf_counter() - start)
-    gc.enable()
-    return min(times) * 1e3
+    return min(milliseconds(lambda: analyze(graph)) for _ in range(REPEATS))
 
 
 def alike(original: Path, pruned: Path, sizes: Mapping[str, Sequence[int]]) -> str:
@@ -144,7 +134,7 @@ def study(sources: Iterable[Path], parts: Mapping[str, frozenset[str] | None], p
             rows.append(measure(source, Path(folder)))
         print(rows[-1].model, rows[-1].exit, rows[-1].error or rows[-1].verify, flush=True)
     sums = {part: summary([row for row in rows if names is None or row.model in names]) for part, names in parts.items()}
-    text = f"{medians(sums)}\n\n{networks(rows)}"
+    text = f"{PRUNED}\n\n{medians(sums)}\n\n{networks(rows)}"
     write(path, title, usage, where, {"summary": sums, "networks": [asdict(row) for row in rows]}, text)
 
 
