@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onnx_reconvene.allocate import allocator, allocators
     from onnx_reconvene.api import Options, Result, analyze, prune
+    from onnx_reconvene.autodiff import gradients
     from onnx_reconvene.errors import ModelError, ReconveneError, TargetError, UsageError, VerificationError
     from onnx_reconvene.saliency.criterion import criteria, criterion
 
@@ -18,6 +19,7 @@ __path__ = pkgutil.extend_path(__path__, __name__)
 _HOME = {
     **dict.fromkeys(("allocator", "allocators"), "allocate"),
     **dict.fromkeys(("Options", "Result", "analyze", "prune"), "api"),
+    "gradients": "autodiff",
     **dict.fromkeys(("ModelError", "ReconveneError", "TargetError", "UsageError", "VerificationError"), "errors"),
     **dict.fromkeys(("criteria", "criterion"), "saliency"),
 }
@@ -35,6 +37,7 @@ __all__ = [
     "analyze",
     "criteria",
     "criterion",
+    "gradients",
     "prune",
 ]
 

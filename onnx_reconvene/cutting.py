@@ -40,11 +40,12 @@ class Cutting:
     def kept_along(self, name: str, axis: int) -> Mask:
         """Return which positions along an axis of a tensor stay."""
         value = self.analysis.flow.values.get(name, Value())
+        if value.pending is not None and value.is_pending(axis):
+            return np.asarray(
+                self.kept(value.pending.spread).any(tuple(a for a in range(value.pending.positions.ndim) if a != axis))
+            )
         if axis in value.labels:
             return self.kept(value.labels[axis])
-        kept = self.kept(value.pending.spread) if value.pending else np.ones(())
-        if kept.ndim and kept.shape[axis] > 1:
-            return np.asarray(kept.any(tuple(a for a in range(kept.ndim) if a != axis)))
         return np.ones(self.analysis.shapes[name][axis], bool)
 
     def shape(self, name: str) -> Shape | None:

@@ -48,10 +48,14 @@ class Value:
     labels: dict[int, Labels] = field(default_factory=dict)
     pending: Pending | None = None
 
+    def is_pending(self, axis: int) -> bool:
+        """Tell whether pending labels vary along an axis that has no free ones of its own."""
+        own = self.labels.get(axis)
+        return self.pending is not None and self.pending.positions.shape[axis] > 1 and (own is None or bool((own < 0).all()))
+
     def over(self, axis: int) -> Labels | None:
-        """Return the labels along an axis, where pending ones vary along others too those at the first place there; None if
-        there are none."""
-        if axis in self.labels or self.pending is None or self.pending.positions.shape[axis] == 1:
+        """Return the labels along an axis, of pending ones those at the first place on all others; None if there are none."""
+        if self.pending is None or not self.is_pending(axis):
             return self.labels.get(axis)
         return self.pending.spread[tuple(slice(None) if a == axis else 0 for a in range(self.pending.positions.ndim))]
 

@@ -1,0 +1,51 @@
+"""The table of derivative rules: one function per operator, in the file of its family."""
+
+from onnx_reconvene.autodiff.node import Rule
+from onnx_reconvene.autodiff.rules import (
+    arithmetic,
+    convolution,
+    elementwise,
+    indexing,
+    matrix,
+    movement,
+    normalization,
+    pooling,
+    recurrent,
+    reductions,
+    resampling,
+)
+
+RULES: dict[str, Rule] = {
+    **arithmetic.RULES,
+    **convolution.RULES,
+    **elementwise.RULES,
+    **indexing.RULES,
+    **matrix.RULES,
+    **movement.RULES,
+    **normalization.RULES,
+    **pooling.RULES,
+    **recurrent.RULES,
+    **reductions.RULES,
+    **resampling.RULES,
+}
+
+# Operators whose floating-point results are the same all around: their derivative is zero. Integers and truth values have none.
+CONSTANT = frozenset(
+    {
+        "Bernoulli",
+        "Ceil",
+        "ConstantOfShape",
+        "EyeLike",
+        "Floor",
+        "Hardmax",
+        "Multinomial",
+        "OneHot",
+        "RandomNormalLike",
+        "RandomUniformLike",
+        "Range",
+        "Round",
+        "Sign",
+    }
+)
+
+__all__ = ["CONSTANT", "RULES"]
