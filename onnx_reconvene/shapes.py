@@ -242,7 +242,8 @@ class Integers:
         if node.op not in MOVES or any(mask is not None for mask in free[moved:]):
             self._set_free(node, np.ones(value.shape, bool))
             return
-        masks = [np.zeros(np.shape(x), bool) if mask is None else mask for mask, x in zip(free[:moved], operands, strict=False)]
+        data = [x for x in operands[:moved] if x is not None]
+        masks = [np.zeros(x.shape, bool) if mask is None else mask for mask, x in zip(free, data, strict=False)]
         self._set_free(node, masks[0] if node.op == "Cast" else EVALUATE[node.op](node.attrs, *masks, *operands[moved:]))
 
     def _set_free(self, node: gs.Node, mask: Array) -> None:
