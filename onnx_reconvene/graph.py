@@ -180,10 +180,9 @@ def every_tensor(graph: gs.Graph) -> dict[str, gs.Tensor]:
 
 def _graph(source: Source) -> gs.Graph:
     _check(source)
-    form = plain(source.model)
-    if form is not None:
-        source = Source(form.model, source.arrays, source.path, form)
     try:
+        form = plain(source.model)
+        source = source if form is None else Source(form.model, source.arrays, source.path, form)
         graph = gs.import_onnx(source.model)
     except Exception as error:  # graphsurgeon raises bare exceptions of its own
         raise ModelError(f"{source.path or 'the model'}: cannot be imported: {error}") from error
