@@ -12,7 +12,6 @@ from typing import Any
 import onnx_graphsurgeon as gs
 
 from onnx_reconvene import report as reports
-from onnx_reconvene.analysis import analyze as find_groups
 from onnx_reconvene.bridges import open_model
 from onnx_reconvene.cost import CostModel
 from onnx_reconvene.errors import UsageError
@@ -166,8 +165,11 @@ def compare(before: Any, after: Any, input_shape: Mapping[str, Sequence[int]] | 
     channels removed, but computes something else.
     """
     graphs = [open_model(model)[0] for model in (before, after)]
-    analyses = [find_groups(graph, input_shape) for graph in graphs]
-    times = latencies([without_weights(graph) for graph in graphs], analyses[0].sizes, threads)
+    sources = [without_weights(graph) for graph in graphs]
+    for graph in graphs:
+        Load(input_shape or {}).run(graph)
+    analyses = [analysis_of(graph) for graph in graphs]
+    times = latencies(sources, analyses[0].sizes, threads)
     first, second = (_size(analysis, ms) for analysis, ms in zip(analyses, times, strict=True))
     keep = match(analyses[0], graphs[1])
     verdict = None if keep is None else verify(graphs[1], reference(analyses[0], keep))

@@ -240,12 +240,17 @@ def weight_constant(tensor: gs.Tensor) -> gs.Constant | None:
     return None
 
 
+def dtype_of(constant: gs.Constant) -> np.dtype[Any]:
+    """Return the type of the elements of constant; graphsurgeon gives those that numpy lacks by their ONNX number."""
+    dtype = constant.dtype
+    return np.dtype(helper.tensor_dtype_to_np_dtype(dtype) if isinstance(dtype, int) else dtype)
+
+
 def holds_weights(constant: gs.Constant) -> bool:
     """Tell whether constant is a dense tensor of numbers; those of 64-bit integers are shapes and indices."""
     if isinstance(constant._values, SparseValues):
         return False
-    dtype = constant.dtype  # graphsurgeon gives types that numpy lacks by their ONNX number
-    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(dtype) if isinstance(dtype, int) else dtype)
+    dtype = dtype_of(constant)
     return dtype.name == "bfloat16" or (dtype.kind in "fiub" and dtype != np.int64)
 
 

@@ -170,6 +170,22 @@ def every_node(graph: gs.Graph) -> Iterator[gs.Node]:
         yield node
 
 
+def dead_nodes(graph: gs.Graph) -> list[gs.Node]:
+    """Return the nodes, in bodies too, whose results nobody reads though somebody did when graph was read."""
+    before = list(nodes_in(graph.source.model.graph))
+    read_before = {name for node in before for name in node.input}
+    unread = {name for node in before for name in node.output if name not in read_before}
+    needed = {t.name for part in every_graph(graph) for t in part.outputs}
+    dead = []
+    for node in reversed(list(every_node(graph))):
+        names = {t.name for t in node.outputs if t.name}
+        if needed & names or names <= unread:
+            needed |= {t.name for t in node.inputs}
+        else:
+            dead.append(node)
+    return dead
+
+
 def every_tensor(graph: gs.Graph) -> dict[str, gs.Tensor]:
     """Return the tensors of graph and of the bodies in it, by name."""
     tensors: dict[str, gs.Tensor] = {}
