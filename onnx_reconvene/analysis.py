@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_reconvene.flow import Flow, Split, UnsupportedError, weight_values
+from onnx_reconvene.flow import NO_CHANNELS, Flow, Split, UnsupportedError, weight_values
 from onnx_reconvene.fold import moved_constants
 from onnx_reconvene.graph import bodies_of, every_graph, every_node
-from onnx_reconvene.groups import NO_CHANNELS, Analysis, collect
+from onnx_reconvene.groups import Analysis, collect
 from onnx_reconvene.inference import infer
 from onnx_reconvene.labels import Labels, Solution
 from onnx_reconvene.op import Op

@@ -17,7 +17,7 @@ from onnx_reconvene.cost import CostModel
 from onnx_reconvene.errors import UsageError
 from onnx_reconvene.files import write_whole
 from onnx_reconvene.graph import without_weights
-from onnx_reconvene.groups import Analysis, Group
+from onnx_reconvene.groups import Analysis
 from onnx_reconvene.match import match
 from onnx_reconvene.notes import analysis_of, forget, notes_of
 from onnx_reconvene.passes import Allocate, Cut, Emit, Load, Pass, Score, Verify
@@ -179,18 +179,6 @@ def compare(before: Any, after: Any, input_shape: Mapping[str, Sequence[int]] | 
 def _size(analysis: Analysis, latency_ms: float) -> Size:
     cost = CostModel(analysis)
     return replace(reports.size(cost, cost.dense, len(analysis.graph.nodes)), latency_ms=latency_ms)
-
-
-def shares(analysis: Analysis) -> dict[str, float]:
-    """Return, per group, the share of all multiply-accumulates at the layers that make its channels."""
-    cost = CostModel(analysis)
-    macs = cost.macs_by_node(cost.dense)
-    total = sum(macs.values()) or 1.0
-
-    def share(group: Group) -> float:
-        return sum(macs.get(layer, 0.0) for layer in group.layers) / total
-
-    return {group.name: share(group) for group in analysis.groups}
 
 
 def write_report(report: Report, path: str) -> None:

@@ -127,6 +127,11 @@ class CutOp:
         assert value is not None
         return [int(v) for v in value.ravel()]
 
+    def gather(self, axis: int, index: NDArray[Any]) -> None:
+        """Turn this node into a Gather of input 0."""
+        indices = self.cutting.constant(self.node.outputs[0].name, "indices", index)
+        self.node.op, self.node.attrs, self.node.inputs = "Gather", {"axis": axis}, [self.node.inputs[0], indices]
+
     def ints_before(self, i: int) -> list[int]:
         """Return what integer input i came to before the cut, for a rule that replaces it."""
         value = self.old_ints(i)

@@ -22,6 +22,7 @@ from onnx_reconvene.labels import Equalities, Labels
 from onnx_reconvene.shapes import Integers, Shape
 
 Movement = Callable[[NDArray[Any]], NDArray[Any]]
+NO_CHANNELS = "counts positions, not channels"  # of an axis
 
 
 @dataclass(frozen=True)

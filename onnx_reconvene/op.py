@@ -10,7 +10,18 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_reconvene.flow import Flow, Layer, Macs, Movement, Pending, Permutation, UnsupportedError, Value, weight_values
+from onnx_reconvene.flow import (
+    NO_CHANNELS,
+    Flow,
+    Layer,
+    Macs,
+    Movement,
+    Pending,
+    Permutation,
+    UnsupportedError,
+    Value,
+    weight_values,
+)
 from onnx_reconvene.inference import has_free_sizes
 from onnx_reconvene.labels import Labels
 from onnx_reconvene.shapes import Shape
@@ -106,7 +117,7 @@ class Op:
     def _axis(self, tensor: gs.Tensor, axis: int) -> Labels:
         value = self.flow.value(tensor)
         if axis not in value.labels:
-            reason = f"axis {axis} of '{tensor.name}' carries no channels"
+            reason = f"axis {axis} of '{tensor.name}' {NO_CHANNELS}"
             value.labels[axis] = self.flow.equalities.frozen(self._shape(tensor)[axis], reason)
         return value.labels[axis]
 
@@ -186,18 +197,18 @@ class Op:
             self.flow.zero_points[self.node.inputs[weight].name] = values.reshape(shape if values.size > 1 else ())
 
     def layer(self, weight: int, out: Labels, read: Labels) -> None:
-        """Enter this node as a weight-bearing layer. Where the weight is no weight but computed from data, as in attention, what it
-        reads freezes, unless the dimensions of heads are to be shrunk."""
+        """Enter this node as a weight-bearing layer. Where the weight is no weight but computed from data, what it reads
+        freezes in attention, unless the dimensions of heads are to be shrunk."""
         if not self.is_static(weight):
-            self.contract(read)
+            self.contract(read, of_heads="Conv" not in self.type or int(self.attr("group", 1)) > 1)
         self.flow.layers.append(Layer(self.name, self.type, self.node.inputs[weight], self.is_static(weight), out, read))
 
-    def contract(self, summed: Labels) -> None:
+    def contract(self, summed: Labels, of_heads: bool = True) -> None:
         """Record that this node multiplies activations and sums over these channels."""
-        if self.flow.shrink_heads:
+        if self.flow.shrink_heads or not of_heads:
             self.inexact(summed, "sums over them")
         else:
-            self.freeze(summed, "multiplies activations along them")
+            self.freeze(summed, "multiplies queries and keys (or other activations) along them")
 
     def macs(self, *axes: tuple[gs.Tensor, Sequence[int]]) -> None:
         """Enter the multiply-accumulates of this node as the product of the sizes of axes of tensors."""

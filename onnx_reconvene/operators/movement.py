@@ -144,16 +144,22 @@ def slice_(op: Op) -> None:
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         whole = labels[axis]
         labels[axis] = whole[as_slice(start, end, step, whole.size)]
-        if step != 1 and labels[axis].size != whole.size:
+        if step != 1 and labels[axis].size != whole.size and len(axes) > 1:
             op.freeze(whole, "takes every so many of them")
     op.emit(labels)
 
 
 def slice_bounds(cut: CutOp) -> None:
-    """`starts` and `ends` are counted in what is left"""
+    """`starts` and `ends` are counted in what is left; where every so many are taken, those that are left are named one by one"""
     old, new = cut.old_shape(0), cut.new_shape(0)
     operands = [cut.old_ints(i) for i in range(1, len(cut.node.inputs))]
     starts, ends, axes, steps = slice_operands(cut.node.attrs, len(old), operands)
+    if len(axes) == 1 and not cut.kept(0, axes[0]).all():
+        kept = cut.kept(0, axes[0])
+        taken = np.arange(kept.size)[as_slice(starts[0], ends[0], steps[0], kept.size)]
+        if steps[0] != 1 and taken.size < kept.size:
+            cut.gather(axes[0], (np.cumsum(kept) - 1)[taken[kept[taken]]])
+            return
     now = [cut.ints(i) for i in range(1, len(cut.node.inputs))]
     starts_now, ends_now, *_ = slice_operands(cut.node.attrs, len(old), [None if x is None else np.asarray(x) for x in now])
     for k, axis in enumerate(axes):
