@@ -72,9 +72,9 @@ def _further(flow: Flow, solution: Solution, outward: dict[str, int]) -> dict[st
         found = solution.of(np.concatenate([np.empty(0, np.int64), *others]))
         return bool(np.isin(solution.of(labels), found).all())
 
-    made = np.concatenate([np.empty(0, np.int64), *(layer.out for layer in flow.layers)])
+    made = [layer.out for layer in flow.layers]
     open_ = {name: split for name, split in flow.settled.items() if outward.get(name, 0) + 1 < split.ways}
-    ending = {name: split for name, split in open_.items() if ends(name, split) and np.isin(split.labels, made).any()}
+    ending = {name: split for name, split in open_.items() if ends(name, split) and among(split.absorbing, made)}
     return {
         name: outward.get(name, 0) + 1
         for name, split in ending.items()
