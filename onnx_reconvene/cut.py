@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_reconvene.cutting import CutOp, Cutting, Mask
+from onnx_reconvene.cutting import CutOp, Cutting, Mask, rectangular
 from onnx_reconvene.flow import Permutation, weight_constant, weight_values
 from onnx_reconvene.graph import bodies_of, dead_nodes, every_graph, every_node, every_tensor
 from onnx_reconvene.groups import Analysis
@@ -52,7 +52,7 @@ def remaining(values: NDArray[Any], kept: Mapping[int, Mask]) -> NDArray[Any]:
 def _permute(cutting: Cutting, permutation: Permutation) -> None:
     """Turn a reordering of channels by data movement into a Gather, where what stays no longer fits its blocks."""
     kept = cutting.kept_along(permutation.root, permutation.axis)
-    if all(_rectangular(kept[positions]) for _, positions in permutation.split):
+    if all(rectangular(kept[positions]) for _, positions in permutation.split):
         return
     tensors = every_tensor(cutting.graph)
     node, root = tensors[permutation.out].inputs[0], tensors[permutation.root]
@@ -111,14 +111,6 @@ def _folded(cutting: Cutting, tensor: gs.Tensor) -> gs.Constant:
     graph = cutting.home[id(node)]
     graph.nodes = [other for other in graph.nodes if other is not node]
     return tensor.to_constant(values)
-
-
-def _rectangular(kept: Mask) -> bool:
-    """Tell whether kept positions are full rows and columns, so that they still fill a tensor."""
-    full = np.ones(kept.shape, bool)
-    for axis in range(kept.ndim):
-        full &= kept.any(tuple(a for a in range(kept.ndim) if a != axis), keepdims=True)
-    return bool((full == kept).all())
 
 
 def _remove_dead(graph: gs.Graph) -> None:

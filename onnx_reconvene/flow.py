@@ -34,6 +34,12 @@ class Pending:
     root: str
     axis: int
     moves: tuple[Movement, ...]
+    blocks: Labels | None = None  # [blocks, labels of one], where a node has computed on each block since
+
+    @property
+    def axes(self) -> list[int]:
+        """The axes along which the labels vary."""
+        return [axis for axis, size in enumerate(self.positions.shape) if size > 1]
 
     @property
     def spread(self) -> Labels:
@@ -50,8 +56,10 @@ class Value:
 
     def is_pending(self, axis: int) -> bool:
         """Tell whether pending labels vary along an axis that has no free ones of its own."""
-        own = self.labels.get(axis)
-        return self.pending is not None and self.pending.positions.shape[axis] > 1 and (own is None or bool((own < 0).all()))
+        own, pending = self.labels.get(axis), self.pending
+        if pending is None or axis not in (pending.axes if pending.blocks is None else pending.axes[1:]):
+            return False
+        return own is None or bool((own < 0).all())
 
     def over(self, axis: int) -> Labels | None:
         """Return the labels along an axis, of pending ones those at the first place on all others; None if there are none."""

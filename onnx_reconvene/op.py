@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -142,6 +143,35 @@ class Op:
         """Record that of the channels of each block, [blocks, channels of one], as many must stay."""
         self.flow.equalities.balance(blocks)
 
+    def blocks(self, i: int) -> tuple[Labels, list[int]] | None:
+        """Return labels of input i that vary along two axes, as [blocks, labels of one], and these axes; None where there are none
+        or where they are no blocks. A rule that takes them lets each block lose channels of its own."""
+        tensor = self.node.inputs[i]
+        pending = self.flow.value(tensor).pending
+        found = _blocks(pending) if pending is not None and not self.flow.outward.get(tensor.name) else None
+        return None if pending is None or found is None else (found, pending.axes)
+
+    def take_blocks(self, i: int) -> Labels:
+        """Return the blocks of input i, of which now each may lose channels of its own; channels along other axes freeze."""
+        found = self.blocks(i)
+        assert found is not None
+        blocks, axes = found
+        self.seen.add(i)
+        self.balance(blocks)
+        for axis, labels in self.flow.value(self.node.inputs[i]).labels.items():
+            if axis not in axes:
+                self.freeze(labels, "computes across them")
+        return blocks
+
+    def pass_blocks(self, i: int, o: int = 0) -> Labels:
+        """Take the blocks of input i and pass them on to output o, along the same axes."""
+        blocks, pending = self.take_blocks(i), self.flow.value(self.node.inputs[i]).pending
+        assert pending is not None
+        name = self.node.outputs[o].name
+        self.flow.values[name] = Value({}, replace(pending, root=name, moves=(), blocks=blocks))
+        self.flow.trail[name] = ((name, pending.positions),)
+        return blocks
+
     def apart(self, i: int, blocks: int) -> Labels | None:
         """Let each of some blocks along axis 0 of weight i have channels of its own along axis 1; returns labels for those of all
         blocks in a row. None where the weight does not belong to this node alone."""
@@ -227,7 +257,7 @@ class Op:
             self._land(Pending(labels, movement(positions), source.name, axis, (movement,)), moved, pending, o)
         if value.pending:
             old = value.pending
-            step = Pending(old.labels, movement(old.positions), old.root, old.axis, (*old.moves, movement))
+            step = Pending(old.labels, movement(old.positions), old.root, old.axis, (*old.moves, movement), old.blocks)
             if not self._land(step, moved, pending, o):
                 self.flow.settle(source)
                 self.move(movement, i, o)
@@ -244,10 +274,10 @@ class Op:
         varying = [axis for axis, size in enumerate(positions.shape) if size > 1]
         labels = step.labels[positions]
         if len(varying) > 1:
-            pending.append(Pending(step.labels, positions, step.root, step.axis, step.moves))
+            pending.append(replace(step, positions=positions))
         elif not varying:
             self.freeze(labels.ravel(), "moves them in a way that cannot be followed")
-        elif len(step.moves) > 1 and not self._is_permutation(step, varying[0], positions.ravel(), o):
+        elif not self._may_land(step, varying[0], positions.ravel(), o):
             return False
         elif varying[0] in moved and not (moved[varying[0]] < 0).all():
             fewer, more = sorted((moved[varying[0]], labels.ravel()), key=self._matter)
@@ -257,6 +287,12 @@ class Op:
         else:
             moved[varying[0]] = labels.ravel()
         return True
+
+    def _may_land(self, step: Pending, axis: int, index: NDArray[np.int64], o: int) -> bool:
+        """Tell whether pending labels that came to vary along one axis again are in an order that any cut leaves as it is."""
+        if step.blocks is not None:
+            return _block_by_block(step.labels[index], step.blocks)
+        return len(step.moves) == 1 or self._is_permutation(step, axis, index, o)
 
     def _matter(self, labels: Labels) -> tuple[bool, int]:
         """Return what says which of two kinds of channels is worth more: one that is no copy, then one of which there are more."""
@@ -288,6 +324,26 @@ class Op:
             self.flow.values[name].pending = step
             before = self.flow.trail.get(self.node.inputs[0].name, ()) if len(step.moves) > 1 else ()
             self.flow.trail[name] = (*before, (name, step.positions))
+
+
+def _blocks(pending: Pending) -> Labels | None:
+    """Return labels that vary along two axes as [blocks, labels of one], each label once; None where they are otherwise."""
+    spread = pending.spread
+    if sum(size > 1 for size in spread.shape) != 2:
+        return None
+    table = spread.reshape([size for size in spread.shape if size > 1])
+    _, first, place = np.unique(table[0], return_index=True, return_inverse=True)
+    blocks = table[:, np.sort(first)]
+    same = np.array_equal(table, blocks[:, np.argsort(np.argsort(first))[place]])
+    return blocks if same and blocks.min() >= 0 and np.unique(blocks).size == blocks.size else None
+
+
+def _block_by_block(labels: Labels, blocks: Labels) -> bool:
+    """Tell whether labels list one block after the other, each in its own order."""
+    if labels.size != blocks.size:
+        return False
+    rows = labels.reshape(blocks.shape)
+    return np.array_equal(rows[np.argsort(rows[:, 0])], blocks[np.argsort(blocks[:, 0])])
 
 
 def constant_axes_dropped(positions: NDArray[np.int64], labels: Labels) -> NDArray[np.int64]:

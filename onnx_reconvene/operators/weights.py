@@ -136,6 +136,8 @@ def matmul(op: Op) -> None:
 
 def matrix_product(op: Op, a: int, b: int) -> dict[int, Labels]:
     """Let labels flow through a product of stacked matrices (or vectors); returns those of its output by axis."""
+    if op.flow.shrink_heads and _product_of_heads(op, a, b):
+        return {}
     left, right = op.axes(a), op.axes(b)
     rank, stacked = len(op.out_shape()), max(len(left), len(right), 2) - 2
     k, read = left[-1], right[-2] if len(right) > 1 else right[-1]
@@ -155,6 +157,28 @@ def matrix_product(op: Op, a: int, b: int) -> dict[int, Labels]:
         op.layer(b, right[-1] if len(right) > 1 else k, read)
     op.macs((op.node.outputs[0], range(rank)), (op.node.inputs[a], (len(left) - 1,)))
     return out
+
+
+def _product_of_heads(op: Op, a: int, b: int) -> bool:
+    """Let each head lose dimensions of its own where matrices of heads are multiplied: queries by keys, or by values."""
+    left, right, rank = op.blocks(a), op.blocks(b), len(op.shape(b))
+    if right is None or len(op.shape(a)) != rank or right[1][0] >= rank - 2:
+        return False
+    heads, within = right[1]
+    if left is not None and left[1] == [heads, rank - 1] and within == rank - 2 and left[0].shape == right[0].shape:
+        queries, keys = op.take_blocks(a), op.take_blocks(b)
+        op.equate(queries, keys)
+        op.inexact(keys, "sums over them")
+        op.emit({})
+        op.layer(b, keys[:0].ravel(), keys.ravel())
+    elif left is None and op.flow.value(op.node.inputs[a]).pending is None and within == rank - 1:
+        for labels in op.axes(a):
+            op.freeze(labels, "computes across them")
+        op.layer(b, op.pass_blocks(b).ravel(), op.fresh(0))
+    else:
+        return False
+    op.macs((op.node.outputs[0], range(rank)), (op.node.inputs[a], (rank - 1,)))
+    return True
 
 
 def fused_matmul(op: Op) -> None:
