@@ -24,9 +24,11 @@ def conv(op: Op) -> None:
 
 def convolve(op: Op, x: int, weight: int, bias: int | None = None) -> Labels:
     """Let labels flow through a convolution whose operands are these inputs; returns those of its output channels."""
-    slid = _slid_over(op, x)
-    channels = op.along(x, 1, *slid)[0]
-    out, read = op.along(weight, 0, 1)
+    slid, covered = _slid_over(op, x), _covered(op, x, weight)
+    channels, *whole = op.along(x, 1, *covered, *slid)[: 1 + len(covered)]
+    out, read, *kernel = op.along(weight, 0, 1, *covered)
+    for a, b in zip(whole, kernel, strict=True):
+        op.equate(a, b)
     _check(op, channels, out, reads=read.size * _groups(op))
     if _groups(op) > 1:
         read = _group(op, weight, channels, out, of_a_group=read, theirs=channels)
@@ -34,7 +36,7 @@ def convolve(op: Op, x: int, weight: int, bias: int | None = None) -> Labels:
         op.equate(channels, read)
     if bias is not None and op.has(bias):
         op.equate(out, op.along(bias, 0)[0])
-    op.layer(weight, out, read)
+    op.layer(weight, out, np.concatenate([read, *kernel]))
     op.emit({1: out, **slid})
     spatial = range(2, len(op.out_shape()))
     op.macs((op.node.inputs[weight], range(len(op.shape(weight)))), (op.node.outputs[0], (0, *spatial)))
@@ -49,6 +51,16 @@ def _slid_over(op: Op, x: int) -> dict[int, Labels]:
     for labels in slid.values():
         op.inexact(labels, "slides over them")
     return slid
+
+
+def _covered(op: Op, x: int, weight: int) -> list[int]:
+    """Return the axes of space with channels that the kernel covers as a whole, as it does where words are convolved."""
+    rank = len(op.shape(x))
+    plain = (
+        op.type in ("Conv", "FusedConv") and not any(op.attr("pads", [])) and op.attr("auto_pad", "NOTSET") in ("NOTSET", "VALID")
+    )
+    found = [a for a in range(2, rank) if plain and op.shape(x)[a] == op.shape(weight)[a] and op.out_shape()[a] == 1]
+    return [axis for axis in found if op.shape(x)[axis] > 1 and (op.axes(x)[axis] >= 0).any()]
 
 
 def conv_transpose(op: Op) -> None:
@@ -103,6 +115,13 @@ def _group(op: Op, weight: int, x: Labels, out: Labels, of_a_group: Labels, thei
     op.balance(out_of)
     op.equate(apart, theirs)
     return apart
+
+
+def conv_attributes(cut: CutOp) -> None:
+    """`kernel_shape` and `group` follow the weight"""
+    if "kernel_shape" in cut.node.attrs:
+        cut.node.attrs["kernel_shape"] = list(cut.new_shape(1)[2:])
+    conv_groups(cut)
 
 
 def conv_groups(cut: CutOp) -> None:
@@ -237,7 +256,7 @@ OPERATORS = {
     "CausalConvWithState": Operator(causal_conv),
     "DeformConv": Operator(deform_conv, conv_groups),
     "Einsum": Operator(einsum),
-    "Conv": Operator(conv, conv_groups),
+    "Conv": Operator(conv, conv_attributes),
     "ConvTranspose": Operator(conv_transpose, conv_groups),
     "Gemm": Operator(gemm),
     "MatMul": Operator(matmul),

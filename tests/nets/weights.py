@@ -96,6 +96,15 @@ CONVOLUTIONS = {
         w4=(8, 4, 1, 1),
         b4=(8,),
     ),
+    "of words": net(
+        "e = Gather(w1, i) u = Unsqueeze(e, one) a = Conv<kernel_shape = [2,8]>(u, w2) b = Relu(a) y = Conv(b, w3)",
+        "8 w1.1 w2.3 | 6 w2.0 w3.1",
+        "int64[2,5] i",
+        constants="int64[1] one = {1}",
+        w1=(10, 8),
+        w2=(6, 1, 2, 8),
+        w3=(4, 6, 1, 1),
+    ),
     "weight mixed of experts": net(
         f"a = Conv(x, w1, b1) m = MatMul(r, e) {sizes('n', 5, 8, 1, 1)} w = Reshape(m, n) y = Conv(a, w)",
         "8 w1.0 b1.0 e.1",
