@@ -29,7 +29,7 @@ def analyze(graph: gs.Graph, sizes: Mapping[str, Sequence[int]] | None = None, a
     """
     inputs = input_sizes(graph, sizes or {})
     shapes, integers = infer(graph, inputs)
-    static = moved_constants(graph)
+    static = moved_constants(graph, integers)
     program = _program(graph, integers)
     outward: dict[str, int] = {}
     best: tuple[tuple[float, ...], Flow, Solution] | None = None
@@ -48,12 +48,13 @@ def analyze(graph: gs.Graph, sizes: Mapping[str, Sequence[int]] | None = None, a
 
 def _removable(flow: Flow, solution: Solution) -> float:
     """Return how many output channels layers can lose: of u units in which they go, all but one."""
-    made = np.concatenate([np.empty(0, np.int64), *(layer.out for layer in flow.layers)])
-    layer = np.repeat(np.arange(len(flow.layers)), [layer.out.size for layer in flow.layers])
+    layers = [layer for layer in flow.layers if layer.stored]
+    made = np.concatenate([np.empty(0, np.int64), *(layer.out for layer in layers)])
+    layer = np.repeat(np.arange(len(layers)), [layer.out.size for layer in layers])
     component = np.where(solution.why(made) < 0, solution.of(made), -1)
     free = component >= 0
     units = np.unique(layer[free] * solution.reason.size + component[free]) // max(1, solution.reason.size)
-    channels, parts = (np.bincount(of, minlength=len(flow.layers)) for of in (layer[free], units))
+    channels, parts = (np.bincount(of, minlength=len(layers)) for of in (layer[free], units))
     return float((channels * (1 - 1 / np.maximum(parts, 1))).sum())
 
 
@@ -72,7 +73,7 @@ def _further(flow: Flow, solution: Solution, outward: dict[str, int]) -> dict[st
         found = solution.of(np.concatenate([np.empty(0, np.int64), *others]))
         return bool(np.isin(solution.of(labels), found).all())
 
-    made = [layer.out for layer in flow.layers]
+    made = [layer.out for layer in flow.layers if layer.stored]
     open_ = {name: split for name, split in flow.settled.items() if outward.get(name, 0) + 1 < split.ways}
     ending = {name: split for name, split in open_.items() if ends(name, split) and among(split.absorbing, made)}
     return {
