@@ -12,7 +12,6 @@ from tests.generator.layers import LAST
 from tests.generator.values import WIDEST, Dim, Value, resized, space
 
 INT_MAX, INT64_MAX = 2**31 - 1, 2**63 - 1
-SINCE = 11  # before, onnx infers no shape from a negative axis of Concat or Slice, and what follows is frozen
 
 
 def concat(net: Drawing, x: Value) -> Value | None:
@@ -21,12 +20,12 @@ def concat(net: Drawing, x: Value) -> Value | None:
     others = [net.choose(fits[::-1]) if net.pick(3) else x for _ in range(1 + net.pick(2))]
     parts = [*others, x] if net.pick(2) else [x, *others]
     width = sum(v.width for v in parts)
-    return net.value("Concat", parts, resized(x, width), x.axis, axis=channel_axis(net, x, SINCE)) if width <= WIDEST else None
+    return net.value("Concat", parts, resized(x, width), x.axis, axis=channel_axis(net, x)) if width <= WIDEST else None
 
 
-def channel_axis(net: Drawing, x: Value, since: int = 0) -> int:
-    """Return the axis of the channels, at times counted from the end, from opset `since` on."""
-    return x.axis - len(x.shape) if net.opset >= since and net.rarely(3) else x.axis
+def channel_axis(net: Drawing, x: Value) -> int:
+    """Return the axis of the channels, at times counted from the end."""
+    return x.axis - len(x.shape) if net.rarely(3) else x.axis
 
 
 def split(net: Drawing, x: Value) -> Value | None:
@@ -79,7 +78,7 @@ def slice_channels(net: Drawing, x: Value) -> Value | None:
     width = len(range(*slice(start, None if step < 0 else end, step).indices(c)))
     if not width:
         return None
-    axis = channel_axis(net, x, SINCE)
+    axis = channel_axis(net, x)
     bounds = [[0, start], [INT64_MAX, end], [0, axis], [1, step]] if net.rarely(3) else [[start], [end], [axis], [step]]
     if net.opset < 10:
         return net.value("Slice", [x], resized(x, width), x.axis, starts=bounds[0], ends=bounds[1], axes=bounds[2])
