@@ -97,12 +97,11 @@ def slicing(node: Node) -> Function:
         assert ends is not None
         index, flipped = [slice(None)] * x.dim(), []
         for axis, start, end, step in zip(axes or range(len(starts)), starts, ends, steps or [1] * len(starts), strict=True):
-            part = as_slice(start, end, step, x.shape[axis])
+            taken = range(x.shape[axis])[as_slice(start, end, step, x.shape[axis])]
             if step < 0:  # which torch does not know: the same elements forwards, turned around
-                taken = range(x.shape[axis])[part]
-                part = slice(taken[-1], taken[0] + 1, -step) if taken else slice(0, 0)
+                taken = taken[::-1]
                 flipped.append(axis)
-            index[axis] = part
+            index[axis] = slice(taken.start, taken.stop, taken.step)
         x = x[tuple(index)]
         return x.flip(flipped) if flipped else x
 
