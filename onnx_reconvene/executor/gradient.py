@@ -32,7 +32,7 @@ def gradients_of(module: GraphModule, feeds: Arrays, wrt: Sequence[str] | None =
 
     feeds: the inputs by name. wrt: names of weights, inputs or feature maps; default all parameters. loss: name of a scalar tensor;
     default the sum of all floating-point outputs. The module runs in the mode it is in. The gradient of what the loss does not
-    depend on is zero. Raises UsageError for names that are not there and a loss that is no scalar.
+    depend on is zero. Raises UsageError for names that are not there or are those of constants, and a loss that is no scalar.
     """
     names = [name for name, _ in module.named_parameters()] if wrt is None else list(dict.fromkeys(wrt))
     tensors = {name: to_tensor(array).to(_device(module)) for name, array in feeds.items()}

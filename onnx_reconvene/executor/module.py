@@ -32,7 +32,7 @@ class Scope(nn.Module):
 class GraphModule(nn.Module):
     """An ONNX network. Its parameters, and its buffers (running statistics), have the names of the initializers.
 
-    What an operator reads as a setting (bounds of Clip, scales of Resize, exponents of Pow) and integers are constants of the
+    What an operator reads as a setting (bounds of Clip, scales of Resize, a scalar exponent of Pow) and integers are constants of the
     network, neither parameters nor buffers.
     """
 
@@ -97,9 +97,15 @@ class GraphModule(nn.Module):
         wanted: Sequence[str],
         watch: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
     ) -> list[Tensor]:
-        """Return the tensors called wanted. Those with a name in watch pass through its function where they arise."""
+        """Return the tensors called wanted. Those with a name in watch pass through its function where they arise.
+
+        Raises UsageError for names that are not there, or are those of constants.
+        """
         stored = self.stored()
-        return self._plan(feeds, stored).run({**feeds, **stored}, wanted, watch or {})
+        plan = self._plan(feeds, stored)
+        for name in {*wanted, *(watch or {})} - plan.slots.keys():
+            raise UsageError(f"the network has no tensor '{name}', or a constant one")
+        return plan.run({**feeds, **stored}, wanted, watch or {})
 
     def _plan(self, feeds: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> Plan:
         kinds = [(name, tensor.shape, tensor.dtype, tensor.device) for name, tensor in feeds.items()]
@@ -132,11 +138,13 @@ class GraphModule(nn.Module):
 
 def _settings(model: onnx.ModelProto) -> set[str]:
     """Return the tensors that operators read as settings, and nowhere as data."""
+    scalars = {tensor.name for tensor in model.graph.initializer if not tensor.dims}
     settings, data = set(), {value.name for value in model.graph.output}
     for node in nodes_in(model.graph):
-        host = operator_of(node).host
+        operator = operator_of(node)
         for index, name in enumerate(node.input):
-            (settings if index in host else data).add(name)
+            is_setting = index in operator.host or (index in operator.scalars and name in scalars)
+            (settings if is_setting else data).add(name)
     return settings - data
 
 
@@ -167,20 +175,16 @@ def from_torch(model: Any, module: nn.Module) -> Any:
     """Return model with the weights of a module that came from it by `to_torch`; nothing else differs, in any field.
 
     model: as for `prune`; it is not modified, and the result is of its type (for a path, the path of a temporary file). Weights
-    keep the element types they have in model. Raises UsageError where the module lacks a weight, or has it in another shape.
+    keep the element types they have in model. Raises UsageError where the module has weights that model has not, or in other shapes.
     """
     graph, back = open_model(model)
     state = module.state_dict()
-    for name in state.keys() - _weights(graph).keys():
+    for name in state.keys() - {tensor.name for tensor in graph.source.model.graph.initializer}:
         raise UsageError(f"the network has no weight '{name}', which the module has")
-    for name, constant in _weights(graph).items():
-        if name in state:
-            _put(constant, state[name])
+    for name, tensor in every_tensor(graph).items():
+        if name in state and isinstance(tensor, gs.Constant):
+            _put(tensor, state[name])
     return back(graph)
-
-
-def _weights(graph: gs.Graph) -> dict[str, gs.Constant]:
-    return {name: tensor for name, tensor in every_tensor(graph).items() if isinstance(tensor, gs.Constant)}
 
 
 def _put(constant: gs.Constant, tensor: Tensor) -> None:

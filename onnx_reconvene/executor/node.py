@@ -26,6 +26,7 @@ class Operator:
 
     rule: Rule
     host: Collection[int] = ()  # inputs that are settings, no weights: axes, sizes, bounds; read on the host, may decide on shapes
+    scalars: Collection[int] = ()  # inputs that are settings where they are scalars
     varies: bool = False  # whether shapes of outputs depend on data other than these
     random: bool = False  # whether results differ from run to run
 

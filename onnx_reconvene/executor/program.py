@@ -86,7 +86,7 @@ class Program:
         def run(captured: Mapping[str, Tensor], *given: Tensor) -> tuple[Tensor, ...]:
             values: dict[str, Tensor | None] = {"": None, **captured, **dict(zip(inputs, given, strict=True))}
             for call in calls:
-                values |= _results(call, values)
+                values |= _results(call, [values[name] for name in call.node.reads])
             return tuple(values[name] for name in outputs)  # type: ignore[misc]
 
         return run
@@ -103,7 +103,7 @@ class Program:
         last = {name: call for call in self._calls for name in call.node.reads}
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             for call in self._calls:
-                results = _attempt(call, values)
+                results = _attempt(call, _operands(call, values, fixed, device))
                 values |= results
                 if _is_fixed(call, fixed, varying):
                     fixed.update(results)
@@ -125,15 +125,25 @@ def operator_of(proto: onnx.NodeProto) -> Operator:
     return RULES[name]
 
 
-def _results(call: Call, values: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
-    results = call.function(*[values[name] for name in call.node.reads])
+def _operands(
+    call: Call, values: Mapping[str, Tensor | None], fixed: Collection[str], device: torch.device
+) -> list[Tensor | None]:
+    """Return what the function of a node takes. Nodes that read nothing but constants are run on the host."""
+    operands = [values[name] for name in call.node.reads]
+    if all(name in fixed for name in call.node.reads):
+        return operands
+    return [x if x is None or index in call.operator.host else x.to(device) for index, x in enumerate(operands)]
+
+
+def _results(call: Call, operands: Sequence[Tensor | None]) -> dict[str, Tensor]:
+    results = call.function(*operands)
     results = results if isinstance(results, tuple) else (results,)
     return {name: result for name, result in zip(call.node.outputs, results, strict=False) if name}
 
 
-def _attempt(call: Call, values: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+def _attempt(call: Call, operands: Sequence[Tensor | None]) -> dict[str, Tensor]:
     try:
-        return _results(call, values)
+        return _results(call, operands)
     except (RuntimeError, ValueError, IndexError, TypeError, NotImplementedError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(f"node '{node_name(call.node.proto)}': {call.node.op} cannot be executed: {reason}") from error

@@ -55,6 +55,7 @@ class Accuracy:
     model: str
     weights: int
     torch: float  # against the original module in double precision
+    single: float  # of the original module in single precision, against itself in double
     ort: float  # against onnx_reconvene.gradients
 
 
@@ -115,7 +116,9 @@ def accuracy(name: str) -> Accuracy:
     other = dict(zip(names, runner(rc.gradients(model, names), names, x)(), strict=True))
     floor = 1e-9 * max(float(g.abs().max()) for g in exact.values())  # what is smaller in double precision is zero
     alive = [key for key in names if exact[key].abs().max() > floor]
-    errors = [max(relative(ours[key], np.asarray(others[key])) for key in alive) for others in (exact, other)]
+    single = dict(zip(names, autograd(module, x), strict=True))
+    pairs = ((ours, exact), (single, exact), (ours, other))
+    errors = [max(relative(np.asarray(found[key]), np.asarray(e[key])) for key in alive) for found, e in pairs]
     return Accuracy(name, len(alive), *errors)
 
 
@@ -158,12 +161,13 @@ def main() -> None:
 def text(times: list[Speed], errors: list[Accuracy], outputs: dict[str, list[Output]]) -> str:
     """Return the figures as Markdown."""
     fast = [[t.model, t.size, t.batch, t.torch_ms, t.ours_ms, t.ratio] for t in times]
-    right = [[e.model, e.weights, f"{e.torch:.1e}", f"{e.ort:.1e}"] for e in errors]
+    right = [[e.model, e.weights, f"{e.torch:.1e}", f"{e.single:.1e}", f"{e.ort:.1e}"] for e in errors]
     parts = [
         "Forward and backward with all weight gradients, one thread, CPU milliseconds, in turns with the original module:",
         table(["network", "pixels", "batch", "torch", "from ONNX", "ratio"], fast),
-        "Largest relative error of a gradient, against the original module in double precision, and against onnxruntime:",
-        table(["network", "weights", "torch", "onnxruntime"], right),
+        "Largest relative error of a gradient: against the original module in double precision; that of the original module in "
+        "single precision; against onnxruntime:",
+        table(["network", "weights", "from ONNX", "torch", "onnxruntime"], right),
     ]
     for name, found in outputs.items():
         good = [o for o in found if o.error is not None and o.error <= TOLERANCE]

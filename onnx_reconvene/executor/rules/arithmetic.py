@@ -27,9 +27,9 @@ def power(node: Node) -> Function:
     """y = a^b in the type of a"""
 
     def run(a: Tensor, b: Tensor) -> Tensor:
-        if b.numel() == 1 and b.dim() <= a.dim() and not b.requires_grad:
+        if b.dim() == 0 and not b.requires_grad:
             return a.pow(b.item()).to(a.dtype)
-        return torch.pow(a, b.to(a.device)).to(a.dtype)
+        return torch.pow(a, b).to(a.dtype)
 
     return run
 
@@ -81,7 +81,7 @@ RULES: dict[str, Operator] = {
     "Mul": plain(torch.mul),
     "Or": plain(torch.logical_or),
     "PRelu": Operator(prelu),
-    "Pow": Operator(power, host=(1,)),
+    "Pow": Operator(power, scalars=(1,)),
     "Sub": plain(torch.sub),
     "Sum": folded(torch.add),
     "Where": Operator(where),

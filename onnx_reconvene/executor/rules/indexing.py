@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -70,10 +72,9 @@ def scatter_nd(node: Node) -> Function:
             return x.index_put(places(x, indices), updates)
         if reduction == "add":
             return x.index_put(places(x, indices), updates, accumulate=True)
-        depth = indices.shape[-1]
-        flat = x.new_zeros(x.shape[:depth], dtype=torch.int64) + torch.arange(x[(0,) * depth].numel() * 0 + 1, device=x.device)
-        numbers = torch.arange(flat.numel(), device=x.device).reshape(x.shape[:depth])[places(x, indices)].reshape(-1)
-        rows, new = x.reshape(flat.numel(), -1), updates.reshape(numbers.numel(), -1)
+        outer = x.shape[: indices.shape[-1]]
+        numbers = torch.arange(math.prod(outer), device=x.device).reshape(outer)[places(x, indices)].reshape(-1)
+        rows, new = x.reshape(math.prod(outer), -1), updates.reshape(numbers.numel(), -1)
         return rows.scatter_reduce(0, numbers[:, None].expand_as(new), new, REDUCTIONS[reduction]).reshape(x.shape)
 
     return run

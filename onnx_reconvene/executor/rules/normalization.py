@@ -19,8 +19,13 @@ def batch_normalization(node: Node) -> Function:
     moving = node.training and node.is_stored(3) and node.is_stored(4)
 
     def run(x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Tensor | tuple[Tensor, ...]:
-        statistics = (mean, var) if moving or not node.training else (None, None)
-        y = F.batch_norm(x, *statistics, scale, bias, node.training, momentum, eps)
+        if not node.training and (mean.requires_grad or var.requires_grad):  # which torch takes for constants
+            shape = [-1, *[1] * (x.dim() - 2)]
+            scale = scale * (var + eps).rsqrt()
+            y = x * scale.reshape(shape) + (bias - mean * scale).reshape(shape)
+        else:
+            statistics = (mean, var) if moving or not node.training else (None, None)
+            y = F.batch_norm(x, *statistics, scale, bias, node.training, momentum, eps)
         return (y, mean.clone(), var.clone()) if len(node.outputs) > 1 else y
 
     return run
