@@ -236,7 +236,8 @@ def test_arithmetic_on_shapes_is_done_once(parsed: Parse) -> None:
 
 def test_shapes_that_depend_on_data(parsed: Parse) -> None:
     text = """<ir_version: 8, opset_import: ["": 18]> net (float[6] x) => (float[n] y) <int64[1] all = {-1}> {
-        i = NonZero(x) t = Transpose(i) a = GatherND(x, t) s = Shape(a) o = ConstantOfShape(s) b = Add(a, o) y = Reshape(b, all) }"""
+        i = NonZero(x) t = Transpose(i) a = GatherND(x, t) s = Shape(a) o = ConstantOfShape(s) b = Add(a, o)
+        y = Reshape(b, all) }"""
     module = rc.to_torch(parsed(text))
     for x in (torch.tensor([0.0, 1, 2, 0, 3, 0]), torch.tensor([1.0, 1, 2, 0, 3, 4])):
         assert torch.equal(module(x), x[x != 0])
@@ -286,5 +287,5 @@ def test_weights_of_another_network_are_refused(classifier: ModelProto, parsed: 
     other = dotted(parsed(text, fc_bias=(2,)))
     with pytest.raises(UsageError, match=r"'fc.bias' is \[4\] in the network, \[2\] in the module"):
         rc.from_torch(classifier, rc.to_torch(other))
-    with pytest.raises(UsageError, match="no weight '.*', which the module has"):
+    with pytest.raises(UsageError, match=r"no weight '.*', which the module has"):
         rc.from_torch(other, rc.to_torch(classifier))

@@ -8,4 +8,4 @@ except ModuleNotFoundError as error:
 from onnx_reconvene.executor.gradient import Gradients, gradients_of
 from onnx_reconvene.executor.module import GraphModule, from_torch, to_torch
 
-__all__ = ["GraphModule", "Gradients", "from_torch", "gradients_of", "to_torch"]
+__all__ = ["Gradients", "GraphModule", "from_torch", "gradients_of", "to_torch"]

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-
 from torch import Tensor, nn
 
 from onnx_reconvene.bridges import open_model
 from onnx_reconvene.errors import ModelError, UsageError
 from onnx_reconvene.executor.node import STANDARD
 from onnx_reconvene.executor.prepare import prepare
-from onnx_reconvene.executor.program import Plan, Program, operator_of
+from onnx_reconvene.executor.program import Plan, Program, Watch, operator_of
 from onnx_reconvene.executor.values import proto_to_tensor, to_array, to_tensor
 from onnx_reconvene.graph import Source, every_tensor, plain_source
 from onnx_reconvene.plain import nodes_in
@@ -32,8 +31,8 @@ class Scope(nn.Module):
 class GraphModule(nn.Module):
     """An ONNX network. Its parameters, and its buffers (running statistics), have the names of the initializers.
 
-    What an operator reads as a setting (bounds of Clip, scales of Resize, a scalar exponent of Pow) and integers are constants of the
-    network, neither parameters nor buffers.
+    Integers, and what an operator reads as a setting (bounds of Clip, scales of Resize, a scalar exponent of Pow), are constants of
+    the network, neither parameters nor buffers.
     """
 
     def __init__(self, source: Source) -> None:
@@ -65,7 +64,7 @@ class GraphModule(nn.Module):
         *path, leaf = name.split(".")
         scope: nn.Module = self
         for part in path:
-            scope = scope._modules.setdefault(part, Scope())  # type: ignore[assignment]
+            scope = scope._modules.setdefault(part, Scope())
         tensors = getattr(scope, kind)
         tensors[leaf] = tensor
         self._places[name] = tensors, leaf
@@ -95,7 +94,7 @@ class GraphModule(nn.Module):
         self,
         feeds: Mapping[str, Tensor],
         wanted: Sequence[str],
-        watch: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
+        watch: Mapping[str, Watch] | None = None,
     ) -> list[Tensor]:
         """Return the tensors called wanted. Those with a name in watch pass through its function where they arise.
 
@@ -139,7 +138,8 @@ class GraphModule(nn.Module):
 def _settings(model: onnx.ModelProto) -> set[str]:
     """Return the tensors that operators read as settings, and nowhere as data."""
     scalars = {tensor.name for tensor in model.graph.initializer if not tensor.dims}
-    settings, data = set(), {value.name for value in model.graph.output}
+    settings: set[str] = set()
+    data = {value.name for value in model.graph.output}
     for node in nodes_in(model.graph):
         operator = operator_of(node)
         for index, name in enumerate(node.input):
@@ -175,7 +175,7 @@ def from_torch(model: Any, module: nn.Module) -> Any:
     """Return model with the weights of a module that came from it by `to_torch`; nothing else differs, in any field.
 
     model: as for `prune`; it is not modified, and the result is of its type (for a path, the path of a temporary file). Weights
-    keep the element types they have in model. Raises UsageError where the module has weights that model has not, or in other shapes.
+    keep the element types they have in model. Raises UsageError where the module has weights that model lacks, or of other shapes.
     """
     graph, back = open_model(model)
     state = module.state_dict()
@@ -194,5 +194,3 @@ def _put(constant: gs.Constant, tensor: Tensor) -> None:
     values = to_array(tensor, like=before)
     if values.tobytes() != before.tobytes():
         constant.values = np.ascontiguousarray(values).reshape(before.shape)
-
-

@@ -1,4 +1,4 @@
-"""Brings a network to where the rules apply: what has no rule, but a definition in terms of other operators, is replaced by that."""
+"""Brings a network to where the rules apply: an operator that has no rule, but a definition in terms of others, becomes these."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from onnx_reconvene.executor.node import STANDARD, Function, Node, Operator, nod
 from onnx_reconvene.executor.rules import RULES, UNSUPPORTED
 
 Step = tuple[Function, list[int], list[int], list[int]]  # function, slots read, slots written, slots read for the last time
+Watch = Callable[[Tensor], Tensor]
 MISSING, UNUSED = 0, 1  # the slots of inputs left out, and of outputs without a name
 SHAPES = ("Shape", "Size")
 
@@ -39,7 +40,7 @@ class Plan:
     steps: list[Step]
     slots: dict[str, int]  # by name: of all tensors but constants
 
-    def run(self, given: Mapping[str, Tensor], wanted: Sequence[str], watch: Mapping[str, Callable[[Tensor], Tensor]]) -> list[Tensor]:
+    def run(self, given: Mapping[str, Tensor], wanted: Sequence[str], watch: Mapping[str, Watch]) -> list[Tensor]:
         """Return the tensors called wanted, inputs and weights being given; what goes by a name in watch passes through its
         function on the way."""
         values = self.values.copy()
@@ -56,7 +57,7 @@ class Plan:
             for slot in dead:
                 if slot not in kept:
                     values[slot] = None
-        return [values[self.slots[name]] for name in wanted]  # type: ignore[misc]
+        return [values[self.slots[name]] for name in wanted]
 
 
 class Program:
@@ -87,7 +88,7 @@ class Program:
             values: dict[str, Tensor | None] = {"": None, **captured, **dict(zip(inputs, given, strict=True))}
             for call in calls:
                 values |= _results(call, [values[name] for name in call.node.reads])
-            return tuple(values[name] for name in outputs)  # type: ignore[misc]
+            return tuple(values[name] for name in outputs)
 
         return run
 
@@ -98,7 +99,8 @@ class Program:
         """
         device = next(iter([*stored.values(), *inputs.values()]), torch.empty(0)).device
         values: dict[str, Tensor | None] = {"": None, **constants, **inputs, **{n: t.clone() for n, t in stored.items()}}
-        fixed, varying = {"", *constants}, set()  # tensors of known values, and of shapes that depend on data
+        fixed = {"", *constants}  # tensors of known values
+        varying: set[str] = set()  # tensors of shapes that depend on data
         steps: list[Call] = []
         last = {name: call for call in self._calls for name in call.node.reads}
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -125,9 +127,7 @@ def operator_of(proto: onnx.NodeProto) -> Operator:
     return RULES[name]
 
 
-def _operands(
-    call: Call, values: Mapping[str, Tensor | None], fixed: Collection[str], device: torch.device
-) -> list[Tensor | None]:
+def _operands(call: Call, values: Mapping[str, Tensor | None], fixed: Collection[str], device: torch.device) -> list[Tensor | None]:
     """Return what the function of a node takes. Nodes that read nothing but constants are run on the host."""
     operands = [values[name] for name in call.node.reads]
     if all(name in fixed for name in call.node.reads):

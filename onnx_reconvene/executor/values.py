@@ -15,7 +15,7 @@ from onnx_reconvene.errors import ModelError
 
 # Types that numpy has not, and the integers of the same width that carry their bits across.
 CARRIED = {"bfloat16": np.int16, "float8_e4m3fn": np.int8, "float8_e5m2": np.int8}
-TYPES = {
+TYPES: dict[int, torch.dtype] = {
     TensorProto.BFLOAT16: torch.bfloat16,
     TensorProto.BOOL: torch.bool,
     TensorProto.DOUBLE: torch.float64,

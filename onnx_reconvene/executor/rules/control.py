@@ -53,7 +53,7 @@ def scan(node: Node) -> Function:
         raise node.unsupported("an opset below 9")
     body, scanned = node.body("body"), node.attribute("num_scan_inputs")
     count = len(node.inputs) - scanned
-    axes = [node.attribute(f"scan_input_axes") or [0] * scanned, node.attribute("scan_output_axes")]
+    axes = [node.attribute("scan_input_axes") or [0] * scanned, node.attribute("scan_output_axes")]
     turned = [node.attribute("scan_input_directions") or [0] * scanned, node.attribute("scan_output_directions")]
 
     def run(*operands: Tensor) -> tuple[Tensor, ...]:

@@ -13,8 +13,6 @@ from onnx_reconvene.executor.node import Function, Node, Operator
 from onnx_reconvene.executor.rules.convolution import conv
 from onnx_reconvene.executor.values import torch_type
 
-Numbers = Tensor | None
-
 
 def aligned(values: Tensor, x: Tensor, axis: int, block: int = 0) -> Tensor:
     """Return scales or zero points such that they broadcast with x: one for all, for each index of an axis, or for a block."""
@@ -36,7 +34,7 @@ def requantized(sums: Tensor, step: Tensor, zero: Tensor) -> Tensor:
     return quantized(sums.to(step.dtype) * step, torch.ones_like(step), zero)
 
 
-def dequantized(q: Tensor, scale: Tensor, zero: Numbers = None) -> Tensor:
+def dequantized(q: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
     """Return (q - zero) scale."""
     return (q.to(scale.dtype) if zero is None else q.to(scale.dtype) - zero.to(scale.dtype)) * scale
 
@@ -46,7 +44,7 @@ def quantize(node: Node) -> Function:
     axis, block = node.attribute("axis", 1), node.attribute("block_size", 0)
     kind = torch_type(node.attribute("output_dtype", 0) or TensorProto.UINT8)
 
-    def run(x: Tensor, scale: Tensor, zero: Numbers = None) -> Tensor:
+    def run(x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
         zero = torch.zeros((), dtype=kind) if zero is None else aligned(zero, x, axis, block)
         return quantized(x, aligned(scale, x, axis, block), zero)
 
@@ -57,7 +55,7 @@ def dequantize(node: Node) -> Function:
     """y = (q - z) s"""
     axis, block = node.attribute("axis", 1), node.attribute("block_size", 0)
 
-    def run(q: Tensor, scale: Tensor, zero: Numbers = None) -> Tensor:
+    def run(q: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
         return dequantized(q, aligned(scale, q, axis, block), None if zero is None else aligned(zero, q, axis, block))
 
     return run
@@ -66,14 +64,14 @@ def dequantize(node: Node) -> Function:
 def matmul_integer(node: Node) -> Function:
     """y = (a - za) (b - zb)"""
 
-    def run(a: Tensor, b: Tensor, za: Numbers = None, zb: Numbers = None) -> Tensor:
+    def run(a: Tensor, b: Tensor, za: Tensor | None = None, zb: Tensor | None = None) -> Tensor:
         rows = None if za is None or za.dim() != 1 or za.numel() == 1 else za[:, None]
         return torch.matmul(_centred(a, za if rows is None else rows), _centred(b, zb)).to(torch.int32)
 
     return run
 
 
-def _centred(q: Tensor, zero: Numbers) -> Tensor:
+def _centred(q: Tensor, zero: Tensor | None) -> Tensor:
     wide = q.to(torch.int64)
     return wide if zero is None else wide - zero.to(torch.int64)
 
@@ -82,7 +80,7 @@ def conv_integer(node: Node) -> Function:
     """y = (x - zx) * (w - zw)"""
     convolve = conv(node)
 
-    def run(x: Tensor, w: Tensor, zx: Numbers = None, zw: Numbers = None) -> Tensor:
+    def run(x: Tensor, w: Tensor, zx: Tensor | None = None, zw: Tensor | None = None) -> Tensor:
         exact = torch.float64  # holds every sum of products of bytes
         weights = _centred(w, None if zw is None else aligned(zw, w, 0))
         return convolve(_centred(x, zx).to(exact), weights.to(exact)).to(torch.int32)
@@ -95,7 +93,7 @@ def qlinear_conv(node: Node) -> Function:
     convolve = conv(node)
 
     def run(
-        x: Tensor, sx: Tensor, zx: Tensor, w: Tensor, sw: Tensor, zw: Tensor, sy: Tensor, zy: Tensor, b: Numbers = None
+        x: Tensor, sx: Tensor, zx: Tensor, w: Tensor, sw: Tensor, zw: Tensor, sy: Tensor, zy: Tensor, b: Tensor | None = None
     ) -> Tensor:
         weights = _centred(w, aligned(zw, w, 0)).to(torch.float64)
         y = convolve(_centred(x, zx).to(torch.float64), weights, None if b is None else b.to(torch.float64))
@@ -116,7 +114,7 @@ def qlinear_matmul(node: Node) -> Function:
 def qlinear_binary(function: Callable[[Tensor, Tensor], Tensor]) -> Operator:
     """Return the operator that quantizes a function of what a and b stand for."""
 
-    def run(a: Tensor, sa: Tensor, za: Numbers, b: Tensor, sb: Tensor, zb: Numbers, sy: Tensor, zy: Tensor) -> Tensor:
+    def run(a: Tensor, sa: Tensor, za: Tensor | None, b: Tensor, sb: Tensor, zb: Tensor | None, sy: Tensor, zy: Tensor) -> Tensor:
         return quantized(function(dequantized(a, sa, za), dequantized(b, sb, zb)), sy, zy)
 
     return Operator(lambda node: run)

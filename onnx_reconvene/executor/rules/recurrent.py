@@ -11,9 +11,6 @@ from onnx_reconvene.executor.node import Function, Node, Operator
 from onnx_reconvene.executor.rules.activations import Activation, named
 from onnx_reconvene.executor.rules.movement import reversed_places
 
-# Takes what the input adds to the gates [batch, gates * hidden], the states before, and returns the states after.
-Cell = Callable[[Tensor, Sequence[Tensor]], tuple[Tensor, ...]]
-
 
 class Direction:
     """One direction of a recurrent node: its weights, its activations, how it limits what these take."""
@@ -41,10 +38,8 @@ class Direction:
         """z, r = f(...); n = g(W x + R (r h)), or g(W x + r (R h)); h = (1 - z) n + z h"""
         (f, g), (h,), n = self.activations, states, 2 * self.hidden
         z, r = f(self.limited(x[:, :n] + h @ self.r[:n].t() + self.inner_bias[:n])).chunk(2, 1)
-        if self.resets_last:
-            inner = r * (h @ self.r[n:].t() + self.inner_bias[n:])
-        else:
-            inner = (r * h) @ self.r[n:].t() + self.inner_bias[n:]
+        w, b = self.r[n:].t(), self.inner_bias[n:]
+        inner = r * (h @ w + b) if self.resets_last else (r * h) @ w + b
         return ((1 - z) * g(self.limited(x[:, n:] + inner)) + z * h,)
 
     def lstm(self, x: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -65,7 +60,7 @@ class Direction:
         added = x @ self.w.t() + self.bias
         outputs = []
         for time, step in enumerate(added):
-            after = cell(step, states)
+            after = cell(self, step, states)
             if lengths is None:
                 states = list(after)
                 outputs.append(after[0])
@@ -76,33 +71,29 @@ class Direction:
         return torch.stack(outputs), states
 
 
-def recurrent(cell: Callable[[Direction, Tensor, Sequence[Tensor]], tuple[Tensor, ...]], usual: Sequence[str], states: int) -> Operator:
+# Takes what the input adds to the gates [batch, gates * hidden], the states before, and returns the states after.
+Cell = Callable[[Direction, Tensor, Sequence[Tensor]], tuple[Tensor, ...]]
+
+
+def recurrent(cell: Cell, usual: Sequence[str], states: int) -> Operator:
     """Return a recurrent operator of so many states, with these activations unless others are named."""
 
     def rule(node: Node) -> Function:
-        names = node.attribute("activations") or list(usual) * 2
-        names = [name.decode() if isinstance(name, bytes) else name for name in names]
-        alphas, betas = iter(node.attribute("activation_alpha") or []), iter(node.attribute("activation_beta") or [])
-        functions = [_activation(name, alphas, betas) for name in names]
+        activations = _activations(node, usual)
         way, by_batch = node.attribute("direction"), bool(node.attribute("layout", 0))
 
         def run(x: Tensor, w: Tensor, r: Tensor, *optional: Tensor | None) -> tuple[Tensor, ...]:
-            b, lengths, *rest = [*optional, *[None] * (5 - len(optional))]
-            initial, peepholes = rest[:states], rest[2]
+            operands = (*optional, *[None] * (5 - len(optional)))
+            b, lengths, initial, peepholes = operands[0], operands[1], operands[2 : 2 + states], operands[4]
             if by_batch:
-                x, initial = x.transpose(0, 1), [None if h is None else h.transpose(0, 1) for h in initial]
-            outputs, finals = [], []
+                x, initial = x.transpose(0, 1), tuple(None if h is None else h.transpose(0, 1) for h in initial)
+            zeros, outputs, finals = x.new_zeros(x.shape[1], r.shape[2]), [], []
             for k in range(w.shape[0]):
-                own = functions[k * len(usual) : (k + 1) * len(usual)]
-                direction = Direction(
-                    node, own, w[k], r[k], None if b is None else b[k], None if peepholes is None else peepholes[k]
-                )
-                zeros = x.new_zeros(x.shape[1], r.shape[2])
+                own = activations[k * len(usual) : (k + 1) * len(usual)]
+                direction = Direction(node, own, w[k], r[k], _part(b, k), _part(peepholes, k))
                 before = [zeros if h is None else h[k] for h in initial]
                 backwards = k == 1 or way == "reverse"
-                y, after = direction.run(
-                    lambda step, old, d=direction: cell(d, step, old), _turned(x, lengths) if backwards else x, before, lengths
-                )
+                y, after = direction.run(cell, _turned(x, lengths) if backwards else x, before, lengths)
                 outputs.append(_turned(y, lengths) if backwards else y)
                 finals.append(after)
             last = [torch.stack(state) for state in zip(*finals, strict=True)]
@@ -115,17 +106,25 @@ def recurrent(cell: Callable[[Direction, Tensor, Sequence[Tensor]], tuple[Tensor
     return Operator(rule)
 
 
-PARAMETERS = {  # how many of the lists alpha and beta each activation takes
+PARAMETERS = {  # whether an activation takes an element of the lists alpha and beta
     **dict.fromkeys(["affine", "hardsigmoid", "scaledtanh"], (True, True)),
     **dict.fromkeys(["elu", "leakyrelu", "thresholdedrelu"], (True, False)),
 }
 
 
-def _activation(name: str, alphas: object, betas: object) -> Activation:
-    first, second = PARAMETERS.get(name.lower(), (False, False))
-    alpha = next(alphas, None) if first else None  # type: ignore[call-overload]
-    beta = next(betas, None) if second else None  # type: ignore[call-overload]
-    return named(name, alpha, beta)
+def _activations(node: Node, usual: Sequence[str]) -> list[Activation]:
+    """Return the activations of all directions, one direction after the other."""
+    names = [name.decode() for name in node.attribute("activations") or []] or [*usual, *usual]
+    alphas, betas = iter(node.attribute("activation_alpha") or []), iter(node.attribute("activation_beta") or [])
+    found = []
+    for name in names:
+        takes_alpha, takes_beta = PARAMETERS.get(name.lower(), (False, False))
+        found.append(named(name, next(alphas, None) if takes_alpha else None, next(betas, None) if takes_beta else None))
+    return found
+
+
+def _part(x: Tensor | None, k: int) -> Tensor | None:
+    return None if x is None else x[k]
 
 
 def _turned(x: Tensor, lengths: Tensor | None) -> Tensor:
