@@ -26,6 +26,7 @@ from onnx_reconvene.executor.prepare import is_defined  # noqa: E402
 from onnx_reconvene.executor.rules import RULES, UNSUPPORTED  # noqa: E402
 from tests.test_gradients_torch import MODULES, exported  # noqa: E402
 
+torch.set_num_threads(1)  # small tensors, and tests that run side by side
 Arrays = dict[str, NDArray[Any]]
 TOLERANCE = 1e-5  # of the largest value of an output
 QUANTIZED = 0.01  # where halves of steps are rounded differently

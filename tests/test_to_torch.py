@@ -24,6 +24,7 @@ from torch.nn import functional as F  # noqa: E402, N812
 
 from onnx_reconvene.executor import gradients_of  # noqa: E402
 
+torch.set_num_threads(1)
 Parse = Callable[..., ModelProto]
 
 CLASSIFIER = """<ir_version: 8, opset_import: ["": 18]> net (float[n,3,8,8] x) => (float[n,4] y) {
@@ -232,6 +233,17 @@ def test_arithmetic_on_shapes_is_done_once(parsed: Parse) -> None:
     for n in (4, 7):
         assert module(torch.ones(n, 6)).shape == (n, 2, 3)
     assert [len(plan.steps) for plan in module._plans.values()] == [2, 2]
+
+
+def test_gradients_after_a_run_in_inference_mode(parsed: Parse) -> None:
+    text = """<ir_version: 8, opset_import: ["": 18]> net (float[n,3] x) => (float[n,3] y) {
+        s = Shape(x) c = ConstantOfShape<value = float[1] {2}>(s) a = Mul(x, c) y = Mul(a, w) }"""
+    module, x = rc.to_torch(parsed(text, w=(3,))), torch.ones(2, 3)
+    with torch.inference_mode():
+        module(x)
+    x.requires_grad_()
+    module(x).sum().backward()
+    torch.testing.assert_close(x.grad, (2 * module.w).detach().expand(2, 3))
 
 
 def test_shapes_that_depend_on_data(parsed: Parse) -> None:

@@ -26,9 +26,8 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
         copy.graph.value_info.add(name=tensor.name, type=helper.make_tensor_type_proto(tensor.data_type, tensor.dims))
     operators = sorted({("", node.op_type) for node in defined})
     inlined = inliner.inline_selected_functions(copy, operators, inline_schema_functions=True)
-    if len(inlined.graph.node) == len(copy.graph.node):  # it leaves what it cannot specialize for the types at hand
-        return inlined
-    return prepare(inlined)
+    before, after = ([node.op_type for node in m.graph.node] for m in (copy, inlined))
+    return inlined if before == after else prepare(inlined)  # it leaves what it cannot specialize for the types at hand
 
 
 def is_defined(op: str, version: int) -> bool:

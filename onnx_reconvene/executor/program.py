@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import onnx
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from onnx_reconvene.errors import ModelError
 from onnx_reconvene.executor.node import STANDARD, Function, Node, Operator, node_name, operator_name
@@ -98,12 +99,13 @@ class Program:
         Raises ModelError where a node cannot be run.
         """
         device = next(iter([*stored.values(), *inputs.values()]), torch.empty(0)).device
-        values: dict[str, Tensor | None] = {"": None, **constants, **inputs, **{n: t.clone() for n, t in stored.items()}}
+        weights = {n: t if isinstance(t, Parameter) else t.clone() for n, t in stored.items()}  # a run moves running statistics
+        values: dict[str, Tensor | None] = {"": None, **constants, **inputs, **weights}
         fixed = {"", *constants}  # tensors of known values
         varying: set[str] = set()  # tensors of shapes that depend on data
         steps: list[Call] = []
         last = {name: call for call in self._calls for name in call.node.reads}
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]):  # constants are for any later use
             for call in self._calls:
                 results = _attempt(call, _operands(call, values, fixed, device))
                 values |= results

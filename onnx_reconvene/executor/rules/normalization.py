@@ -24,7 +24,7 @@ def batch_normalization(node: Node) -> Function:
             scale = scale * (var + eps).rsqrt()
             y = x * scale.reshape(shape) + (bias - mean * scale).reshape(shape)
         else:
-            statistics = (mean, var) if moving or not node.training else (None, None)
+            statistics = (mean.detach(), var.detach()) if moving or not node.training else (None, None)
             y = F.batch_norm(x, *statistics, scale, bias, node.training, momentum, eps)
         return (y, mean.clone(), var.clone()) if len(node.outputs) > 1 else y
 
