@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from onnx_reconvene.api import Options, Result, analyze, prune
     from onnx_reconvene.autodiff import gradients
     from onnx_reconvene.errors import ModelError, ReconveneError, TargetError, UsageError, VerificationError
+    from onnx_reconvene.executor import from_torch, to_torch
     from onnx_reconvene.saliency.criterion import criteria, criterion
 
 __version__ = "0.1.0"
@@ -22,6 +23,7 @@ _HOME = {
     "gradients": "autodiff",
     **dict.fromkeys(("ModelError", "ReconveneError", "TargetError", "UsageError", "VerificationError"), "errors"),
     **dict.fromkeys(("criteria", "criterion"), "saliency"),
+    **dict.fromkeys(("from_torch", "to_torch"), "executor"),
 }
 
 __all__ = [
@@ -37,8 +39,10 @@ __all__ = [
     "analyze",
     "criteria",
     "criterion",
+    "from_torch",
     "gradients",
     "prune",
+    "to_torch",
 ]
 
 

@@ -1,0 +1,196 @@
+"""A network as a torch module, and the weights of such a module back in the network."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from torch import Tensor, nn
+
+from onnx_reconvene.bridges import open_model
+from onnx_reconvene.errors import ModelError, UsageError
+from onnx_reconvene.executor.node import STANDARD
+from onnx_reconvene.executor.prepare import prepare
+from onnx_reconvene.executor.program import Plan, Program, Watch, operator_of
+from onnx_reconvene.executor.values import proto_to_tensor, to_array, to_tensor
+from onnx_reconvene.graph import Source, every_tensor, plain_source
+from onnx_reconvene.plain import nodes_in
+
+PLANS = 16  # kept for this many combinations of input shapes
+STATISTICS = (3, 4)  # inputs of BatchNormalization: running mean and variance
+
+
+class Scope(nn.Module):
+    """Holds the tensors whose names begin alike up to a dot; torch puts the names together again."""
+
+
+class GraphModule(nn.Module):
+    """An ONNX network. Its parameters, and its buffers (running statistics), have the names of the initializers.
+
+    Integers, and what an operator reads as a setting (bounds of Clip, scales of Resize, a scalar exponent of Pow), are constants of
+    the network, neither parameters nor buffers.
+    """
+
+    def __init__(self, source: Source) -> None:
+        super().__init__()
+        self._model = prepare(source.model)
+        if self._model.graph.sparse_initializer:
+            raise ModelError("sparse initializers cannot be executed in torch")
+        stored = {t.name for t in source.model.graph.initializer}
+        self._inputs = [value.name for value in self._model.graph.input if value.name not in stored]
+        self._outputs = [value.name for value in self._model.graph.output]
+        self._constants: dict[str, Tensor] = {}
+        self._places: dict[str, tuple[dict[str, Any], str]] = {}  # where each parameter and buffer is
+        self._programs: dict[bool, Program] = {}
+        self._plans: OrderedDict[Any, Plan] = OrderedDict()
+        settings, statistics = _settings(self._model), _statistics(self._model)
+        for proto in source.model.graph.initializer:
+            array = source.arrays.get(proto.name)
+            tensor = proto_to_tensor(proto) if array is None else to_tensor(array)
+            if not tensor.is_floating_point() or proto.name in settings:
+                self._constants[proto.name] = tensor
+            elif proto.name in statistics:
+                self._store(proto.name, tensor, "_buffers")
+            else:
+                self._store(proto.name, nn.Parameter(tensor), "_parameters")
+        self._program()
+
+    def _store(self, name: str, tensor: Tensor, kind: str) -> None:
+        """Enter a parameter or buffer. torch refuses names that its own attributes have, so they go past its checks."""
+        *path, leaf = name.split(".")
+        scope: nn.Module = self
+        for part in path:
+            scope = scope._modules.setdefault(part, Scope())
+        tensors = getattr(scope, kind)
+        tensors[leaf] = tensor
+        self._places[name] = tensors, leaf
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what copies and pickles hold: all but what is compiled."""
+        return {**self.__dict__, "_programs": {}, "_plans": OrderedDict()}
+
+    def _program(self) -> Program:
+        if self.training not in self._programs:
+            self._programs[self.training] = Program(self._model, self.training, self._places.keys())
+        return self._programs[self.training]
+
+    def stored(self) -> dict[str, Tensor]:
+        """Return the parameters and buffers by name."""
+        return {name: tensors[leaf] for name, (tensors, leaf) in self._places.items()}
+
+    def forward(self, *inputs: Tensor, **named: Tensor) -> Any:
+        """Return the output of the network, or a tuple of them; inputs are given in order or by name.
+
+        Raises UsageError where these are not those of the network, ModelError where their shapes do not fit it.
+        """
+        outputs = self.run(self._feeds(inputs, named), self._outputs)
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    def run(
+        self,
+        feeds: Mapping[str, Tensor],
+        wanted: Sequence[str],
+        watch: Mapping[str, Watch] | None = None,
+    ) -> list[Tensor]:
+        """Return the tensors called wanted. Those with a name in watch pass through its function where they arise.
+
+        Raises UsageError for names that are not there, or are those of constants.
+        """
+        stored = self.stored()
+        plan = self._plan(feeds, stored)
+        for name in {*wanted, *(watch or {})} - plan.slots.keys():
+            raise UsageError(f"the network has no tensor '{name}', or a constant one")
+        return plan.run({**feeds, **stored}, wanted, watch or {})
+
+    def _plan(self, feeds: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> Plan:
+        kinds = [(name, tensor.shape, tensor.dtype, tensor.device) for name, tensor in feeds.items()]
+        key = (self.training, *kinds)
+        if key not in self._plans:
+            self._plans[key] = self._program().plan(feeds, stored, self._constants)
+            if len(self._plans) > PLANS:
+                self._plans.popitem(last=False)
+        self._plans.move_to_end(key)
+        return self._plans[key]
+
+    def _feeds(self, inputs: Sequence[Tensor], named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if len(inputs) > len(self._inputs):
+            raise UsageError(f"{len(inputs)} inputs are given, the network has {len(self._inputs)}: {', '.join(self._inputs)}")
+        feeds = {**dict(zip(self._inputs, inputs, strict=False)), **named}
+        for name in feeds.keys() ^ set(self._inputs):
+            raise UsageError(f"input '{name}' " + ("is not given" if name in self._inputs else "is not one of the network"))
+        return feeds
+
+    @property
+    def inputs(self) -> list[str]:
+        """The names of the inputs of the network."""
+        return list(self._inputs)
+
+    @property
+    def outputs(self) -> list[str]:
+        """The names of the outputs of the network."""
+        return list(self._outputs)
+
+
+def _settings(model: onnx.ModelProto) -> set[str]:
+    """Return the tensors that operators read as settings, and nowhere as data."""
+    scalars = {tensor.name for tensor in model.graph.initializer if not tensor.dims}
+    settings: set[str] = set()
+    data = {value.name for value in model.graph.output}
+    for node in nodes_in(model.graph):
+        operator = operator_of(node)
+        for index, name in enumerate(node.input):
+            is_setting = index in operator.host or (index in operator.scalars and name in scalars)
+            (settings if is_setting else data).add(name)
+    return settings - data
+
+
+def _statistics(model: onnx.ModelProto) -> set[str]:
+    """Return the running statistics of batch normalizations, also those read through Identity: exporters store equal ones once."""
+    names: set[str] = set()
+    for node in reversed(list(nodes_in(model.graph))):
+        if node.op_type == "BatchNormalization" and node.domain in STANDARD:
+            names.update(node.input[index] for index in STATISTICS)
+        if node.op_type == "Identity" and node.output[0] in names:
+            names.add(node.input[0])
+    return names
+
+
+def to_torch(model: Any) -> GraphModule:
+    """Return a network as a torch module that computes the same and can be trained; it is in inference mode.
+
+    model: as for `prune`; it is not modified. Parameters, and buffers for the running statistics of BatchNormalization, have the
+    names of the floating-point initializers. `train()` and `eval()` switch BatchNormalization and Dropout as in torch. Sizes of
+    inputs are free where the network leaves them free. Layers that read the same initializer share it, and are trained as one.
+    Raises ModelError where an operator cannot be executed in torch.
+    """
+    graph, _ = open_model(model)
+    return GraphModule(plain_source(graph)).eval()
+
+
+def from_torch(model: Any, module: nn.Module) -> Any:
+    """Return model with the weights of a module that came from it by `to_torch`; nothing else differs, in any field.
+
+    model: as for `prune`; it is not modified, and the result is of its type (for a path, the path of a temporary file). Weights
+    keep the element types they have in model. Raises UsageError where the module has weights that model lacks, or of other shapes.
+    """
+    graph, back = open_model(model)
+    state = module.state_dict()
+    for name in state.keys() - {tensor.name for tensor in graph.source.model.graph.initializer}:
+        raise UsageError(f"the network has no weight '{name}', which the module has")
+    for name, tensor in every_tensor(graph).items():
+        if name in state and isinstance(tensor, gs.Constant):
+            _put(tensor, state[name])
+    return back(graph)
+
+
+def _put(constant: gs.Constant, tensor: Tensor) -> None:
+    before = np.asarray(constant.values)
+    if tuple(tensor.shape) != before.shape:
+        raise UsageError(f"weight '{constant.name}' is {list(before.shape)} in the network, {list(tensor.shape)} in the module")
+    values = to_array(tensor, like=before)
+    if values.tobytes() != before.tobytes():
+        constant.values = np.ascontiguousarray(values).reshape(before.shape)
