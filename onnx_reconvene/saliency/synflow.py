@@ -1,0 +1,27 @@
+"""SynFlow: how much of the flow through the network of magnitudes passes each unit. Needs no data."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnx_reconvene.groups import Analysis
+from onnx_reconvene.saliency.criterion import Scores, criterion
+from onnx_reconvene.synflow.rules import channel_network
+from onnx_reconvene.synflow.schedule import Keep, iterated
+
+SOURCE = "Tanaka et al. 2020, arXiv 2006.05467"
+NARROW = 0.8  # of units left since the maps were last made smaller; then they are again
+
+
+@criterion("synflow", SOURCE)
+def synflow(analysis: Analysis, rng: np.random.Generator) -> Scores:
+    """Share of the synaptic flow, per channel and without convolutions, over 100 rounds of removal."""
+    network, width = channel_network(analysis), analysis.width
+
+    def shares(keep: Keep) -> Scores:
+        nonlocal network, width
+        if keep.sum() < NARROW * width:
+            network, width = network.narrowed(keep), keep.sum()
+        return network.shares(keep)
+
+    return iterated(analysis, shares)
