@@ -10,7 +10,7 @@ from onnx_reconvene.synflow.rules import channel_network
 from onnx_reconvene.synflow.schedule import Keep, iterated
 
 SOURCE = "Tanaka et al. 2020, arXiv 2006.05467"
-NARROW = 0.8  # of units left since the maps were last made smaller; then they are again
+NARROW = 0.85  # of units left since the maps were last made smaller; then they are again
 
 
 @criterion("synflow", SOURCE)

@@ -51,11 +51,15 @@ def ratio(share: Floats, value: Floats) -> Floats:
 
 @dataclass
 class Layer:
-    """y = A x, A the magnitudes of a weight summed over its kernel: [blocks, made by one, read by one]."""
+    """y = A x, A the magnitudes of a weight summed over its kernel: [blocks, made by one, read by one].
+
+    A is single precision, as weights are: it is what a pass waits for, and sums of positive numbers lose no digits. What A is
+    multiplied by is scaled to a largest value of one.
+    """
 
     name: str
     weight: str
-    matrix: Floats
+    matrix: NDArray[np.float32]
     made: Ids  # [blocks * made by one] states
     reads: Ids  # [blocks * read by one] states; columns that read one state for one unit are summed
     made_units: Ids  # -1 where frozen
@@ -68,27 +72,25 @@ class Layer:
     def forward(self, run: Pass) -> None:
         """Set the levels of what the layer makes."""
         values, peak = run.read(self.reads)
-        blocks, made, read = self.matrix.shape
         self.x = values * run.keep[self.read_units]
-        if blocks == 1:
-            self.y = self.matrix[0] @ self.x
-        else:
-            self.y = np.einsum("gmc,gc->gm", self.matrix, self.x.reshape(blocks, read)).ravel()
-        self.y *= run.keep[self.made_units]
+        self.y = self._product(self.matrix, self.x) * run.keep[self.made_units]
         run.write(self.made, self.y, peak)
 
     def backward(self, run: Pass) -> tuple[Floats, Floats]:
         """Send shares on; return those at what the layer makes, and at what it reads."""
-        blocks, made, read = self.matrix.shape
         share = run.shares[self.made]
         self.slope = ratio(share, self.y)
-        if blocks == 1:
-            back = self.slope @ self.matrix[0]
-        else:
-            back = np.einsum("gmc,gm->gc", self.matrix, self.slope.reshape(blocks, made)).ravel()
-        sent = self.x * back
+        sent = self.x * self._product(self.matrix.transpose(0, 2, 1), self.slope)
         run.send(self.reads, sent)
         return share, sent
+
+    def _product(self, matrix: NDArray[np.float32], vector: Floats) -> Floats:
+        """Return the product of the matrix of each block with its part of a vector."""
+        largest = vector.max(initial=0) or 1.0
+        scaled = (vector / largest).astype(np.float32)
+        if len(matrix) == 1:
+            return np.asarray(matrix[0] @ scaled, np.float64) * largest
+        return np.einsum("gmc,gc->gm", matrix, scaled.reshape(len(matrix), -1)).ravel().astype(np.float64) * largest
 
     def narrowed(self, keep: NDArray[np.bool_]) -> Layer:
         """Return the layer without the channels of removed units."""

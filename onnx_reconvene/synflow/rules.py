@@ -169,7 +169,7 @@ class Walk:
         def scores(slope: Floats, x: Floats) -> Floats:
             return elements(slope.reshape(blocks, rows), x[place].reshape(blocks, columns))
 
-        dense = np.ascontiguousarray(matrix, np.float64)
+        dense = np.ascontiguousarray(matrix, np.float32)
         self.steps.append(Layer(name_of(node), weight.name, dense, made, np.array(reads), made_units, read_units, scores))
         return made
 
@@ -192,15 +192,15 @@ class Walk:
         raise ModelError(f"{what}: synflow needs the value of '{tensor.name}', which it cannot evaluate")
 
 
-def _summed(matrix: NDArray[Any], place: Ids, size: int) -> Floats:
+def _summed(matrix: NDArray[Any], place: Ids, size: int) -> NDArray[np.float32]:
     """Return matrix [rows, columns] with columns of the same place summed, [rows, size]."""
     each = place.size // size
     if np.array_equal(place, np.repeat(np.arange(size), each)):
-        result: Floats = (matrix.reshape(-1, each) @ np.ones(each, matrix.dtype)).reshape(len(matrix), size).astype(np.float64)
+        result: NDArray[np.float32] = (matrix.reshape(-1, each) @ np.ones(each, matrix.dtype)).reshape(len(matrix), size)
         return result
     order = np.argsort(place, kind="stable")
     starts = np.searchsorted(place[order], np.arange(size))
-    return np.add.reduceat(matrix[:, order], starts, 1, np.float64)
+    return np.add.reduceat(matrix[:, order], starts, 1)
 
 
 def name_of(node: gs.Node) -> str:
