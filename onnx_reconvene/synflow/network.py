@@ -41,7 +41,9 @@ class Pass:
 
     def send(self, ids: Ids, shares: Floats) -> None:
         """Add to the shares of states, which may occur more than once."""
-        self.shares += np.bincount(ids.ravel(), shares.ravel(), self.shares.size)
+        first = ids.min(initial=self.shares.size)
+        sent = np.bincount(ids.ravel() - first, shares.ravel())
+        self.shares[first : first + sent.size] += sent
 
 
 def ratio(share: Floats, value: Floats) -> Floats:
@@ -73,24 +75,22 @@ class Layer:
         """Set the levels of what the layer makes."""
         values, peak = run.read(self.reads)
         self.x = values * run.keep[self.read_units]
-        self.y = self._product(self.matrix, self.x) * run.keep[self.made_units]
+        self.y = self._product("gmc,gc->gm", self.x) * run.keep[self.made_units]
         run.write(self.made, self.y, peak)
 
     def backward(self, run: Pass) -> tuple[Floats, Floats]:
         """Send shares on; return those at what the layer makes, and at what it reads."""
         share = run.shares[self.made]
         self.slope = ratio(share, self.y)
-        sent = self.x * self._product(self.matrix.transpose(0, 2, 1), self.slope)
+        sent = self.x * self._product("gmc,gm->gc", self.slope)
         run.send(self.reads, sent)
         return share, sent
 
-    def _product(self, matrix: NDArray[np.float32], vector: Floats) -> Floats:
-        """Return the product of the matrix of each block with its part of a vector."""
+    def _product(self, equation: str, vector: Floats) -> Floats:
+        """Return the product of the matrix of each block with its part of a vector; einsum does not wait for other threads."""
         largest = vector.max(initial=0) or 1.0
-        scaled = (vector / largest).astype(np.float32)
-        if len(matrix) == 1:
-            return np.asarray(matrix[0] @ scaled, np.float64) * largest
-        return np.einsum("gmc,gc->gm", matrix, scaled.reshape(len(matrix), -1)).ravel().astype(np.float64) * largest
+        scaled = (vector / largest).astype(np.float32).reshape(len(self.matrix), -1)
+        return np.einsum(equation, self.matrix, scaled).ravel().astype(np.float64) * largest
 
     def narrowed(self, keep: NDArray[np.bool_]) -> Layer:
         """Return the layer without the channels of removed units."""

@@ -101,9 +101,12 @@ class Walk:
         self.ids[tensor.name] = self.mean(ids, [axis for axis in range(ids.ndim) if axis not in carried])
 
     def _carries(self, name: str) -> set[int]:
-        """Return the axes along which a tensor has channels that some layer makes."""
+        """Return the axes along which a tensor has channels that can be removed; where it has none, the last along which it has
+        channels that some layer makes."""
         found = self.analysis.flow.values.get(name, Value()).by_axis()
-        return {axis for axis, labels in found.items() if self._made[self.analysis.solution.of(labels)].any()}
+        removable = {axis for axis, labels in found.items() if (self.analysis.units(labels) >= 0).any()}
+        made = [axis for axis, labels in found.items() if self._made[self.analysis.solution.of(labels)].any()]
+        return removable or set(sorted(made)[-1:])
 
     def new(self, shape: Sequence[int]) -> Ids:
         """Return new states."""
