@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from onnx_reconvene.groups import Analysis
-from onnx_reconvene.saliency.criterion import Scores, criterion
+from onnx_reconvene.saliency.criterion import Scores, criterion, marginals, unit_scores
+from onnx_reconvene.synflow.exact import ExactNetwork
 from onnx_reconvene.synflow.rules import channel_network
 from onnx_reconvene.synflow.schedule import Keep, iterated
 
@@ -23,5 +24,17 @@ def synflow(analysis: Analysis, rng: np.random.Generator) -> Scores:
         if keep.sum() < NARROW * width:
             network, width = network.narrowed(keep), keep.sum()
         return network.shares(keep)
+
+    return iterated(analysis, shares)
+
+
+@criterion("synflow-exact", SOURCE)
+def synflow_exact(analysis: Analysis, rng: np.random.Generator) -> Scores:
+    """Share of the synaptic flow, by gradients in onnxruntime, over 100 rounds of removal; slow."""
+    network = ExactNetwork(analysis)
+
+    def shares(keep: Keep) -> Scores:
+        elements = network.elements(keep)
+        return unit_scores(analysis, lambda name, _, shapes: marginals(elements[name], shapes))
 
     return iterated(analysis, shares)
