@@ -1,8 +1,8 @@
 """SynFlow as it is defined: gradients of the sum of all outputs of the network of magnitudes, fed with ones, in onnxruntime.
 
 Single precision cannot hold the values of a deep network of magnitudes, and onnxruntime has no convolution in double precision for
-CPUs. So every layer is rescaled by a power of two, near what the channel network says of its level, and where branches meet they are
-brought to one scale. This changes no score, which is taken as a share of the flow.
+CPUs. So every layer is rescaled by a power of two, near what the channel network says of its level, and where branches meet they
+are brought to one scale. This changes no score, which is taken as a share of the flow.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ from onnx_reconvene.groups import Analysis
 from onnx_reconvene.operators import elementwise
 from onnx_reconvene.shapes import Shape
 from onnx_reconvene.synflow.network import Floats
-from onnx_reconvene.synflow.rules import Walk, name_of
+from onnx_reconvene.synflow.rules import walked
+from onnx_reconvene.synflow.walk import Walk, name_of
 
 Arrays = dict[str, NDArray[np.float32]]
 Rewrite = Callable[["Magnitudes", gs.Node, NodeProto], None]
 LOSS = "synflow/loss"
+TINY = 1e-30  # a root has no derivative at zero
 RANGE = 126  # powers of two; what lies further below the rest of a sum does not show in single precision
 
 
@@ -41,7 +43,9 @@ class Magnitudes:
     nodes: list[NodeProto] = field(default_factory=list)
     constants: Arrays = field(default_factory=dict)
     scale: dict[str, str] = field(default_factory=dict)  # of each tensor: that whose level sets its scale
-    factors: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=dict)  # from the mean of scales to the largest
+    factors: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = field(
+        default_factory=dict
+    )  # from the mean of scales to the largest
 
     def flows(self, node: gs.Node) -> list[str]:
         """Return the names of the inputs that are not constant."""
@@ -141,7 +145,8 @@ def multiply(net: Magnitudes, node: gs.Node, proto: NodeProto) -> None:
     product = net.emit(node.op, flows, f"{out}/product")
     if node.op == "MatMul":
         product = net.emit("Mul", [product, net.constant(f"{out}/one_over", 1 / net.shape(flows[0])[-1])], f"{out}/mean")
-    net.finish(net.emit("Sqrt", [product], f"{out}/root"), flows, out)
+    positive = net.emit("Max", [product, net.constant(f"{out}/least", TINY)], f"{out}/positive")
+    net.finish(net.emit("Sqrt", [positive], f"{out}/root"), flows, out)
 
 
 def times(net: Magnitudes, name: str, factor: NDArray[Any], out: str) -> None:
@@ -199,14 +204,13 @@ class ExactNetwork:
     def __init__(self, analysis: Analysis) -> None:
         import onnxruntime as ort
 
-        walk = Walk(analysis)
-        self._channels = walk.run()
-        self._walk, self._analysis = walk, analysis
+        self._analysis = analysis
+        self._walk, self._channels = walked(analysis)
         sources = {name for layer in analysis.layers for name in layer.sources} & analysis.flow.weights.keys()
         stored = {name: weight_values(analysis.flow.weights[name]) for name in sorted(sources)}
         self._weights = {name: np.abs(v) for name, v in stored.items() if v is not None and v.ndim > 1 and v.dtype.kind == "f"}
         self._units = {name: list(analysis.bearings(name).values()) for name in self._weights}
-        self._net = Magnitudes(walk)
+        self._net = Magnitudes(self._walk)
         derivative = differentiate(from_model(self._model()), list(self._weights), LOSS, analysis.sizes)
         self._gradients = [derivative.outputs[name] for name in self._weights]
         model = derivative.source.model
@@ -257,8 +261,8 @@ class ExactNetwork:
         net.emit("Sum", sums, LOSS)
 
     def elements(self, keep: NDArray[np.bool_]) -> Arrays:
-        """Return the score of each element of each weight, |w| times the derivative, as a share of the flow, when only the units that
-        keep [units] holds are left."""
+        """Return the score of each element of each weight, |w| times the derivative, as a share of the flow, when only the units
+        that keep [units] holds are left."""
         known = np.append(keep, True)
         weights = {name: self._masked(name, known) for name in self._weights}
         sizes = self._analysis.sizes

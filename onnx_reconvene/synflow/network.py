@@ -2,21 +2,21 @@
 
 All maps are positive and homogeneous of degree one: weights count by magnitude; biases, shifts and activations are left out. Every
 channel is a *state*. Forward, states hold the logarithm of their level, so that no depth overflows. Backward, they hold shares of
-the flow, level times derivative of the sum of all outputs, over that sum: a cut through the network carries a total of one, whatever
-its depth, so shares are comparable across layers (the conservation law of Tanaka et al. 2020, arXiv 2006.05467).
+the flow, level times derivative of the sum of all outputs, over that sum: a cut through the network carries a total of one,
+whatever its depth, so shares are comparable across layers (the conservation law of Tanaka et al. 2020, arXiv 2006.05467).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Ids = NDArray[np.int64]
+Elements = Callable[[Floats, Floats], Floats]  # (slope, x) -> scores of the elements of a weight
 EMPTY, INPUT = 0, 1  # the states of what holds zeros, and of what the graph inputs hold: ones
 
 
@@ -59,17 +59,15 @@ class Layer:
     multiplied by is scaled to a largest value of one.
     """
 
-    name: str
-    weight: str
     matrix: NDArray[np.float32]
     made: Ids  # [blocks * made by one] states
     reads: Ids  # [blocks * read by one] states; columns that read one state for one unit are summed
     made_units: Ids  # -1 where frozen
     read_units: Ids
-    elements: Callable[[Floats, Floats], Floats]  # from derivatives of y, [blocks, made], and x, [blocks, read], to scores of weights
-    x: Floats = field(default_factory=lambda: np.zeros(0))
-    y: Floats = field(default_factory=lambda: np.zeros(0))
-    slope: Floats = field(default_factory=lambda: np.zeros(0))  # share / y
+    elements: Callable[[Floats, Floats], dict[str, Floats]]  # (slope, x) -> scores by stored weight
+    x: Floats = field(init=False)
+    y: Floats = field(init=False)
+    slope: Floats = field(init=False)  # share / y
 
     def forward(self, run: Pass) -> None:
         """Set the levels of what the layer makes."""
@@ -90,7 +88,7 @@ class Layer:
         """Return the product of the matrix of each block with its part of a vector; einsum does not wait for other threads."""
         largest = vector.max(initial=0) or 1.0
         scaled = (vector / largest).astype(np.float32).reshape(len(self.matrix), -1)
-        return np.einsum(equation, self.matrix, scaled).ravel().astype(np.float64) * largest
+        return np.asarray(np.einsum(equation, self.matrix, scaled).ravel() * np.float64(largest))
 
     def narrowed(self, keep: NDArray[np.bool_]) -> Layer:
         """Return the layer without the channels of removed units."""
@@ -112,8 +110,9 @@ class Sum:
     """y = sum over k of weight[k] * x[k]."""
 
     terms: Ids  # [terms, channels] states
-    weights: Floats  # log2, broadcastable to terms
+    weights: Floats  # log2, of the same shape
     made: Ids
+    parts: Floats = field(init=False)  # of the sum, each term
 
     def forward(self, run: Pass) -> None:
         """Set the levels of the sum."""
@@ -175,7 +174,8 @@ class ChannelNetwork:
         """Return the share of the flow through each unit of those that keep [units] holds, summed over the sites of the unit: every
         layer that makes its channels, and every layer that reads them."""
         run = self._forward(keep)
-        units, shares = [], []
+        units: list[Ids] = []
+        shares: list[Floats] = []
         for step in reversed(self.steps):
             if isinstance(step, Layer):
                 units += [step.made_units, step.read_units]
@@ -183,7 +183,7 @@ class ChannelNetwork:
             else:
                 step.backward(run)
         at, flow = np.concatenate([np.empty(0, np.int64), *units]), np.concatenate([np.empty(0), *shares])
-        return np.bincount(at[at >= 0], flow[at >= 0], self.units)
+        return np.bincount(at[at >= 0], flow[at >= 0], self.units).astype(np.float64)
 
     def _forward(self, keep: NDArray[np.bool_]) -> Pass:
         run = Pass(np.full(self.states, -np.inf), np.zeros(self.states), np.append(keep, True))
@@ -199,11 +199,11 @@ class ChannelNetwork:
         """Return the logarithm, to base 2, of the mean of each state over its positions."""
         return self._forward(keep).levels
 
-    def elements(self) -> dict[str, NDArray[Any]]:
-        """Return the score of each element of each layer's weight: |w| times the derivative, as a share of the flow."""
+    def elements(self) -> dict[str, Floats]:
+        """Return the score of each element of each stored weight: |w| times the derivative, as a share of the flow."""
         self.shares(np.ones(self.units, bool))
-        found: dict[str, NDArray[Any]] = {}
+        found: dict[str, Floats] = {}
         for layer in self.layers:
-            scores = layer.elements(layer.slope, layer.x)
-            found[layer.weight] = found[layer.weight] + scores if layer.weight in found else scores
+            for name, scores in layer.elements(layer.slope, layer.x).items():
+                found[name] = found[name] + scores if name in found else scores
         return found

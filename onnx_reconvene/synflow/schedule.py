@@ -19,9 +19,9 @@ DENSITY = 0.1  # of units; about a hundredth of the weights
 def iterated(analysis: Analysis, score: Callable[[Keep], Scores], rounds: int = ROUNDS, density: float = DENSITY) -> Scores:
     """Return scores [units] by which units go in the order in which an iterated criterion takes them away.
 
-    score gives the scores of those units that stay, 0 or anything for others. After round k, density**(k / rounds) of all units stay,
-    the best of all groups (Tanaka et al. 2020), but at least one of each block of each group, and as many in all blocks of one. A unit
-    scores what it scored in the round that took it away, on top of the largest score that was taken away before.
+    score gives the scores of the units that stay; those of others do not matter. After round k, density**(k / rounds) of all units
+    stay, the best of all groups (Tanaka et al. 2020), but at least one of each block of each group, and as many in all its blocks.
+    A unit scores what it scored in the round that took it away, on top of the largest score that was taken away before.
     """
     order = _Removal(analysis)
     keep, result, base = np.ones(analysis.width, bool), np.zeros(analysis.width), 0.0
@@ -55,7 +55,7 @@ class _Removal:
         for group, first in self._blocked:
             ranked = np.argsort(-np.where(group.by_block(keep), group.by_block(scores), -np.inf), 1, kind="stable")
             np.put_along_axis(group.by_block(self._row), ranked, first + np.arange(group.width)[None], 1)
-        of_row = np.bincount(self._row, scores, self.rows)
+        of_row = np.bincount(self._row, scores, self.rows).astype(np.float64)
         there = np.bincount(self._row, keep, self.rows) > 0
         of_row[~there] = -np.inf
         of_row[list(self._leaders(of_row))] = np.inf
