@@ -57,7 +57,7 @@ class Magnitudes:
 
     def emit(self, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
         """Append a node and return its output."""
-        self.nodes.append(helper.make_node(op, inputs, [output], output, **attributes))
+        self.nodes.append(helper.make_node(op, inputs, [output], **attributes))
         return output
 
     def constant(self, name: str, value: NDArray[Any] | float) -> str:
