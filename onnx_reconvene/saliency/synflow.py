@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 
 from onnx_reconvene.groups import Analysis
@@ -16,8 +18,10 @@ NARROW = 0.85  # of units left since the maps were last made smaller; then they 
 
 @criterion("synflow", SOURCE)
 def synflow(analysis: Analysis, rng: np.random.Generator) -> Scores:
-    """Share of the synaptic flow, per channel and without convolutions, over 100 rounds of removal."""
+    """Share of the synaptic flow, per channel (kernels summed, no convolutions), in 100 rounds of removal."""
     network, width = channel_network(analysis), analysis.width
+    if network.averaged:
+        warnings.warn(f"synflow has no rule for {', '.join(network.averaged)}; the flow there is spread evenly", stacklevel=2)
 
     def shares(keep: Keep) -> Scores:
         nonlocal network, width
@@ -30,7 +34,7 @@ def synflow(analysis: Analysis, rng: np.random.Generator) -> Scores:
 
 @criterion("synflow-exact", SOURCE)
 def synflow_exact(analysis: Analysis, rng: np.random.Generator) -> Scores:
-    """Share of the synaptic flow, by gradients in onnxruntime, over 100 rounds of removal; slow."""
+    """Share of the synaptic flow by gradients in onnxruntime, in 100 rounds of removal; slow."""
     network = ExactNetwork(analysis)
 
     def shares(keep: Keep) -> Scores:

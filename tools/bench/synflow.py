@@ -110,7 +110,7 @@ def text(figures: list[dict[str, Any]]) -> str:
     return "\n\n".join(
         [
             "Against the exact form: rank correlation of one round's scores within groups, mean and least; how far the fractions"
-            " that groups keep lie apart after 100 rounds, where a half and a quarter of all units stay; seconds of the exact form.",
+            " that groups keep lie apart after 100 rounds, where a half and a quarter of all units stay; exact form's seconds.",
             table(["network", "Spearman, mean", "least", *apart, "exact s"], rows),
             f"Seconds of 100 rounds per channel, median of {REPEATS}, and how many nodes are averaged over for want of a rule:",
             table(["network", "groups", "units", "seconds", "averaged"], own),
