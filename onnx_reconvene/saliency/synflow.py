@@ -8,7 +8,6 @@ import numpy as np
 
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.saliency.criterion import Scores, criterion, marginals, unit_scores
-from onnx_reconvene.synflow.exact import ExactNetwork
 from onnx_reconvene.synflow.rules import channel_network
 from onnx_reconvene.synflow.schedule import Keep, iterated
 
@@ -35,6 +34,8 @@ def synflow(analysis: Analysis, rng: np.random.Generator) -> Scores:
 @criterion("synflow-exact", SOURCE)
 def synflow_exact(analysis: Analysis, rng: np.random.Generator) -> Scores:
     """Share of the synaptic flow by gradients in onnxruntime, in 100 rounds of removal; slow."""
+    from onnx_reconvene.synflow.exact import ExactNetwork  # and with it all derivative rules
+
     network = ExactNetwork(analysis)
 
     def shares(keep: Keep) -> Scores:
