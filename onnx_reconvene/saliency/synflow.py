@@ -1,0 +1,45 @@
+"""SynFlow: how much of the flow through the network of magnitudes passes each unit. Needs no data."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from onnx_reconvene.groups import Analysis
+from onnx_reconvene.saliency.criterion import Scores, criterion, marginals, unit_scores
+from onnx_reconvene.synflow.rules import channel_network
+from onnx_reconvene.synflow.schedule import Keep, iterated
+
+SOURCE = "Tanaka et al. 2020, arXiv 2006.05467"
+NARROW = 0.85  # of units left since the maps were last made smaller; then they are again
+
+
+@criterion("synflow", SOURCE)
+def synflow(analysis: Analysis, rng: np.random.Generator) -> Scores:
+    """Share of the synaptic flow, per channel (kernels summed, no convolutions), in 100 rounds of removal."""
+    network, width = channel_network(analysis), analysis.width
+    if network.averaged:
+        warnings.warn(f"synflow has no rule for {', '.join(network.averaged)}; the flow there is spread evenly", stacklevel=2)
+
+    def shares(keep: Keep) -> Scores:
+        nonlocal network, width
+        if keep.sum() < NARROW * width:
+            network, width = network.narrowed(keep), keep.sum()
+        return network.shares(keep)
+
+    return iterated(analysis, shares)
+
+
+@criterion("synflow-exact", SOURCE)
+def synflow_exact(analysis: Analysis, rng: np.random.Generator) -> Scores:
+    """Share of the synaptic flow by gradients in onnxruntime, in 100 rounds of removal; slow."""
+    from onnx_reconvene.synflow.exact import ExactNetwork  # and with it all derivative rules
+
+    network = ExactNetwork(analysis)
+
+    def shares(keep: Keep) -> Scores:
+        elements = network.elements(keep)
+        return unit_scores(analysis, lambda name, _, shapes: marginals(elements[name], shapes))
+
+    return iterated(analysis, shares)

@@ -1,0 +1,69 @@
+"""Iterated scoring: units are taken away little by little, and what remains is scored again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_reconvene.groups import Analysis, Group
+
+Scores = NDArray[np.float64]
+Keep = NDArray[np.bool_]
+
+ROUNDS = 100
+DENSITY = 0.1  # of units; about a hundredth of the weights
+
+
+def iterated(analysis: Analysis, score: Callable[[Keep], Scores], rounds: int = ROUNDS, density: float = DENSITY) -> Scores:
+    """Return scores [units] by which units go in the order in which an iterated criterion takes them away.
+
+    score gives the scores of the units that stay; those of others do not matter. After round k, density**(k / rounds) of all units
+    stay, the best of all groups (Tanaka et al. 2020), but at least one of each block of each group, and as many in all its blocks.
+    A unit scores what it scored in the round that took it away, on top of the largest score that was taken away before.
+    """
+    order = _Removal(analysis)
+    keep, result, base = np.ones(analysis.width, bool), np.zeros(analysis.width), 0.0
+    for k in range(1, rounds + 1):
+        scores = np.where(keep, base + score(keep), 0)
+        stay = order.best(keep, scores, round(density ** (k / rounds) * order.rows))
+        gone = keep & ~stay
+        result[gone] = scores[gone]
+        base = max(base, scores[gone].max(initial=0))
+        keep = stay
+    result[keep] = base + score(keep)[keep]
+    return result
+
+
+class _Removal:
+    """Takes units away in rows: one unit of each block of a group, the best of each together, then the second best, and so on."""
+
+    def __init__(self, analysis: Analysis) -> None:
+        widths = [group.width for group in analysis.groups]
+        self.rows = sum(widths)
+        self._starts = np.append(0, np.cumsum(widths)).astype(np.int64)
+        self._row = np.zeros(analysis.width, np.int64)
+        self._blocked: list[tuple[Group, int]] = []
+        for group, first in zip(analysis.groups, self._starts.tolist(), strict=False):
+            group.by_block(self._row)[:] = first + np.arange(group.width)
+            if group.blocks > 1:
+                self._blocked.append((group, first))
+
+    def best(self, keep: Keep, scores: Scores, rows: int) -> Keep:
+        """Return which units stay of those in keep: the best rows, one of each group at least."""
+        for group, first in self._blocked:
+            ranked = np.argsort(-np.where(group.by_block(keep), group.by_block(scores), -np.inf), 1, kind="stable")
+            np.put_along_axis(group.by_block(self._row), ranked, first + np.arange(group.width)[None], 1)
+        of_row = np.bincount(self._row, scores, self.rows).astype(np.float64)
+        there = np.bincount(self._row, keep, self.rows) > 0
+        of_row[~there] = -np.inf
+        of_row[list(self._leaders(of_row))] = np.inf
+        stays = np.zeros(self.rows, bool)
+        stays[np.argsort(-of_row, kind="stable")[: max(rows, self._starts.size - 1)]] = True
+        return (stays & there)[self._row]
+
+    def _leaders(self, of_row: Scores) -> Iterator[int]:
+        """Yield the best row of each group."""
+        for first, end in zip(self._starts[:-1].tolist(), self._starts[1:].tolist(), strict=True):
+            yield first + int(of_row[first:end].argmax())

@@ -1,0 +1,286 @@
+"""SynFlow against its definition.
+
+The sum of the outputs of a positive network is linear in each site of a unit, so zeroing the site tells what flows through it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, helper
+from onnx.numpy_helper import from_array, to_array
+
+import onnx_reconvene as rc
+from onnx_reconvene.errors import ModelError
+from onnx_reconvene.groups import Analysis
+from onnx_reconvene.saliency.criterion import marginals, unit_scores
+from onnx_reconvene.synflow.exact import ExactNetwork
+from onnx_reconvene.synflow.rules import channel_network
+from onnx_reconvene.synflow.schedule import iterated
+from tests.nets import ALL
+from tests.test_criteria import NETS
+
+Floats = NDArray[np.float64]
+Keep = NDArray[np.bool_]
+Weights = dict[str, NDArray[np.float32]]
+
+
+def per_channel(analysis: Analysis, keep: Keep) -> Floats:
+    return channel_network(analysis).shares(keep)
+
+
+def exact(analysis: Analysis, keep: Keep) -> Floats:
+    return aggregated(analysis, ExactNetwork(analysis).elements(keep))
+
+
+def aggregated(analysis: Analysis, elements: dict[str, NDArray[np.floating]]) -> Floats:
+    """Sum scores of weights as every criterion of weights does."""
+    return unit_scores(analysis, lambda name, _, shapes: marginals(elements[name], shapes) if name in elements else {})
+
+
+FORMS = {"per channel": per_channel, "exact": exact}
+
+
+@pytest.fixture(params=NETS)
+def model(request: pytest.FixtureRequest, parsed: Callable[..., ModelProto]) -> ModelProto:
+    """Small networks with random weights, and variances as positive as they are in fact."""
+    net = NETS[request.param]
+    result = parsed(f'<ir_version: 9, opset_import: ["" : 18]> net {net.body}', seed=3, **net.weights)
+    for tensor in result.graph.initializer:
+        if tensor.name.startswith("v"):
+            tensor.CopyFrom(from_array(np.abs(to_array(tensor)), tensor.name))
+    return result
+
+
+def magnitudes(model: ModelProto) -> Weights:
+    """Return the weights of the positive network: no bias, shift or mean."""
+    values = {t.name: np.abs(to_array(t)) for t in model.graph.initializer}
+    return {name: np.zeros_like(value) if name[0] in "bom" else value for name, value in values.items()}
+
+
+def flow(model: ModelProto, weights: Weights) -> float:
+    """Return the sum of outputs for an input of ones."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.initializer[:]
+    copy.graph.initializer.extend(from_array(value, name) for name, value in weights.items())
+    session = ort.InferenceSession(copy.SerializeToString(), providers=["CPUExecutionProvider"])
+    ones = {i.name: np.ones(i.shape, np.float32) for i in session.get_inputs()}
+    return float(sum(y.sum(dtype=np.float64) for y in session.run(None, ones)))
+
+
+def sites(analysis: Analysis) -> Iterator[tuple[int, str, NDArray[np.bool_]]]:
+    """Yield each unit with each weight that bears it, and where."""
+    for group in analysis.groups:
+        for site in group.sites:
+            if len(analysis.shapes[site.tensor]) > 1:
+                for unit in range(group.blocks * group.width):
+                    yield group.first + unit, site.tensor, np.broadcast_to(site.units == unit, analysis.shapes[site.tensor])
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("removed", [0, 0.4])
+def test_a_unit_scores_what_flows_through_its_sites(model: ModelProto, form: str, removed: float) -> None:
+    analysis = rc.analyze(model)
+    keep = np.random.default_rng(1).random(analysis.width) >= removed
+    for group in analysis.groups:
+        keep[group.units.start] = True
+    weights = magnitudes(model)
+    for unit, name, where in sites(analysis):
+        if not keep[unit]:
+            weights[name] = np.where(where, 0, weights[name])
+    whole, wanted = flow(model, weights), np.zeros(analysis.width)
+    for unit, name, where in sites(analysis):
+        wanted[unit] += 1 - flow(model, {**weights, name: np.where(where, np.float32(0), weights[name])}) / whole
+    np.testing.assert_allclose(FORMS[form](analysis, keep)[keep], wanted[keep], rtol=1e-3, atol=1e-6)
+
+
+def test_scores_of_weights_add_up_to_those_of_units(model: ModelProto) -> None:
+    analysis = rc.analyze(model)
+    network, whole = channel_network(analysis), np.ones(analysis.width, bool)
+    found, wanted = network.elements(), ExactNetwork(analysis).elements(whole)
+    np.testing.assert_allclose(aggregated(analysis, found), network.shares(whole), rtol=1e-5)
+    for name, scores in wanted.items():
+        np.testing.assert_allclose(found[name], scores, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_half_the_flow_goes_through_a_gate(parsed: Callable[..., ModelProto], form: str) -> None:
+    body = """(float[1,3,6,6] x) => (float[1,4,6,6] y) {
+        a = Conv (x, w1)
+        p = GlobalAveragePool (a)
+        q = Conv (p, w2)
+        r = Relu (q)
+        s = Conv (r, w3)
+        g = Sigmoid (s)
+        h = Mul (a, g)
+        y = Conv (h, w4)
+    }"""
+    shapes = {"w1": (8, 3, 1, 1), "w2": (5, 8, 1, 1), "w3": (8, 5, 1, 1), "w4": (4, 8, 1, 1)}
+    analysis = rc.analyze(parsed(f'<ir_version: 9, opset_import: ["" : 18]> net {body}', **shapes))
+    whole = np.ones(analysis.width, bool)
+    elements = channel_network(analysis).elements() if form == "per channel" else ExactNetwork(analysis).elements(whole)
+    assert {name: pytest.approx(float(scores.sum()), rel=1e-4) for name, scores in elements.items()} == {
+        "w1": 1,
+        "w2": 0.5,
+        "w3": 0.5,
+        "w4": 1,
+    }
+
+
+def test_it_is_the_same_whatever_says_swish(parsed: Callable[..., ModelProto]) -> None:
+    """x * sigmoid(x) passes the flow like any activation."""
+    found = []
+    for middle in ("c = Relu (a)", "b = Sigmoid (a) c = Mul (a, b)"):
+        body = f"(float[1,3,6,6] x) => (float[1,4,4,4] y) {{ a = Conv (x, w1) {middle} y = Conv (c, w2) }}"
+        model = parsed(f'<ir_version: 9, opset_import: ["" : 18]> net {body}', w1=(8, 3, 1, 1), w2=(4, 8, 3, 3))
+        analysis = rc.analyze(model)
+        found += [form(analysis, np.ones(8, bool)) for form in FORMS.values()]
+    for scores in found[1:]:
+        np.testing.assert_allclose(scores, found[0], rtol=1e-4)
+
+
+AVERAGED = {
+    "Attention",
+    "BitShift",
+    "BitwiseAnd",
+    "BitwiseOr",
+    "BitwiseXor",
+    "CausalConvWithState",
+    "DynamicQuantizeLinear",
+    "Einsum",
+}
+AVERAGED |= {"CenterCropPad", "GatherND", "If", "Loop", "Mod", "Range", "Resize", "Scan", "Slice"}  # in some of their forms
+NOT_FOLLOWED = {"If: layers in a row inside": "u", "Loop: two layers inside": "p1", "low-rank adaptation": "d"}
+
+
+@pytest.mark.parametrize("name", [name for name, net in ALL.items() if net.groups])
+def test_every_operator_passes_the_flow(name: str) -> None:
+    analysis = rc.analyze(ALL[name].model)
+    if name in NOT_FOLLOWED:
+        with pytest.raises(ModelError, match=f"^node '{NOT_FOLLOWED[name]}': synflow has no rule"):
+            channel_network(analysis)
+        return
+    network = channel_network(analysis)
+    assert {node.split()[0] for node in network.averaged} <= AVERAGED
+    shares = network.shares(np.ones(analysis.width, bool))
+    assert np.isfinite(shares).all()
+    assert (shares >= 0).all()
+    np.testing.assert_allclose(aggregated(analysis, network.elements()), shares, rtol=1e-4, atol=1e-6)
+
+
+def test_what_no_rule_knows_is_named() -> None:
+    analysis = rc.analyze(ALL["GatherND: channels last"].model)
+    with pytest.warns(UserWarning, match="no rule for GatherND 'h'"):
+        rc.criteria["synflow"].score(analysis, np.random.default_rng(0))
+
+
+def deep(layers: int) -> ModelProto:
+    """Return a chain of convolutions, one in ten with a connection around it, whose positive network is beyond double precision."""
+    rng = np.random.default_rng(0)
+    nodes, weights, x = [], [], "x"
+    for k in range(layers):
+        weights.append(from_array(rng.normal(0, 50, (4, 4, 3, 3)).astype(np.float32), f"w{k}"))
+        nodes.append(helper.make_node("Conv", [x, f"w{k}"], [f"c{k}"], f"conv{k}", pads=[1, 1, 1, 1]))
+        nodes.append(helper.make_node("Relu", [f"c{k}"], [f"r{k}"]))
+        if k % 10 == 9:
+            nodes.append(helper.make_node("Add", [f"r{k}", x], [f"s{k}"]))
+        x = nodes[-1].output[0]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4, 5, 5]) for name in ("x", x)]
+    graph = helper.make_graph(nodes, "deep", ends[:1], ends[1:], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def test_depth_does_not_overflow() -> None:
+    analysis = rc.analyze(deep(200))
+    network, whole = channel_network(analysis), np.ones(analysis.width, bool)
+    assert network.levels(whole).max() > np.finfo(np.float64).maxexp
+    for elements in (network.elements(), ExactNetwork(analysis).elements(whole)):
+        sums = [float(elements[f"w{k}"].sum()) for k in range(200)]
+        assert sums == pytest.approx([1] * 200, rel=1e-2)  # what goes around a layer is far below what goes through
+    scores = rc.criteria["synflow"].score(analysis, np.random.default_rng(0))
+    assert np.isfinite(scores).all()
+
+
+def blocked(parsed: Callable[..., ModelProto]) -> Analysis:
+    net = NETS["grouped"]
+    model = parsed(f'<ir_version: 9, opset_import: ["" : 18]> net {net.body}', **net.weights)
+    return rc.analyze(model)
+
+
+def test_no_group_loses_its_last_unit(parsed: Callable[..., ModelProto]) -> None:
+    analysis = blocked(parsed)
+    worst = np.zeros(analysis.width)
+    worst[analysis.groups[0].units] = 1  # all others have nothing to say for themselves
+    kept: list[Keep] = []
+
+    def score(keep: Keep) -> Floats:
+        kept.append(keep)
+        return worst
+
+    found = iterated(analysis, score, rounds=10, density=1e-3)
+    assert len(kept) == 11
+    for before, after in itertools.pairwise(kept):
+        assert not (after & ~before).any()
+    for keep in kept:
+        for group in analysis.groups:
+            left = group.by_block(keep).sum(1)
+            assert (left == left[0]).all()
+            assert left[0] >= 1
+    assert kept[-1].sum() == sum(group.blocks for group in analysis.groups)
+    for keep in kept:
+        assert found[keep].min() >= found[~keep].max(initial=0)
+
+
+def test_rounds_follow_the_exponential_schedule(network: Callable[[str], ModelProto]) -> None:
+    analysis = rc.analyze(network("resnet20"))
+    kept: list[int] = []
+    fixed = np.random.default_rng(0).random(analysis.width)
+
+    def score(keep: Keep) -> Floats:
+        kept.append(int(keep.sum()))
+        return fixed
+
+    found = iterated(analysis, score, rounds=4, density=0.25)
+    assert kept == [round(analysis.width * 0.25 ** (k / 4)) for k in range(5)]
+    best = {group.units.start + int(fixed[group.units].argmax()) for group in analysis.groups}
+    others = np.array([unit not in best for unit in range(analysis.width)])
+    assert (np.argsort(found[others]) == np.argsort(fixed[others])).all()  # scores that do not change keep their order
+
+
+def test_nothing_flows_to_what_lost_its_readers(parsed: Callable[..., ModelProto]) -> None:
+    body = "(float[1,2] x) => (float[1,2] y) { a = MatMul (x, w1) b = MatMul (a, w2) y = MatMul (b, w3) }"
+    model = parsed(f'<ir_version: 9, opset_import: ["" : 18]> net {body}', w1=(2, 6), w3=(5, 2))
+    second = np.ones((6, 5), np.float32)
+    second[0, 1:] = second[1:, 0] = 0  # the first unit is read by the first unit of the next layer alone
+    model.graph.initializer.append(from_array(second, "w2"))
+    analysis = rc.analyze(model)
+    keep = np.ones(analysis.width, bool)
+    for form in FORMS.values():
+        assert (form(analysis, keep) > 0).all()
+        without = keep.copy()
+        without[analysis.groups[1].units.start] = False
+        assert (form(analysis, without) == 0).nonzero()[0].tolist() == [0, analysis.groups[1].units.start]
+
+
+def test_a_pruned_network_is_verified_and_the_same_every_time(network: Callable[[str], ModelProto]) -> None:
+    first, again = (rc.prune(network("resnet20"), target="macs=0.5", criterion="synflow", allocate="global") for _ in range(2))
+    assert first.model == again.model
+    assert first.report.verify.status == "exact"
+    assert len({group.kept / group.width for group in first.report.groups}) > 2
+
+
+def test_both_forms_keep_about_the_same_widths(network: Callable[[str], ModelProto]) -> None:
+    analysis = rc.analyze(network("resnet20"))
+    kept = []
+    for criterion in ("synflow", "synflow-exact"):
+        scores = rc.criteria[criterion].score(analysis, np.random.default_rng(0))
+        keep = scores >= np.median(scores)
+        kept.append(np.array([keep[group.units].mean() for group in analysis.groups]))
+    assert np.abs(kept[0] - kept[1]).mean() < 0.03  # of groups of 16 to 64 units
+    assert kept[0].std() > 0.1  # which says something: the widths are not all alike
