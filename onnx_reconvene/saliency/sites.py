@@ -14,7 +14,7 @@ from onnx_reconvene.errors import UsageError
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.saliency.criterion import Scores, SiteScores, combined
 
-SECOND_IS_WEIGHT = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1}  # and the axis of channels in their feature maps
+LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def reads(analysis: Analysis) -> list[Place]:
@@ -25,11 +25,11 @@ def reads(analysis: Analysis) -> list[Place]:
 def reads_and_makes(analysis: Analysis) -> list[Place]:
     """Return the inputs and outputs of layers that bear units. Raises UsageError where a layer that makes units is not linear in
     one stored weight."""
-    followed = {node.name for node in analysis.graph.nodes if node.op in (*SECOND_IS_WEIGHT, "MatMul")}
+    followed = {node.name for node in analysis.graph.nodes if node.op in LINEAR}
     for layer in analysis.layers:
         if layer.stored and layer.name not in followed and (analysis.units(layer.out) >= 0).any():
             raise UsageError(
-                f"this criterion does not score {layer.op} '{layer.name}', whose channels can go; choose snip, or --ignore"
+                f"this criterion does not score {layer.op} '{layer.name}', whose channels can go; snip does"
             )
     return _places(analysis)
 
@@ -41,15 +41,30 @@ def _places(analysis: Analysis) -> list[Place]:
 
 
 def _of(node: gs.Node, weights: set[str], analysis: Analysis) -> list[Place]:
-    if node.op in SECOND_IS_WEIGHT and node.inputs[1].name in weights:
-        transposed = node.op == "Gemm" and bool(node.attrs.get("transA", 0))
-        return [Place(node, True, 0, 0 if transposed else 1), Place(node, False, 0, 1)]
-    if node.op == "MatMul" and len({t.name for t in node.inputs} & weights) == 1:
-        data = 0 if node.inputs[1].name in weights else 1
-        rank, out = len(analysis.shapes[node.inputs[data].name]), len(analysis.shapes[node.outputs[0].name])
-        back = 1 if data == 0 or rank == 1 else 2
-        return [Place(node, True, data, rank - back), Place(node, False, 0, out - back)]
-    return []
+    """Return the places at node, if it is a layer, for those axes of its weight that bear units: a depthwise kernel has but one."""
+    stored = [i for i, tensor in enumerate(node.inputs[:2]) if tensor.name in weights]
+    if node.op not in LINEAR or len(stored) != 1:
+        return []
+    weight, data = stored[0], 1 - stored[0]
+    ranks = [len(analysis.shapes[tensor.name]) for tensor in (node.inputs[data], node.outputs[0], node.inputs[weight])]
+    read, made, axis_read, axis_made = _axes(node, weight, *ranks)
+    bearing = {axis for axis, units in analysis.bearings(node.inputs[weight].name).items() if (units >= 0).any()}
+    places = [(axis_read, Place(node, True, data, read)), (axis_made, Place(node, False, 0, made))]
+    return [place for axis, place in places if axis in bearing]
+
+
+def _axes(node: gs.Node, weight: int, data: int, out: int, rank: int) -> tuple[int, int, int, int]:
+    """Return the axes of channels in what node reads and makes, and those in its weight; given these ranks."""
+    if node.op == "Conv":
+        return 1, 1, 1, 0
+    if node.op == "ConvTranspose":
+        return 1, 1, 0, 1
+    if node.op == "Gemm":  # whose second operand it is
+        read, made = (1, 0) if node.attrs.get("transB", 0) else (0, 1)
+        return (0 if node.attrs.get("transA", 0) else 1), 1, read, made
+    if weight:
+        return data - 1, out - 1, max(rank - 2, 0), rank - 1
+    return max(data - 2, 0), out - (2 if data > 1 else 1), rank - 1, max(rank - 2, 0)
 
 
 def units_at(analysis: Analysis, place: Place) -> NDArray[np.int64] | None:
