@@ -110,7 +110,7 @@ def data_lines(data: Mapping[str, Any]) -> list[str]:
     lines = [f"scored on {data['samples']:,} samples, {data['batch_size']} at a time; loss: {data['loss']}"]
     if data["warmed_up"]:
         lines.append(f"untrained: {data['warmed_up']} BatchNormalizations had the statistics of these samples while scoring")
-    return lines + data["remarks"]
+    return [*lines, *data["remarks"]]
 
 
 def sizes(before: Size, after: Size) -> str:

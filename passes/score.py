@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -46,7 +47,7 @@ class Score(Pass):
     def call(self, graph: gs.Graph) -> bool:
         """Score the units of graph."""
         notes, analysis = notes_of(graph), analysis_of(graph)
-        context = Context(np.random.default_rng(self.seed), self.aggregate, lambda: self._objective(graph, analysis))
+        context = Context(np.random.default_rng(self.seed), self.aggregate, self._objective(graph))
         scores = criteria[self.criterion].score(analysis, context)
         if "objective" in vars(context):
             notes.data = context.objective.summary()
@@ -57,12 +58,12 @@ class Score(Pass):
         notes.criterion = self.criterion
         return True
 
-    def _objective(self, graph: gs.Graph, analysis: Analysis) -> Objective:
+    def _objective(self, graph: gs.Graph) -> Callable[[], Objective] | None:
+        """Return what makes the loss on data, None where there are no data."""
         if self.calibration.data is None:
-            raise UsageError(
-                f"--criterion {self.criterion} needs data: give --data FILE.npz, a folder of images or package.module:function"
-            )
-        return Objective(graph, analysis.sizes, self.calibration, self.seed, warm_up=stage(graph) == "initialized")
+            return None
+        sizes = analysis_of(graph).sizes
+        return lambda: Objective(graph, sizes, self.calibration, self.seed, warm_up=stage(graph) == "initialized")
 
     def ensures(self, graph: gs.Graph) -> None:
         """Every unit has a finite score."""

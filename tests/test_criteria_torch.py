@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 from scipy.stats import spearmanr
 
-import onnx_reconvene as rc
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.notes import notes_of
 from onnx_reconvene.passes import Load, Score

@@ -128,7 +128,10 @@ def grown(builder: Builder, source: Source) -> Source:
 
 
 def compiled(source: Source, outputs: Sequence[str], threads: int = 0) -> Run:
-    """Return a function that runs a network in onnxruntime, on its own choice of threads if 0, and returns these tensors. Raises ModelError where it does not run."""
+    """Return a function that runs a network in onnxruntime and returns these tensors; threads: 0 for its own choice.
+
+    Raises ModelError where it does not run.
+    """
     import onnxruntime as ort
 
     model = onnx.ModelProto()

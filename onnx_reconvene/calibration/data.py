@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
+from onnx import helper
 
 from onnx_reconvene.calibration import images
 from onnx_reconvene.calibration.archives import array_chunks, npz_chunks
@@ -43,7 +44,13 @@ def inputs_of(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> list[Input
             return (None, *sizes[tensor.name][1:])
         return tuple(int(size) if isinstance(size, int | np.integer) else None for size in tensor.shape)
 
-    return [Input(tensor.name, declared(tensor), np.dtype(tensor.dtype)) for tensor in graph.inputs]
+    return [Input(tensor.name, declared(tensor), element_type(tensor)) for tensor in graph.inputs]
+
+
+def element_type(tensor: gs.Tensor) -> np.dtype[Any]:
+    """Return the element type of a tensor; graphsurgeon gives those that numpy lacks by their ONNX number."""
+    dtype = tensor.dtype
+    return np.dtype(helper.tensor_dtype_to_np_dtype(dtype) if isinstance(dtype, int) else dtype)
 
 
 class Data:
@@ -168,7 +175,7 @@ class Data:
         )
         if not fits:
             expected = "x".join("n" if d is None or not axis else str(d) for axis, d in enumerate(wanted.shape))
-            raise UsageError(f"{where} has shape {'x'.join(map(str, array.shape))}, but the network takes {expected}")
+            raise UsageError(f"{where} has shape {'x'.join(['n', *map(str, array.shape[1:])])}, but the network takes {expected}")
         if array.dtype.kind != wanted.dtype.kind:
             scale = "; scale it as for training" if array.dtype.kind in "iu" else ""
             raise UsageError(f"{where} is {array.dtype}, but the network takes {wanted.dtype}{scale}")

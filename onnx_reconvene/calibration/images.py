@@ -20,8 +20,8 @@ SHORT_SIDE = 256 / 224  # of what is cropped, as in the usual evaluation on Imag
 
 @dataclass(frozen=True)
 class Preparation:
-    """How an image becomes a sample: its shorter side is resized to `resize` pixels, `crop` (height, width) are cut from its centre,
-    values in 0 to 1 are standardized by mean and std per channel."""
+    """How an image becomes a sample: its shorter side is resized to `resize` pixels, `crop` (height, width) are cut from its
+    centre, values in 0 to 1 are standardized by mean and std per channel."""
 
     resize: int
     crop: tuple[int, int]
@@ -95,8 +95,7 @@ def sample(path: str, how: Preparation) -> NDArray[np.float32]:
     size = (max(round(picture.width * scale), width), max(round(picture.height * scale), height))
     picture = picture.resize(size, Image.Resampling.BILINEAR)
     left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    pixels = np.asarray(picture.crop((left, top, left + width, top + height)), np.float32) / 255
-    pixels = pixels.reshape(height, width, len(how.mean))
-    pixels = (pixels if how.order == "rgb" else pixels[..., ::-1]) - np.asarray(how.mean, np.float32)
-    pixels /= np.asarray(how.std, np.float32)
-    return pixels if how.channels_last else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    pixels = np.asarray(picture.crop((left, top, left + width, top + height))).reshape(height, width, len(how.mean))
+    ordered = pixels if how.order == "rgb" else pixels[..., ::-1]
+    found = np.asarray((ordered / 255 - np.asarray(how.mean)) / np.asarray(how.std), np.float32)
+    return found if how.channels_last else found.transpose(2, 0, 1)

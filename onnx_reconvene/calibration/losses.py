@@ -16,7 +16,7 @@ from onnx_reconvene.autodiff.builder import Builder, Tensor, total
 from onnx_reconvene.autodiff.prepare import OPSET, at_least
 from onnx_reconvene.calibration.data import LABELS
 from onnx_reconvene.errors import ModelError, UsageError
-from onnx_reconvene.plain import bodies, graphs_in
+from onnx_reconvene.plain import graphs_in
 from onnx_reconvene.shapes import Shape
 
 Tensors = Mapping[str, Tensor]
@@ -51,12 +51,13 @@ def cross_entropy(output: str, labels: str) -> LossFunction:
 
 
 def sampled_cross_entropy(output: str) -> LossFunction:
-    """Return the cross entropy against classes drawn from the network's own distribution: the largest of its outputs after these are
-    perturbed by Gumbel noise (Gumbel 1954; the true Fisher information, Kunstner et al. 2019, arXiv 1905.12558)."""
+    """Return the cross entropy against classes drawn from the network's own distribution: the largest of its outputs after these
+    are perturbed by Gumbel noise (Gumbel 1954). Its squared gradients are the Fisher information (Kunstner et al. 2019, arXiv
+    1905.12558)."""
 
     def build(outputs: Tensors, data: Tensors) -> Tensor:
         logits = outputs[output]
-        return _cross_entropy(logits, (logits + data[NOISE]).apply("Hardmax", axis=1))
+        return _cross_entropy(logits, (logits + data[NOISE].cast(logits)).apply("Hardmax", axis=1))
 
     return build
 
@@ -70,7 +71,8 @@ def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 def squared_norm(outputs: Tensors, data: Tensors) -> Tensor:
     """Return the sum of the squares of all floating-point outputs, averaged over samples."""
     found = [y for y in outputs.values() if y.dtype.kind == "f"]
-    return total([(y * y).sum(range(y.rank), keepdims=False) * (1 / (y.shape[0] if y.rank else 1)) for y in found])
+    samples = next(iter(data.values())).shape[0]
+    return total([(y * y).sum(range(y.rank), keepdims=False) for y in found]) * (1 / samples)
 
 
 def choose(given: Any, model: onnx.ModelProto, shapes: Mapping[str, Shape], data: Mapping[str, NDArray[Any]]) -> Loss:
@@ -89,7 +91,7 @@ def choose(given: Any, model: onnx.ModelProto, shapes: Mapping[str, Shape], data
         return Loss(f"the model {given}" if not isinstance(given, onnx.ModelProto) else "a model", appended(given))
     if callable(given):
         return Loss(getattr(given, "__name__", "a function"), given)
-    return Loss(f"tensor '{given}'", lambda outputs, _: next(iter(outputs.values())).builder.tensor(given))
+    return Loss(f"tensor '{given}'", named(str(given)))
 
 
 def _classification(given: str | None, model: onnx.ModelProto, shapes: Mapping[str, Shape], data: Mapping[str, Any]) -> Loss:
@@ -135,6 +137,18 @@ def check_range(labels: NDArray[Any], classes: int, name: str) -> None:
         raise UsageError(f"--data: {name} go from {labels.min()} to {labels.max()}, but the network has {classes} classes")
 
 
+def named(tensor: str) -> LossFunction:
+    """Return the loss that a tensor of the network already is."""
+
+    def build(outputs: Tensors, data: Tensors) -> Tensor:
+        builder = next(iter(outputs.values())).builder
+        if not builder.has(tensor):
+            raise UsageError(f"--loss {tensor}: neither cross-entropy, squared-norm, an .onnx file nor a tensor of the network")
+        return builder.tensor(tensor)
+
+    return build
+
+
 def appended(given: str | os.PathLike[str] | onnx.ModelProto) -> LossFunction:
     """Return the loss that an ONNX model computes: its inputs are outputs of the network and arrays of the data, by name, or its
     one input the one output; its one output is a scalar."""
@@ -167,7 +181,7 @@ def appended(given: str | os.PathLike[str] | onnx.ModelProto) -> LossFunction:
 
 def _inlined(model: onnx.ModelProto, names: dict[str, str], builder: Builder) -> Tensor:
     """Append the nodes of a model, the tensors in names called by these, others by new names, and return its output."""
-    if any(bodies(node) for node in model.graph.node) or len(list(graphs_in(model.graph))) > 1:
+    if len(list(graphs_in(model.graph))) > 1:
         raise ModelError("--loss: a model of a loss may have no control flow")
     for tensor in model.graph.initializer:
         names[tensor.name] = builder.constant(onnx.numpy_helper.to_array(tensor)).name

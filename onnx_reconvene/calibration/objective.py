@@ -17,7 +17,7 @@ from onnx import helper
 from onnx_reconvene.autodiff.builder import Builder, Tensor
 from onnx_reconvene.autodiff.prepare import prepare
 from onnx_reconvene.calibration.backend import Feeds, Network, Run, Tap, backend, compiled, grown, summed, vector
-from onnx_reconvene.calibration.data import Data, inputs_of
+from onnx_reconvene.calibration.data import Data, element_type, inputs_of
 from onnx_reconvene.calibration.losses import NOISE, Loss, check_range, choose, scalar
 from onnx_reconvene.calibration.warmup import with_statistics
 from onnx_reconvene.errors import UsageError
@@ -81,13 +81,13 @@ class Objective:
         self.data = Data(given.data, self._inputs, given.image)
         self._sample = self.data.first()
         self._shapes_of: dict[int, dict[str, Shape]] = {}
-        self._source = plain_source(graph)
+        self.source = plain_source(graph)
         self.batch_size = self._chosen_batch_size()
         self.samples = 0  # seen in the last pass over the data
         self.loss = self._chosen_loss()
         self.warmed_up = 0  # BatchNormalizations
         if warm_up:
-            self._source, self.warmed_up = with_statistics(self._source, self._shapes(self._least), self._passes)
+            self.source, self.warmed_up = with_statistics(self.source, self._shapes(self._least), self._passes)
 
     def mean_gradients(self, names: Sequence[str]) -> dict[str, Array]:
         """Return the gradient of the loss by each of these tensors."""
@@ -108,7 +108,7 @@ class Objective:
         """
         if per_sample and not self._separable(places):
             self.batch_size = 1
-        source, names = with_reads_apart(self._source, places)
+        source, names = with_reads_apart(self.source, places)
 
         def build(count: int) -> Run:
             taps = self._taps(places, names, count, per_sample)
@@ -122,7 +122,7 @@ class Objective:
         totals: list[Array] = []
 
         def build(count: int) -> Run:
-            prepared = prepare(self._source)
+            prepared = prepare(self.source)
             builder = Builder(prepared, self._sizes(count))
             tensors = [builder.tensor(place.tensor) for place in places]
             outputs = []
@@ -153,10 +153,10 @@ class Objective:
     ) -> list[dict[str, Array]]:
         """Return the means over samples of what comes out for names, with each of feeds beside the data."""
         totals: list[dict[str, Array]] = [{} for _ in feeds]
-        for count, run in self._passes(lambda count: build(self._network(self._source, count), names)):
+        for count, run in self._passes(lambda count: build(self._network(self.source, count), names)):
             for own, total in zip(feeds, totals, strict=True):
                 for name, array in zip(names, run(own), strict=True):
-                    total[name] = total.get(name, 0) + count * array
+                    total[name] = total.get(name, 0) + count * np.asarray(array, np.float32)
         return [{name: array / self.samples for name, array in total.items()} for total in totals]
 
     def _passes(self, build: Callable[[int], Run]) -> Iterator[tuple[int, Run]]:
@@ -216,8 +216,8 @@ class Objective:
 
     def _chosen_loss(self) -> Loss:
         shapes = self._shapes(self._least)
-        outputs = {t.name: shapes[t.name] for t in self._graph.outputs if t.name in shapes and np.dtype(t.dtype).kind == "f"}
-        return choose(self._given.loss, self._source.model, outputs, self._sample)
+        outputs = {t.name: shapes[t.name] for t in self._graph.outputs if t.name in shapes and element_type(t).kind == "f"}
+        return choose(self._given.loss, self.source.model, outputs, self._sample)
 
     def _chosen_batch_size(self) -> int:
         asked = self._given.batch_size
@@ -226,7 +226,7 @@ class Objective:
             if asked not in (0, fixed):
                 raise UsageError(f"--batch-size {asked}: the network takes batches of {fixed} only")
             return fixed
-        weights = {tensor.name for tensor in self._source.model.graph.initializer}
+        weights = {tensor.name for tensor in self.source.model.graph.initializer}
         per_sample = sum(4 * math.prod(shape) for name, shape in self._shapes(1).items() if name not in weights)
         fitting = 2 ** int(math.log2(max(1, ROOM // max(per_sample, 1))))
         return asked or min(fitting, LARGEST_BATCH)
@@ -278,7 +278,8 @@ def with_reads_apart(source: Source, places: Sequence[Place]) -> tuple[Source, l
     readers: dict[str, int] = {}
     for name in [name for node in model.graph.node for name in node.input] + [value.name for value in model.graph.output]:
         readers[name] = readers.get(name, 0) + 1
-    names, added = [], {}
+    names: list[str] = []
+    added: dict[str, onnx.NodeProto] = {}
     for place in places:
         name = place.tensor
         if place.is_input and readers[name] > 1:

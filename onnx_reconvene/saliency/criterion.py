@@ -84,7 +84,7 @@ class SiteScores:
         free = self.units >= 0
         rows = self.scores.reshape(-1, self.units.size)
         sums = np.stack([np.bincount(self.units[free], row[free], width) for row in rows])
-        return sums.reshape(*self.scores.shape[:-1], width)
+        return sums.astype(np.float64).reshape(*self.scores.shape[:-1], width)
 
 
 AGGREGATES = ("sum", "mean", "max", "normalized")

@@ -25,12 +25,10 @@ def reads(analysis: Analysis) -> list[Place]:
 def reads_and_makes(analysis: Analysis) -> list[Place]:
     """Return the inputs and outputs of layers that bear units. Raises UsageError where a layer that makes units is not linear in
     one stored weight."""
-    followed = {node.name for node in analysis.graph.nodes if node.op in LINEAR}
+    followed = {tensor.name for node in analysis.graph.nodes if node.op in LINEAR for tensor in node.inputs[:2]}
     for layer in analysis.layers:
-        if layer.stored and layer.name not in followed and (analysis.units(layer.out) >= 0).any():
-            raise UsageError(
-                f"this criterion does not score {layer.op} '{layer.name}', whose channels can go; snip does"
-            )
+        if layer.stored and layer.weight not in followed and (analysis.units(layer.out) >= 0).any():
+            raise UsageError(f"this criterion does not score {layer.op} '{layer.name}', whose channels can go; snip does")
     return _places(analysis)
 
 
