@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_reconvene.flow import Flow, Split, UnsupportedError, weight_values
+from onnx_reconvene.flow import NO_CHANNELS, Flow, Split, UnsupportedError, weight_values
 from onnx_reconvene.fold import moved_constants
-from onnx_reconvene.graph import bodies_of, every_node
-from onnx_reconvene.groups import NO_CHANNELS, Analysis, collect
+from onnx_reconvene.graph import bodies_of, every_graph, every_node
+from onnx_reconvene.groups import Analysis, collect
 from onnx_reconvene.inference import infer
 from onnx_reconvene.labels import Labels, Solution
 from onnx_reconvene.op import Op
@@ -24,26 +25,37 @@ def analyze(graph: gs.Graph, sizes: Mapping[str, Sequence[int]] | None = None, a
 
     attention: "heads" removes attention heads whole, "dims" the same dimensions of all heads. Where a split axis turns out frozen
     because its innermost part absorbs the removal, or is reduced, the next one out is tried; of splits in a row, the last one
-    first. The channels that most layers can lose are taken, of equals those that fall into most units.
+    first. That is taken which lets layers lose most channels, if each keeps a unit; of equals what falls into most units.
     """
     inputs = input_sizes(graph, sizes or {})
     shapes, integers = infer(graph, inputs)
-    static = moved_constants(graph)
-    settled = frozenset(id(node) for node in every_node(graph) if _is_settled(integers, node))
+    static = moved_constants(graph, integers)
+    program = _program(graph, integers)
     outward: dict[str, int] = {}
-    best: tuple[tuple[int, ...], Flow, Solution] | None = None
+    best: tuple[tuple[float, ...], Flow, Solution] | None = None
     while True:
-        flow = Flow(graph, shapes, integers, static, outward, attention == "dims")
-        _run(flow, settled)
+        flow = Flow(graph, shapes, integers, static, program.results, outward, attention == "dims")
+        _run(flow, program)
         solution = flow.equalities.solve()
-        made = np.concatenate([np.empty(0, np.int64), *(layer.out for layer in flow.layers)])
-        found = int((solution.why(made) < 0).sum()), solution.free.size, -len(solution.inexact)
+        found = _removable(flow, solution), solution.free.size, -len(solution.inexact)
         if best is None or found > best[0]:
             best = found, flow, solution
         further = _further(flow, solution, outward)
         if not further:
             return collect(graph, *best[1:], inputs)
         outward = {**outward, **further}
+
+
+def _removable(flow: Flow, solution: Solution) -> float:
+    """Return how many output channels layers can lose: of u units in which they go, all but one."""
+    layers = [layer for layer in flow.layers if layer.stored]
+    made = np.concatenate([np.empty(0, np.int64), *(layer.out for layer in layers)])
+    layer = np.repeat(np.arange(len(layers)), [layer.out.size for layer in layers])
+    component = np.where(solution.why(made) < 0, solution.of(made), -1)
+    free = component >= 0
+    units = np.unique(layer[free] * solution.reason.size + component[free]) // max(1, solution.reason.size)
+    channels, parts = (np.bincount(of, minlength=len(layers)) for of in (layer[free], units))
+    return float((channels * (1 - 1 / np.maximum(parts, 1))).sum())
 
 
 def _further(flow: Flow, solution: Solution, outward: dict[str, int]) -> dict[str, int]:
@@ -61,13 +73,32 @@ def _further(flow: Flow, solution: Solution, outward: dict[str, int]) -> dict[st
         found = solution.of(np.concatenate([np.empty(0, np.int64), *others]))
         return bool(np.isin(solution.of(labels), found).all())
 
+    made = [layer.out for layer in flow.layers if layer.stored]
     open_ = {name: split for name, split in flow.settled.items() if outward.get(name, 0) + 1 < split.ways}
-    ending = {name: split for name, split in open_.items() if ends(name, split)}
+    ending = {name: split for name, split in open_.items() if ends(name, split) and among(split.absorbing, made)}
     return {
         name: outward.get(name, 0) + 1
         for name, split in ending.items()
         if not any(other is not split and np.isin(other.labels, split.absorbing).all() for other in ending.values())
     }
+
+
+@dataclass(frozen=True)
+class _Program:
+    """What there is to do, found once for all rounds."""
+
+    nodes: list[gs.Node]  # of the graph, those that need a rule
+    settled: frozenset[int]  # ids of nodes, in bodies too, that need none
+    unread: list[gs.Tensor]  # outputs of nodes that nothing reads
+    results: frozenset[str]  # names of the outputs of the graph and of bodies
+
+
+def _program(graph: gs.Graph, integers: Integers) -> _Program:
+    every = list(every_node(graph))
+    settled = frozenset(id(node) for node in every if _is_settled(integers, node))
+    unread = [t for node in every if id(node) not in settled for t in node.outputs if not t.outputs]
+    results = frozenset(t.name for part in every_graph(graph) for t in part.outputs)
+    return _Program([node for node in graph.nodes if id(node) not in settled], settled, unread, results)
 
 
 def _is_settled(integers: Integers, node: gs.Node) -> bool:
@@ -77,13 +108,12 @@ def _is_settled(integers: Integers, node: gs.Node) -> bool:
     return node.op == "Constant" or integers.computes(node)
 
 
-def _run(flow: Flow, settled: frozenset[int]) -> None:
+def _run(flow: Flow, program: _Program) -> None:
     for tensor in flow.graph.inputs:
         flow.values[tensor.name] = flow.frozen_value(tensor.name, f"'{tensor.name}' is a graph input")
-    for node in flow.graph.nodes:
-        _visit(flow, node, settled)
-    unread = [t for node in every_node(flow.graph) if id(node) not in settled for t in node.outputs if not t.outputs]
-    for tensor in unread:
+    for node in program.nodes:
+        _visit(flow, node, program.settled)
+    for tensor in program.unread:
         flow.settle(tensor)  # what nobody reads has to keep a shape, too
     for tensor in flow.graph.outputs:
         flow.freeze(tensor, f"'{tensor.name}' is a graph output")
@@ -91,8 +121,6 @@ def _run(flow: Flow, settled: frozenset[int]) -> None:
 
 def _visit(flow: Flow, node: gs.Node, settled: frozenset[int]) -> None:
     """Let labels flow through node, and before that through the bodies that it runs."""
-    if id(node) in settled:
-        return
     op = Op(flow, node)
     operator, why = rule_for(node), why_frozen(node)
     if operator is not None and operator.enter is not None:
@@ -101,7 +129,8 @@ def _visit(flow: Flow, node: gs.Node, settled: frozenset[int]) -> None:
         _freeze_inputs(op, why)
     for body in bodies_of(node):
         for inner in body.nodes:
-            _visit(flow, inner, settled)
+            if id(inner) not in settled:
+                _visit(flow, inner, settled)
     if operator is not None:
         operator, why = _try(operator, operator.flow, op)
     if operator is None:

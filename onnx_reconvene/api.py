@@ -12,14 +12,13 @@ from typing import Any
 import onnx_graphsurgeon as gs
 
 from onnx_reconvene import report as reports
-from onnx_reconvene.analysis import analyze as find_groups
 from onnx_reconvene.bridges import open_model
 from onnx_reconvene.calibration import Calibration
 from onnx_reconvene.cost import CostModel
 from onnx_reconvene.errors import UsageError
 from onnx_reconvene.files import write_whole
 from onnx_reconvene.graph import without_weights
-from onnx_reconvene.groups import Analysis, Group
+from onnx_reconvene.groups import Analysis
 from onnx_reconvene.match import match
 from onnx_reconvene.notes import analysis_of, forget, notes_of
 from onnx_reconvene.passes import Allocate, Cut, Emit, Load, Pass, Score, Verify
@@ -177,8 +176,11 @@ def compare(before: Any, after: Any, input_shape: Mapping[str, Sequence[int]] | 
     channels removed, but computes something else.
     """
     graphs = [open_model(model)[0] for model in (before, after)]
-    analyses = [find_groups(graph, input_shape) for graph in graphs]
-    times = latencies([without_weights(graph) for graph in graphs], analyses[0].sizes, threads)
+    sources = [without_weights(graph) for graph in graphs]
+    for graph in graphs:
+        Load(input_shape or {}).run(graph)
+    analyses = [analysis_of(graph) for graph in graphs]
+    times = latencies(sources, analyses[0].sizes, threads)
     first, second = (_size(analysis, ms) for analysis, ms in zip(analyses, times, strict=True))
     keep = match(analyses[0], graphs[1])
     verdict = None if keep is None else verify(graphs[1], reference(analyses[0], keep))
@@ -188,18 +190,6 @@ def compare(before: Any, after: Any, input_shape: Mapping[str, Sequence[int]] | 
 def _size(analysis: Analysis, latency_ms: float) -> Size:
     cost = CostModel(analysis)
     return replace(reports.size(cost, cost.dense, len(analysis.graph.nodes)), latency_ms=latency_ms)
-
-
-def shares(analysis: Analysis) -> dict[str, float]:
-    """Return, per group, the share of all multiply-accumulates at the layers that make its channels."""
-    cost = CostModel(analysis)
-    macs = cost.macs_by_node(cost.dense)
-    total = sum(macs.values()) or 1.0
-
-    def share(group: Group) -> float:
-        return sum(macs.get(layer, 0.0) for layer in group.layers) / total
-
-    return {group.name: share(group) for group in analysis.groups}
 
 
 def write_report(report: Report, path: str) -> None:

@@ -101,10 +101,10 @@ def prune(source: str | None, output: str | None, report_file: str | None, dry_r
 def inspect(source: str, input_shape: Sequence[str], verbose: bool) -> None:
     """Show what could be removed from a network, what is frozen and why."""
     from onnx_reconvene import api
-    from onnx_reconvene.report import inspection
+    from onnx_reconvene.inspection import inspection
 
     analysis = api.analyze(source, _shapes(input_shape))
-    click.echo(inspection(analysis, api.shares(analysis), everything=verbose), nl=False)
+    click.echo(inspection(analysis, everything=verbose), nl=False)
 
 
 @click.command()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import helper
 
-from onnx_reconvene.flow import weight_constant
+from onnx_reconvene.flow import dtype_of, weight_constant
+from onnx_reconvene.graph import dead_nodes, every_node
 from onnx_reconvene.groups import Analysis
 
 Widths = NDArray[np.int64]
@@ -47,10 +52,17 @@ class CostModel:
         self._rows: dict[tuple[str, int], int] = {}
         self.nodes = [term.node for term in analysis.flow.macs]
         self.macs = self._products([term.axes for term in analysis.flow.macs], np.ones(len(self.nodes)))
-        bytes_each = _float_initializers(analysis)
-        axes = [tuple((name, axis) for axis in range(len(analysis.shapes[name]))) for name in bytes_each]
+        self._before = _before(analysis.graph.source.model)
+        bytes_each = _stored(analysis)
+        families = [[copy.name for _, _, copy in family.reads] for family in getattr(analysis.graph, "shared", ())]
+        alone = [name for name in bytes_each if not any(name in family for family in families)]
+        axes = [self._axes(name) for name in alone]
         self.params = self._products(axes, np.ones(len(axes)))
-        self.size = self._products(axes, np.asarray(list(bytes_each.values())))
+        self.size = self._products(axes, np.asarray([bytes_each[name] for name in alone]))
+        self._families = [
+            (self._products([self._axes(name) for name in family], np.ones(len(family))), bytes_each.get(family[0], 0.0))
+            for family in families
+        ]
         self._frozen = np.ones(len(self._rows) + 1)
         entries = [(np.zeros(0, np.int64),) * 3]
         for (name, axis), row in self._rows.items():
@@ -59,6 +71,9 @@ class CostModel:
             entries.append((np.full(groups.size, row), groups, counts))
         self._row, self._group, counts = (np.concatenate(column) for column in zip(*entries, strict=True))
         self._per_unit = counts / self.dense[self._group]
+
+    def _axes(self, name: str) -> tuple[tuple[str, int], ...]:
+        return tuple((name, axis) for axis in range(len(self.analysis.shapes[name])))
 
     def _products(self, terms: list[tuple[tuple[str, int], ...]], weight: NDArray[np.float64]) -> Products:
         factors = max([len(term) for term in terms], default=1)
@@ -83,8 +98,19 @@ class CostModel:
         """Return the cost of this kind at these widths."""
         if kind == "channels":
             return float((widths * self._channels).sum())
+        if kind in self._before and np.array_equal(widths, self.dense):
+            return self._before[kind]
+        sizes = self.sizes(widths)
         products: Products = getattr(self, kind)
-        return products(self.sizes(widths))
+        return products(sizes) + (self._of_families(kind, sizes) if kind in self._before else 0.0)
+
+    def _of_families(self, kind: str, sizes: NDArray[np.float64]) -> float:
+        """Return what constants cost that are stored once for all readers of the same shape."""
+        total = 0.0
+        for family, bytes_each in self._families:
+            shapes = {tuple(shape) for shape in sizes[family.axes].tolist()}
+            total += sum(math.prod(shape) for shape in shapes) * (bytes_each if kind == "size" else 1.0)
+        return total
 
     def all(self, widths: Widths) -> dict[str, float]:
         """Return every kind of cost at these widths."""
@@ -98,11 +124,28 @@ class CostModel:
         return counts
 
 
-def _float_initializers(analysis: Analysis) -> dict[str, float]:
-    """Return the bytes per element of each float initializer, and of what ConstantOfShape weights turn into when cut."""
-    model = analysis.graph.source.model
-    dtypes = {t.name: np.dtype(helper.tensor_dtype_to_np_dtype(t.data_type)) for t in model.graph.initializer}
-    folded = {
-        n: np.dtype(np.float32) for n, t in analysis.flow.weights.items() if weight_constant(t) is None and analysis.bears_units(n)
-    }
-    return {n: float(d.itemsize) for n, d in {**dtypes, **folded}.items() if d.kind == "f" or "float" in d.name}
+def _before(model: onnx.ModelProto) -> dict[str, float]:
+    """Return the elements and bytes of the float initializers of a model."""
+    stored = [(np.prod(t.dims), np.dtype(helper.tensor_dtype_to_np_dtype(t.data_type))) for t in model.graph.initializer]
+    floats = [(float(size), dtype.itemsize) for size, dtype in stored if is_float(dtype)]
+    return {"params": sum(size for size, _ in floats), "size": sum(size * each for size, each in floats)}
+
+
+def _stored(analysis: Analysis) -> dict[str, float]:
+    """Return the bytes per element of each float initializer that the network has once it is cut: without what computed weights
+    that are folded, with these and what ConstantOfShape weights turn into."""
+    graph = analysis.graph
+    dead = {id(node) for node in dead_nodes(graph)}
+    read = {t.name: t for node in every_node(graph) if id(node) not in dead for t in node.inputs if isinstance(t, gs.Constant)}
+    gone = {t.name for node in every_node(graph) if id(node) in dead for t in node.inputs} - read.keys()
+    initializers = {t.name: np.dtype(helper.tensor_dtype_to_np_dtype(t.data_type)) for t in graph.source.model.graph.initializer}
+    found = {name: dtype for name, dtype in initializers.items() if name not in gone}
+    found |= {name: dtype_of(t) for name, t in read.items() if name not in initializers}
+    weights = analysis.flow.weights.items()
+    found |= {name: np.dtype(np.float32) for name, t in weights if weight_constant(t) is None and analysis.bears_units(name)}
+    return {name: float(dtype.itemsize) for name, dtype in found.items() if is_float(dtype)}
+
+
+def is_float(dtype: np.dtype[Any]) -> bool:
+    """Tell whether a type is one of floating-point numbers, those that numpy lacks among them."""
+    return dtype.kind == "f" or "float" in dtype.name

@@ -9,27 +9,23 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_reconvene.cutting import CutOp, Cutting, Mask
+from onnx_reconvene.cutting import CutOp, Cutting, Mask, rectangular
 from onnx_reconvene.flow import Permutation, weight_constant, weight_values
-from onnx_reconvene.graph import bodies_of, every_graph, every_node, every_tensor
+from onnx_reconvene.graph import bodies_of, dead_nodes, every_graph, every_node, every_tensor
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.operators import rule_for
-from onnx_reconvene.plain import nodes_in
 
 
 def cut(analysis: Analysis, keep: Mask) -> None:
     """Remove from the analysed graph, in place, the units that keep [units] does not hold."""
     cutting = Cutting(analysis, keep)
-    before = list(nodes_in(analysis.graph.source.model.graph))
-    read = {name for node in before for name in node.input}
-    unread = {name for node in before for name in node.output if name not in read}
     _slice_weights(cutting)
     for permutation in analysis.flow.permutations:
         _permute(cutting, permutation)
     for node in list(every_node(analysis.graph)):
         _follow(cutting, node)
     _declare_shapes(cutting)
-    _remove_dead(analysis.graph, unread)
+    _remove_dead(analysis.graph)
 
 
 def _slice_weights(cutting: Cutting) -> None:
@@ -56,7 +52,7 @@ def remaining(values: NDArray[Any], kept: Mapping[int, Mask]) -> NDArray[Any]:
 def _permute(cutting: Cutting, permutation: Permutation) -> None:
     """Turn a reordering of channels by data movement into a Gather, where what stays no longer fits its blocks."""
     kept = cutting.kept_along(permutation.root, permutation.axis)
-    if all(_rectangular(kept[positions]) for _, positions in permutation.split):
+    if all(rectangular(kept[positions]) for _, positions in permutation.split):
         return
     tensors = every_tensor(cutting.graph)
     node, root = tensors[permutation.out].inputs[0], tensors[permutation.root]
@@ -117,23 +113,12 @@ def _folded(cutting: Cutting, tensor: gs.Tensor) -> gs.Constant:
     return tensor.to_constant(values)
 
 
-def _rectangular(kept: Mask) -> bool:
-    """Tell whether kept positions are full rows and columns, so that they still fill a tensor."""
-    full = np.ones(kept.shape, bool)
-    for axis in range(kept.ndim):
-        full &= kept.any(tuple(a for a in range(kept.ndim) if a != axis), keepdims=True)
-    return bool((full == kept).all())
-
-
-def _remove_dead(graph: gs.Graph, unread: set[str]) -> None:
+def _remove_dead(graph: gs.Graph) -> None:
     """Remove the nodes whose outputs nobody reads, but for those that nobody read before."""
-    outputs = {t.name for part in every_graph(graph) for t in part.outputs}
     dead = set()
-    for node in reversed(list(every_node(graph))):
-        names = {t.name for t in node.outputs if t.name}
-        if not (any(t.outputs for t in node.outputs) or outputs & names or names <= unread):
-            dead.add(id(node))
-            for inner in [node, *(inner for body in bodies_of(node) for inner in every_node(body))]:
-                inner.inputs.clear()
+    for node in dead_nodes(graph):
+        for inner in [node, *(inner for body in bodies_of(node) for inner in every_node(body))]:
+            dead.add(id(inner))
+            inner.inputs.clear()
     for part in list(every_graph(graph)) if dead else ():
         part.nodes = [node for node in part.nodes if id(node) not in dead]

@@ -32,6 +32,7 @@ class Cutting:
         self.home = {id(node): graph for graph in graphs for node in graph.nodes}  # by id(node)
         self.done: set[int] = set()  # ids of nodes whose integers are right already
         self._shapes: dict[str, Shape | None] = {}
+        self._block = analysis.solution.block_of_label
 
     def kept(self, labels: Labels) -> Mask:
         """Return which of labels stay."""
@@ -41,12 +42,19 @@ class Cutting:
         """Return which positions along an axis of a tensor stay."""
         value = self.analysis.flow.values.get(name, Value())
         if value.pending is not None and value.is_pending(axis):
-            return np.asarray(
-                self.kept(value.pending.spread).any(tuple(a for a in range(value.pending.positions.ndim) if a != axis))
-            )
+            return self._kept_pending(value.pending.spread, axis)
         if axis in value.labels:
             return self.kept(value.labels[axis])
         return np.ones(self.analysis.shapes[name][axis], bool)
+
+    def _kept_pending(self, labels: Labels, axis: int) -> Mask:
+        """Return which positions along an axis stay of labels that vary along several: of blocks that lose channels of their own
+        what stays in the first stands for all."""
+        kept, block = self.kept(labels), self._block[labels]
+        within = (block >= 0).all() and (block == block.take([0], axis)).all()
+        if within and not rectangular(kept):
+            return np.asarray(kept[tuple(slice(None) if a == axis else 0 for a in range(kept.ndim))])
+        return np.asarray(kept.any(tuple(a for a in range(kept.ndim) if a != axis)))
 
     def shape(self, name: str) -> Shape | None:
         """Return the shape of a tensor in the smaller network, None where it has none."""
@@ -126,6 +134,11 @@ class CutOp:
         value = self.cutting.integers.get(self.node.inputs[i])
         assert value is not None
         return [int(v) for v in value.ravel()]
+
+    def gather(self, axis: int, index: NDArray[Any]) -> None:
+        """Turn this node into a Gather of input 0."""
+        indices = self.cutting.constant(self.node.outputs[0].name, "indices", index)
+        self.node.op, self.node.attrs, self.node.inputs = "Gather", {"axis": axis}, [self.node.inputs[0], indices]
 
     def ints_before(self, i: int) -> list[int]:
         """Return what integer input i came to before the cut, for a rule that replaces it."""
@@ -214,3 +227,11 @@ class CutOp:
 def _leaves(a: NDArray[Any], b: NDArray[Any]) -> bool:
     """Tell whether a over b leaves something over, or cannot be."""
     return not b.all() or bool((a % b).any())
+
+
+def rectangular(kept: Mask) -> bool:
+    """Tell whether kept positions are full rows and columns, so that they still fill a tensor."""
+    full = np.ones(kept.shape, bool)
+    for axis in range(kept.ndim):
+        full &= kept.any(tuple(a for a in range(kept.ndim) if a != axis), keepdims=True)
+    return bool((full == kept).all())

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from onnx import helper
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
-from onnx_reconvene.graph import every_graph
 from onnx_reconvene.labels import Equalities, Labels
 from onnx_reconvene.shapes import Integers, Shape
 
 Movement = Callable[[NDArray[Any]], NDArray[Any]]
+NO_CHANNELS = "counts positions, not channels"  # of an axis
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,12 @@ class Pending:
     root: str
     axis: int
     moves: tuple[Movement, ...]
+    blocks: Labels | None = None  # [blocks, labels of one], where a node has computed on each block since
+
+    @property
+    def axes(self) -> list[int]:
+        """The axes along which the labels vary."""
+        return [axis for axis, size in enumerate(self.positions.shape) if size > 1]
 
     @property
     def spread(self) -> Labels:
@@ -50,8 +56,10 @@ class Value:
 
     def is_pending(self, axis: int) -> bool:
         """Tell whether pending labels vary along an axis that has no free ones of its own."""
-        own = self.labels.get(axis)
-        return self.pending is not None and self.pending.positions.shape[axis] > 1 and (own is None or bool((own < 0).all()))
+        own, pending = self.labels.get(axis), self.pending
+        if pending is None or axis not in (pending.axes if pending.blocks is None else pending.axes[1:]):
+            return False
+        return own is None or bool((own < 0).all())
 
     def over(self, axis: int) -> Labels | None:
         """Return the labels along an axis, of pending ones those at the first place on all others; None if there are none."""
@@ -134,6 +142,7 @@ class Flow:
         shapes: dict[str, Shape],
         integers: Integers,
         static: frozenset[str],
+        results: frozenset[str],
         outward: dict[str, int],
         shrink_heads: bool = False,
     ) -> None:
@@ -141,7 +150,7 @@ class Flow:
         self.static = static  # tensors computed from weights and constants alone
         self.shrink_heads = shrink_heads  # attention loses dimensions of every head, not heads
         self.outward = outward  # tensors where not the innermost of the split axes absorbs a removal, but one so far out
-        self.results = {t.name for part in every_graph(graph) for t in part.outputs}  # of the graph and of bodies
+        self.results = results  # names of the outputs of the graph and of the bodies in it
         self.equalities = Equalities()
         self.values: dict[str, Value] = {}
         self.weights: dict[str, gs.Tensor] = {}
@@ -152,7 +161,7 @@ class Flow:
         self.copies: list[Labels] = []  # channels that are copies of one element
         self.preferred: list[Labels] = []  # those for which others froze, with which they share an axis
         self.reduced: list[Labels] = []  # those that some reduction runs over
-        self.over_channels: list[gs.Node] = []  # nodes that compute over removable channels
+        self.over_channels: dict[int, tuple[gs.Node, list[Labels]]] = {}  # nodes that compute over channels, and over which
         self.zero_points: dict[str, NDArray[Any]] = {}  # of quantized weights
         self.trail: dict[str, tuple[tuple[str, NDArray[np.int64]], ...]] = {}
 
@@ -196,6 +205,11 @@ class Flow:
         others = tuple(axis for axis in varying if axis != absorbs)
         first = labels[tuple(slice(0, 1) if axis in others else slice(None) for axis in range(labels.ndim))]
         self.equalities.equate(labels, first)
+        unit = np.zeros(pending.labels.size, np.int64)
+        unit[pending.positions] = np.arange(first.size).reshape(first.shape)
+        for name, positions in self.trail.get(tensor.name, ()):
+            if sum(not (unit[positions] == unit[positions].take([0], axis)).all() for axis in range(positions.ndim)) > 1:
+                self.equalities.freeze(labels, f"'{name}' and '{tensor.name}' are shaped in ways that do not go together")
         self.settled[tensor.name] = Split(labels.ravel(), first.ravel(), len(varying))
         value.pending = None
         there = value.labels.get(absorbs)
@@ -235,12 +249,17 @@ def weight_constant(tensor: gs.Tensor) -> gs.Constant | None:
     return None
 
 
+def dtype_of(constant: gs.Constant) -> np.dtype[Any]:
+    """Return the type of the elements of constant; graphsurgeon gives those that numpy lacks by their ONNX number."""
+    dtype = constant.dtype
+    return np.dtype(helper.tensor_dtype_to_np_dtype(dtype) if isinstance(dtype, int) else dtype)
+
+
 def holds_weights(constant: gs.Constant) -> bool:
     """Tell whether constant is a dense tensor of numbers; those of 64-bit integers are shapes and indices."""
     if isinstance(constant._values, SparseValues):
         return False
-    dtype = constant.dtype  # graphsurgeon gives types that numpy lacks by their ONNX number
-    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(dtype) if isinstance(dtype, int) else dtype)
+    dtype = dtype_of(constant)
     return dtype.name == "bfloat16" or (dtype.kind in "fiub" and dtype != np.int64)
 
 

@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper
 
 from onnx_reconvene.graph import bodies_of, every_node, plain_source
 from onnx_reconvene.plain import nodes_in
+from onnx_reconvene.shapes import Integers
 
 LAYERS = {"Conv", "ConvTranspose", "DeformConv", "Einsum", "GRU", "Gemm", "LSTM", "MatMul", "RNN"}
 MOVES = {
@@ -38,9 +39,16 @@ MOVES = {
 }  # what leaves zeros zeros, and so needs no evaluation
 
 
-def moved_constants(graph: gs.Graph) -> frozenset[str]:
-    """Return the tensors that hold constants, moved about perhaps but not computed with."""
-    return frozenset(name for name, computed in _constants(graph).items() if not computed)
+def moved_constants(graph: gs.Graph, integers: Integers) -> frozenset[str]:
+    """Return the tensors that hold constants, moved about perhaps but not computed with; by how much may be computed of shapes."""
+    found = {name for name, computed in _constants(graph).items() if not computed}
+    for node in every_node(graph):
+        if node.op in MOVES and node.inputs and not found.issuperset(t.name for t in node.outputs):
+            what, *how = node.inputs
+            numbers = all(isinstance(t, gs.Constant) or integers.is_arithmetic(t.name) for t in how)
+            if numbers and (isinstance(what, gs.Constant) or what.name in found):
+                found.update(t.name for t in node.outputs)
+    return frozenset(found)
 
 
 def fold(graph: gs.Graph) -> Callable[[], None]:

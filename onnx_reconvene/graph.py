@@ -151,7 +151,7 @@ def _map_external(model: onnx.ModelProto, folder: str, arrays: dict[str, NDArray
 
 def bodies_of(node: gs.Node) -> list[gs.Graph]:
     """Return the graphs among the attributes of node."""
-    return [value for value in node.attrs.values() if isinstance(value, gs.Graph)]
+    return [value for value in node.attrs.values() if isinstance(value, gs.Graph)] if node.attrs else []
 
 
 def every_graph(graph: gs.Graph) -> Iterator[gs.Graph]:
@@ -170,6 +170,22 @@ def every_node(graph: gs.Graph) -> Iterator[gs.Node]:
         yield node
 
 
+def dead_nodes(graph: gs.Graph) -> list[gs.Node]:
+    """Return the nodes, in bodies too, whose results nobody reads though somebody did when graph was read."""
+    before = list(nodes_in(graph.source.model.graph))
+    read_before = {name for node in before for name in node.input}
+    unread = {name for node in before for name in node.output if name not in read_before}
+    needed = {t.name for part in every_graph(graph) for t in part.outputs}
+    dead = []
+    for node in reversed(list(every_node(graph))):
+        names = {t.name for t in node.outputs if t.name}
+        if needed & names or names <= unread:
+            needed |= {t.name for t in node.inputs}
+        else:
+            dead.append(node)
+    return dead
+
+
 def every_tensor(graph: gs.Graph) -> dict[str, gs.Tensor]:
     """Return the tensors of graph and of the bodies in it, by name."""
     tensors: dict[str, gs.Tensor] = {}
@@ -181,10 +197,9 @@ def every_tensor(graph: gs.Graph) -> dict[str, gs.Tensor]:
 def from_source(source: Source) -> gs.Graph:
     """Return the graph of a model whose large weights are kept apart."""
     _check(source)
-    form = plain(source.model)
-    if form is not None:
-        source = Source(form.model, source.arrays, source.path, form)
     try:
+        form = plain(source.model)
+        source = source if form is None else Source(form.model, source.arrays, source.path, form)
         graph = gs.import_onnx(source.model)
     except Exception as error:  # graphsurgeon raises bare exceptions of its own
         raise ModelError(f"{source.path or 'the model'}: cannot be imported: {error}") from error

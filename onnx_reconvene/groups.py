@@ -13,12 +13,11 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_reconvene.errors import UsageError
-from onnx_reconvene.flow import Flow, Layer, Value, along
+from onnx_reconvene.flow import NO_CHANNELS, Flow, Layer, Value, along
 from onnx_reconvene.graph import every_node
 from onnx_reconvene.labels import Labels, Solution
 from onnx_reconvene.shapes import Integers, Shape
 
-NO_CHANNELS = "carries no channels"
 T = TypeVar("T", bound=np.generic)
 
 
@@ -328,7 +327,7 @@ def _groups(analysis: Analysis, units: _Units, borne: list[tuple[str, int]]) -> 
 
 def _frozen(flow: Flow, solution: Solution) -> tuple[Frozen, ...]:
     found = []
-    for layer in flow.layers:
+    for layer in [layer for layer in flow.layers if layer.stored]:
         why = solution.why(layer.out)
         found += [Frozen(layer.weight, int((why == r).sum()), solution.reasons[r]) for r in dict.fromkeys(why[why >= 0].tolist())]
     made = {layer.weight for layer in flow.layers}

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 from onnx import helper, numpy_helper, shape_inference
 
 from onnx_reconvene.errors import ModelError
@@ -36,14 +37,19 @@ def pinned(model: onnx.ModelProto, sizes: Mapping[str, Sequence[int]]) -> onnx.M
     for value in result.graph.input:
         if value.name in sizes:
             value.CopyFrom(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, sizes[value.name]))
-    stored = {t.name for t in result.graph.initializer}
-    for value in [v for v in result.graph.value_info if v.name in stored]:
-        result.graph.value_info.remove(value)
-    for part in graphs_in(result.graph):
+    _forget(result.graph)
+    return result
+
+
+def _forget(graph: onnx.GraphProto) -> None:
+    """Forget the shapes that a graph declares for what it computes."""
+    stored = {t.name for t in graph.initializer}
+    for value in [v for v in graph.value_info if v.name in stored]:
+        graph.value_info.remove(value)
+    for part in graphs_in(graph):
         for value in [*part.output, *part.value_info]:
             if value.type.HasField("tensor_type"):
                 value.type.tensor_type.ClearField("shape")
-    return result
 
 
 def has_free_sizes(graph: gs.Graph) -> bool:
@@ -69,18 +75,33 @@ def infer(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> tuple[dict[str
     types |= {t.name: helper.make_tensor_type_proto(t.data_type, t.dims) for t in model.graph.initializer}
     shapes |= {t.name: tuple(t.dims) for t in model.graph.initializer}
     shapes |= {t.name: tuple(t.shape) for node in every_node(graph) for t in node.inputs if isinstance(t, gs.Constant)}
-    walk = _Inference(graph, careful, types, shapes, Integers())
+    walk = _Inference(graph, careful, types, shapes, Integers(_fixed_dimensions(graph)))
     for node in graph.nodes:
         walk.visit(node)
     return walk.shapes, walk.integers
 
 
-def branches_taken(graph: gs.Graph, node: gs.Node, integers: Integers) -> list[gs.Graph]:
-    """Return the branches of an If that can be run: one alone where the condition follows from constants, or from shapes where
-    these are not free."""
+def _fixed_dimensions(graph: gs.Graph) -> dict[str, NDArray[np.bool_]] | None:
+    """Return which dimensions of tensors are fixed, None where all are, or where no If asks; what is not named may be free."""
+    if not has_free_sizes(graph) or all(node.op != "If" for node in every_node(graph)):
+        return None
+    model = pinned(graph.source.model, {})
+    _forget(model.graph)
+    try:
+        inferred = model if _may_abort(graph) else shape_inference.infer_shapes(model, data_prop=True)
+    except Exception:  # then nothing is known to be fixed
+        return {}
+    values = [v for part in graphs_in(inferred.graph) for v in [*part.input, *part.value_info, *part.output]]
+    kinds = [(v.name, v.type.tensor_type.shape.dim) for v in values if v.type.tensor_type.HasField("shape")]
+    return {name: np.asarray([d.HasField("dim_value") for d in dims], bool) for name, dims in kinds}
+
+
+def branches_taken(node: gs.Node, integers: Integers) -> list[gs.Graph]:
+    """Return the branches of an If that can be run: one alone where the condition follows from constants, or from sizes that are
+    not free."""
     condition = node.inputs[0]
     value = integers.get(condition)
-    if value is None or (condition.name in integers.of_shapes and has_free_sizes(graph)):
+    if value is None or integers.is_free(condition.name):
         return [node.attrs["then_branch"], node.attrs["else_branch"]]
     return [node.attrs["then_branch" if value.all() else "else_branch"]]
 
@@ -144,7 +165,7 @@ class _Inference:
 
     def _branch(self, node: gs.Node) -> None:
         self._run(*bodies_of(node))
-        taken = branches_taken(self.graph, node, self.integers)
+        taken = branches_taken(node, self.integers)
         for output, *results in zip(node.outputs, *(branch.outputs for branch in taken), strict=False):
             shapes = {self.shapes.get(result.name) for result in results}
             self._set(output, results[0], shapes.pop() if len(shapes) == 1 else None)

@@ -9,6 +9,7 @@ frozen: it stands for the reason why a channel must stay. Nothing in this module
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,14 @@ class Solution:
     reason: Labels  # [components] -> which of reasons freezes it, -1 where it is free
     reasons: tuple[str, ...]
     inexact: dict[int, str]  # component -> which operator computes statistics over it
+
+    @cached_property
+    def block_of_label(self) -> Labels:
+        """For each label the block that it is in, numbered through; -1 for none. The last entry answers for frozen labels."""
+        found = np.full(self.component.size + 1, -1)
+        for number, block in enumerate(block for blocks in self.balanced for block in blocks):
+            found[block[block >= 0]] = number
+        return found
 
     def of(self, labels: Labels) -> Labels:
         """Return the components of labels, -1 where a channel is frozen."""

@@ -22,6 +22,7 @@ from onnx_reconvene.errors import UsageError
 from onnx_reconvene.fold import fold
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.reference import Reference
+from onnx_reconvene.sharing import separate, unite
 from onnx_reconvene.target import Target
 from onnx_reconvene.verify import Verdict
 
@@ -35,7 +36,7 @@ class Notes:
 
     sizes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     attention: str = "heads"
-    unfold: Callable[[], None] | None = None  # lets layers read what they read before the analysis
+    restore: Callable[[], None] | None = None  # lets nodes read what they read before the analysis
     analysis: Analysis | None = None
     criterion: str | None = None
     scores: NDArray[np.float64] | None = None
@@ -64,11 +65,30 @@ def analysis_of(graph: gs.Graph) -> Analysis:
     """Return the analysis of graph, made now if no pass has made it; written scores and masks are read against it."""
     notes = notes_of(graph)
     if notes.analysis is None:
-        notes.unfold = fold(graph)
+        notes.restore = _prepare(graph)
         notes.analysis = analyze(graph, notes.sizes, notes.attention)
         if not notes.done:
             apply(notes, notes.analysis)
     return notes.analysis
+
+
+def _prepare(graph: gs.Graph) -> Callable[[], None]:
+    """Let nodes read what the analysis can follow; returns what undoes that."""
+    graph.shared = separate(graph)
+    unfold = fold(graph)
+
+    def restore() -> None:
+        unfold()
+        unite(graph.shared)
+
+    return restore
+
+
+def restore(graph: gs.Graph) -> None:
+    """Let nodes read what they read before the analysis, unless something has been cut."""
+    notes = notes_of(graph)
+    if notes.restore is not None and (notes.keep is None or not notes.done or notes.keep.all()):
+        notes.restore()
 
 
 def apply(notes: Notes, analysis: Analysis) -> None:

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_reconvene.flow import Flow, Layer, Macs, Movement, Pending, Permutation, UnsupportedError, Value, weight_values
+from onnx_reconvene.flow import (
+    NO_CHANNELS,
+    Flow,
+    Layer,
+    Macs,
+    Movement,
+    Pending,
+    Permutation,
+    UnsupportedError,
+    Value,
+    weight_values,
+)
 from onnx_reconvene.inference import has_free_sizes
 from onnx_reconvene.labels import Labels
 from onnx_reconvene.shapes import Shape
@@ -106,7 +118,7 @@ class Op:
     def _axis(self, tensor: gs.Tensor, axis: int) -> Labels:
         value = self.flow.value(tensor)
         if axis not in value.labels:
-            reason = f"axis {axis} of '{tensor.name}' carries no channels"
+            reason = f"axis {axis} of '{tensor.name}' {NO_CHANNELS}"
             value.labels[axis] = self.flow.equalities.frozen(self._shape(tensor)[axis], reason)
         return value.labels[axis]
 
@@ -131,6 +143,35 @@ class Op:
         """Record that of the channels of each block, [blocks, channels of one], as many must stay."""
         self.flow.equalities.balance(blocks)
 
+    def blocks(self, i: int) -> tuple[Labels, list[int]] | None:
+        """Return labels of input i that vary along two axes, as [blocks, labels of one], and these axes; None where there are none
+        or where they are no blocks. A rule that takes them lets each block lose channels of its own."""
+        tensor = self.node.inputs[i]
+        pending = self.flow.value(tensor).pending
+        found = _blocks(pending) if pending is not None and not self.flow.outward.get(tensor.name) else None
+        return None if pending is None or found is None else (found, pending.axes)
+
+    def take_blocks(self, i: int) -> Labels:
+        """Return the blocks of input i, of which now each may lose channels of its own; channels along other axes freeze."""
+        found = self.blocks(i)
+        assert found is not None
+        blocks, axes = found
+        self.seen.add(i)
+        self.balance(blocks)
+        for axis, labels in self.flow.value(self.node.inputs[i]).labels.items():
+            if axis not in axes:
+                self.freeze(labels, "computes across them")
+        return blocks
+
+    def pass_blocks(self, i: int, o: int = 0) -> Labels:
+        """Take the blocks of input i and pass them on to output o, along the same axes."""
+        blocks, pending = self.take_blocks(i), self.flow.value(self.node.inputs[i]).pending
+        assert pending is not None
+        name = self.node.outputs[o].name
+        self.flow.values[name] = Value({}, replace(pending, root=name, moves=(), blocks=blocks))
+        self.flow.trail[name] = ((name, pending.positions),)
+        return blocks
+
     def apart(self, i: int, blocks: int) -> Labels | None:
         """Let each of some blocks along axis 0 of weight i have channels of its own along axis 1; returns labels for those of all
         blocks in a row. None where the weight does not belong to this node alone."""
@@ -154,8 +195,7 @@ class Op:
         """Record that removing some of labels changes what this node makes of the others."""
         if (labels >= 0).any():
             self.flow.equalities.inexact(labels, f"{self} {what}")
-            if not self.flow.over_channels or self.flow.over_channels[-1] is not self.node:
-                self.flow.over_channels.append(self.node)
+            self.flow.over_channels.setdefault(id(self.node), (self.node, []))[1].append(labels.ravel())
 
     def emit(self, labels: dict[int, Labels], o: int = 0) -> None:
         """Give output o these labels by axis; axes along which they are frozen for no reason of their own are left out."""
@@ -187,18 +227,18 @@ class Op:
             self.flow.zero_points[self.node.inputs[weight].name] = values.reshape(shape if values.size > 1 else ())
 
     def layer(self, weight: int, out: Labels, read: Labels) -> None:
-        """Enter this node as a weight-bearing layer. Where the weight is no weight but computed from data, as in attention, what it
-        reads freezes, unless the dimensions of heads are to be shrunk."""
+        """Enter this node as a weight-bearing layer. Where the weight is no weight but computed from data, what it reads
+        freezes in attention, unless the dimensions of heads are to be shrunk."""
         if not self.is_static(weight):
-            self.contract(read)
+            self.contract(read, of_heads="Conv" not in self.type or int(self.attr("group", 1)) > 1)
         self.flow.layers.append(Layer(self.name, self.type, self.node.inputs[weight], self.is_static(weight), out, read))
 
-    def contract(self, summed: Labels) -> None:
+    def contract(self, summed: Labels, of_heads: bool = True) -> None:
         """Record that this node multiplies activations and sums over these channels."""
-        if self.flow.shrink_heads:
+        if self.flow.shrink_heads or not of_heads:
             self.inexact(summed, "sums over them")
         else:
-            self.freeze(summed, "multiplies activations along them")
+            self.freeze(summed, "multiplies queries and keys (or other activations) along them")
 
     def macs(self, *axes: tuple[gs.Tensor, Sequence[int]]) -> None:
         """Enter the multiply-accumulates of this node as the product of the sizes of axes of tensors."""
@@ -217,7 +257,7 @@ class Op:
             self._land(Pending(labels, movement(positions), source.name, axis, (movement,)), moved, pending, o)
         if value.pending:
             old = value.pending
-            step = Pending(old.labels, movement(old.positions), old.root, old.axis, (*old.moves, movement))
+            step = Pending(old.labels, movement(old.positions), old.root, old.axis, (*old.moves, movement), old.blocks)
             if not self._land(step, moved, pending, o):
                 self.flow.settle(source)
                 self.move(movement, i, o)
@@ -234,10 +274,10 @@ class Op:
         varying = [axis for axis, size in enumerate(positions.shape) if size > 1]
         labels = step.labels[positions]
         if len(varying) > 1:
-            pending.append(Pending(step.labels, positions, step.root, step.axis, step.moves))
+            pending.append(replace(step, positions=positions))
         elif not varying:
             self.freeze(labels.ravel(), "moves them in a way that cannot be followed")
-        elif len(step.moves) > 1 and not self._is_permutation(step, varying[0], positions.ravel(), o):
+        elif not self._may_land(step, varying[0], positions.ravel(), o):
             return False
         elif varying[0] in moved and not (moved[varying[0]] < 0).all():
             fewer, more = sorted((moved[varying[0]], labels.ravel()), key=self._matter)
@@ -247,6 +287,12 @@ class Op:
         else:
             moved[varying[0]] = labels.ravel()
         return True
+
+    def _may_land(self, step: Pending, axis: int, index: NDArray[np.int64], o: int) -> bool:
+        """Tell whether pending labels that came to vary along one axis again are in an order that any cut leaves as it is."""
+        if step.blocks is not None:
+            return _block_by_block(step.labels[index], step.blocks)
+        return len(step.moves) == 1 or self._is_permutation(step, axis, index, o)
 
     def _matter(self, labels: Labels) -> tuple[bool, int]:
         """Return what says which of two kinds of channels is worth more: one that is no copy, then one of which there are more."""
@@ -270,13 +316,34 @@ class Op:
 
     def _hold(self, pending: list[Pending], o: int) -> None:
         name = self.node.outputs[o].name
-        pending.sort(key=lambda step: self._matter(step.labels))
+        if len(pending) > 1:
+            pending.sort(key=lambda step: self._matter(step.labels))
         for step in pending[:-1]:
             self.freeze(step.labels, "splits two kinds of channels at once")
         for step in pending[-1:]:
             self.flow.values[name].pending = step
             before = self.flow.trail.get(self.node.inputs[0].name, ()) if len(step.moves) > 1 else ()
             self.flow.trail[name] = (*before, (name, step.positions))
+
+
+def _blocks(pending: Pending) -> Labels | None:
+    """Return labels that vary along two axes as [blocks, labels of one], each label once; None where they are otherwise."""
+    spread = pending.spread
+    if sum(size > 1 for size in spread.shape) != 2:
+        return None
+    table = spread.reshape([size for size in spread.shape if size > 1])
+    _, first, place = np.unique(table[0], return_index=True, return_inverse=True)
+    blocks = table[:, np.sort(first)]
+    same = np.array_equal(table, blocks[:, np.argsort(np.argsort(first))[place]])
+    return blocks if same and blocks.min() >= 0 and np.unique(blocks).size == blocks.size else None
+
+
+def _block_by_block(labels: Labels, blocks: Labels) -> bool:
+    """Tell whether labels list one block after the other, each in its own order."""
+    if labels.size != blocks.size:
+        return False
+    rows = labels.reshape(blocks.shape)
+    return np.array_equal(rows[np.argsort(rows[:, 0])], blocks[np.argsort(blocks[:, 0])])
 
 
 def constant_axes_dropped(positions: NDArray[np.int64], labels: Labels) -> NDArray[np.int64]:

@@ -18,12 +18,15 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from onnx_reconvene.files import write_data
-from onnx_reconvene.flow import weight_values
+from onnx_reconvene.flow import Value, weight_values
 from onnx_reconvene.graph import Source, plain_source, put_values
 from onnx_reconvene.groups import Analysis
+from onnx_reconvene.labels import Labels
 from onnx_reconvene.plain import graphs_in
+from onnx_reconvene.shapes import Shape
 
 Mask = NDArray[np.bool_]
+SUMS = ("Einsum", "FusedMatMul", "MatMul")  # to which zeros are as good as nothing
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,23 @@ class Slices:
 
 
 @dataclass(frozen=True)
+class Losing:
+    """An axis of a tensor, or with a mask of two dimensions an axis of blocks and the next, and which positions stay there; with
+    a mask broadcastable to the tensor what is to be zero."""
+
+    tensor: str
+    axis: int
+    stays: Mask
+    shape: Shape  # of the tensor
+
+
+@dataclass(frozen=True)
 class Masked:
     """An operator that computes over channels: which of them stay along the axes of its inputs and outputs."""
 
     output: str  # its first output, to find it by
-    inputs: tuple[tuple[str, int, Mask], ...]  # (tensor, axis, which stay)
-    outputs: tuple[tuple[str, int, Mask], ...]
+    inputs: tuple[Losing, ...]
+    outputs: tuple[Losing, ...]
 
 
 @dataclass(frozen=True)
@@ -84,23 +98,31 @@ def _zeroed(analysis: Analysis, keep: Mask) -> list[Slices]:
 
 def _masked(analysis: Analysis, keep: Mask) -> list[Masked]:
     found = []
-    for node in analysis.flow.over_channels:
-        inputs = _axes_losing(analysis, keep, [t.name for t in node.inputs])
-        outputs = _axes_losing(analysis, keep, [t.name for t in node.outputs])
+    for node, labels in analysis.flow.over_channels.values():
+        over = analysis.units(np.concatenate(labels))
+        inputs, outputs = (
+            _axes_losing(analysis, keep, over, node.op, [t.name for t in tensors]) for tensors in (node.inputs, node.outputs)
+        )
         if inputs or outputs:
-            found.append(Masked(node.outputs[0].name, tuple(inputs), tuple(outputs)))
+            found.append(Masked(node.outputs[0].name, inputs, outputs))
     return found
 
 
-def _axes_losing(analysis: Analysis, keep: Mask, names: list[str]) -> list[tuple[str, int, Mask]]:
+def _axes_losing(analysis: Analysis, keep: Mask, over: Labels, op: str, names: list[str]) -> tuple[Losing, ...]:
+    """Return the axes of tensors along which units go that a node computes over, and what stays there."""
     found = []
     for name in dict.fromkeys(names):
-        value = analysis.flow.values.get(name)
-        for axis, labels in value.labels.items() if value else ():
+        value = analysis.flow.values.get(name, Value())
+        borne = list(value.labels.items())
+        if value.pending is not None:
+            spread, axes = value.pending.spread, value.pending.axes
+            next_to = len(axes) == 2 and axes[0] + 1 == axes[1] and op not in SUMS
+            borne.append((axes[0], spread.reshape([spread.shape[axis] for axis in axes]) if next_to else spread))
+        for axis, labels in borne:
             stays = analysis.stays(labels, keep)
-            if not stays.all():
-                found.append((name, axis, stays))
-    return found
+            if not stays.all() and np.isin(analysis.units(labels)[~stays], over).any():
+                found.append(Losing(name, axis, stays, analysis.shapes[name]))
+    return tuple(found)
 
 
 def store(source: Source, folder: str, name: str, zero: Sequence[Slices] = (), masked: Sequence[Masked] = ()) -> str:
@@ -138,25 +160,43 @@ def _mask(graph: onnx.GraphProto, operator: Masked) -> None:
     stem = f"{operator.output}/masked"
     before: list[onnx.NodeProto] = []
     after: list[onnx.NodeProto] = []
-    for k, (tensor, axis, stays) in enumerate(operator.inputs):
-        index = _constant(graph, f"{stem}/in{k}/index", np.flatnonzero(stays))
-        for i, name in enumerate(node.input):
-            if name == tensor or name.startswith(f"{stem}/of/{tensor}/"):
-                node.input[i] = f"{stem}/of/{tensor}/{k}"
-                before.append(helper.make_node("Gather", [name, index], [node.input[i]], axis=axis))
-    for k, (tensor, axis, stays) in enumerate(operator.outputs):
-        index = _constant(graph, f"{stem}/out{k}/index", np.maximum(np.cumsum(stays) - 1, 0))
-        part = f"{stem}/part/{tensor}/{k}"
+    for k, losing in enumerate(operator.inputs):
+        chosen = np.flatnonzero(losing.stays)
+        names = {name for name in node.input if name == losing.tensor or name.startswith(f"{stem}/of/{losing.tensor}/")}
+        for name in names:
+            masked = f"{stem}/of/{losing.tensor}/{k}"
+            node.input[:] = [masked if other == name else other for other in node.input]
+            before += _gather(graph, name, masked, losing, chosen, losing.stays)
+    for k, losing in enumerate(operator.outputs):
+        part = f"{stem}/part/{losing.tensor}/{k}"
         for earlier in [node, *after]:
-            earlier.output[:] = [part if name == tensor else name for name in earlier.output]
-        after.append(helper.make_node("Gather", [part, index], [tensor], axis=axis))
+            earlier.output[:] = [part if name == losing.tensor else name for name in earlier.output]
+        places = np.maximum(np.cumsum(losing.stays) - 1, 0)
+        after += _gather(graph, part, losing.tensor, losing, places, np.ones_like(losing.stays))
     del home.node[at]
-    for k, new in enumerate([*_unique(before), node, *after]):
+    for k, new in enumerate([*before, node, *after]):
         home.node.insert(at + k, new)
 
 
-def _unique(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    return list({node.output[0]: node for node in nodes}.values())
+def _gather(
+    graph: onnx.GraphProto, name: str, to: str, losing: Losing, index: NDArray[np.int64], shape: Mask
+) -> list[onnx.NodeProto]:
+    """Return nodes that take index along the axis of losing; an axis of blocks and the next are one for that."""
+    indices = _constant(graph, f"{to}/index", index)
+    if losing.stays.ndim > 2:
+        mask = _constant(graph, f"{to}/mask", losing.stays)
+        zero = helper.make_node("Sub", [name, name], [f"{to}/zero"])
+        return [zero, helper.make_node("Where", [mask, name, f"{to}/zero"], [to])]
+    if losing.stays.ndim == 1:
+        return [helper.make_node("Gather", [name, indices], [to], axis=losing.axis)]
+    after = losing.shape[losing.axis + 2 :]
+    merged = _constant(graph, f"{to}/merged", np.asarray([*[0] * losing.axis, -1, *after], np.int64))
+    split = _constant(graph, f"{to}/split", np.asarray([*[0] * losing.axis, len(shape), shape[0].sum(), *after], np.int64))
+    return [
+        helper.make_node("Reshape", [name, merged], [f"{to}/row"]),
+        helper.make_node("Gather", [f"{to}/row", indices], [f"{to}/taken"], axis=losing.axis),
+        helper.make_node("Reshape", [f"{to}/taken", split], [to]),
+    ]
 
 
 def _constant(graph: onnx.GraphProto, name: str, values: NDArray[np.generic]) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -15,7 +13,7 @@ from numpy.typing import NDArray
 from onnx_reconvene.cost import CostModel, Widths
 from onnx_reconvene.flow import weight_values
 from onnx_reconvene.graph import every_node
-from onnx_reconvene.groups import Analysis, Frozen, Group
+from onnx_reconvene.groups import Analysis, Frozen
 from onnx_reconvene.verify import Verdict
 
 VERSION = 1
@@ -146,64 +144,3 @@ def verify_line(verdict: Verdict) -> str:
     """Return one line on verification."""
     error = f", largest relative error {verdict.max_rel_err:.1e}" if verdict.max_rel_err is not None else ""
     return f"verification: {verdict.status}{error}{f' ({verdict.reason})' if verdict.reason else ''}"
-
-
-def inspection(analysis: Analysis, shares: Mapping[str, float], everything: bool = False) -> str:
-    """Return what can be removed from a network and what is frozen and why, as tables for a terminal.
-
-    shares gives, per group, the share of all multiply-accumulates at the layers that make its channels. Unless everything is
-    asked for, only the groups with most of them and the most frequent reasons are shown, about one screen.
-    """
-    groups = sorted(analysis.groups, key=lambda group: -shares[group.name])
-    shown = len(groups) if everything else SHOWN_GROUPS
-    rows = [(g.name, str(g.width), str(len(g.layers)), f"{shares[g.name]:.1%}", "no" if g.inexact else "yes") for g in groups]
-    reasons: dict[str, list[Frozen]] = {}
-    for entry in analysis.frozen:
-        reasons.setdefault(entry.reason, []).append(entry)
-    merged = sorted(reasons.items(), key=lambda item: -sum(entry.channels for entry in item[1]))
-    frozen = [(str(sum(e.channels for e in own)), _and_more(own), reason) for reason, own in merged]
-    made = sum(layer.out.size for layer in analysis.layers)
-    free = sum(int((analysis.units(layer.out) >= 0).sum()) for layer in analysis.layers)
-    return "\n".join(
-        [
-            f"{free:,} of {made:,} output channels can be removed, in {len(groups)} groups of channels that only go together",
-            "",
-            *_table(("group (named after its first layer)", "width", "layers", "MACs", "exact"), rows, shown, right=(1, 2, 3)),
-            "",
-            *_table(("frozen", "weights", "because"), frozen, len(frozen) if everything else SHOWN_REASONS, right=(0,)),
-            *(_inexact(groups)),
-            "",
-        ]
-    )
-
-
-SHOWN_GROUPS, SHOWN_REASONS = 15, 8
-
-
-def _and_more(entries: list[Frozen]) -> str:
-    return entries[0].tensor + (f" and {len(entries) - 1} more" if len(entries) > 1 else "")
-
-
-def _inexact(groups: list[Group]) -> list[str]:
-    what = Counter(group.inexact for group in groups if group.inexact)
-    if not what:
-        return []
-    return ["", f"not exact: channels over which something is computed, such as {what.most_common(1)[0][0]}"]
-
-
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], shown: int, right: tuple[int, ...]) -> list[str]:
-    """Return rows under head as lines that fit the terminal; long names lose their middle."""
-    if not rows:
-        return [f"no {head[0].split()[0]}"]
-    room = max(30, (shutil.get_terminal_size((120, 24)).columns - 14) // 2)
-    cells = [tuple(_shortened(cell, room) for cell in row) for row in [head, *rows[:shown]]]
-    widths = [max(len(row[k]) for row in cells) for k in range(len(head))]
-    lines = []
-    for row in cells:
-        placed = [cell.rjust(w) if k in right else cell.ljust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True))]
-        lines.append("  ".join(placed).rstrip())
-    return [*lines, *([f"... and {len(rows) - shown} more (-v shows all)"] if len(rows) > shown else [])]
-
-
-def _shortened(text: str, room: int) -> str:
-    return text if len(text) <= room else f"{text[: room // 3]}...{text[-(room - room // 3 - 3) :]}"

@@ -139,19 +139,32 @@ EVALUATE: dict[str, Callable[..., Array]] = {
 }
 
 
-class Integers:
-    """Small tensors whose values follow from constants and shapes alone, evaluated node by node."""
+MOVES = {"Cast", "Concat", "Expand", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
 
-    def __init__(self) -> None:
+
+class Integers:
+    """Small tensors whose values follow from constants and shapes alone, evaluated node by node.
+
+    fixed tells, for tensors of a network with free sizes, which of their dimensions are fixed all the same.
+    """
+
+    def __init__(self, fixed: Mapping[str, Array] | None = None) -> None:
+        self._fixed = fixed
+        self._free: dict[str, Array] = {}  # which elements depend on sizes that are free
         self._values: dict[str, Array] = {}
         self.of_shapes: set[str] = set()  # those that some Shape node had a part in
         self._of_weights: set[str] = set()  # those that floating-point numbers of a weight had a part in
 
     def copy(self) -> Integers:
         """Return the same values, to be added to without a change to these."""
-        copy = Integers()
-        copy._values, copy.of_shapes, copy._of_weights = dict(self._values), set(self.of_shapes), set(self._of_weights)
+        copy = Integers(self._fixed)
+        copy._values, copy._free = dict(self._values), dict(self._free)
+        copy.of_shapes, copy._of_weights = set(self.of_shapes), set(self._of_weights)
         return copy
+
+    def is_free(self, name: str) -> bool:
+        """Tell whether the value of a tensor may be another at other sizes of the free dimensions."""
+        return name in self._free
 
     def __contains__(self, name: str) -> bool:
         return name in self._values
@@ -195,6 +208,9 @@ class Integers:
             if sizes is not None:
                 self._values[node.outputs[0].name] = _shape(node, sizes)
                 self.of_shapes.add(node.outputs[0].name)
+                if self._fixed is not None:
+                    fixed = self._fixed.get(node.inputs[0].name, np.zeros(len(sizes), bool))
+                    self._set_free(node, _ranged(node, ~fixed) if node.op == "Shape" else np.asarray(not fixed.all()))
         elif node.op in EVALUATE:
             self._evaluate(node)
             if any(t.name in self.of_shapes for t in node.inputs):
@@ -214,6 +230,25 @@ class Integers:
             self._values[node.outputs[0].name] = value
             if any(t.name in self._of_weights or self._is_weight(t.name) for t in node.inputs):
                 self._of_weights.add(node.outputs[0].name)
+            if self._free:
+                self._follow_free(node, operands, value)
+
+    def _follow_free(self, node: gs.Node, operands: Sequence[Array | None], value: Array) -> None:
+        """Find out which elements of a value depend on free sizes: movement moves what says so, all else is taken together."""
+        free = [self._free.get(t.name) for t in node.inputs]
+        moved = len(free) if node.op == "Concat" else 1
+        if all(mask is None for mask in free):
+            return
+        if node.op not in MOVES or any(mask is not None for mask in free[moved:]):
+            self._set_free(node, np.ones(value.shape, bool))
+            return
+        data = [x for x in operands[:moved] if x is not None]
+        masks = [np.zeros(x.shape, bool) if mask is None else mask for mask, x in zip(free, data, strict=False)]
+        self._set_free(node, masks[0] if node.op == "Cast" else EVALUATE[node.op](node.attrs, *masks, *operands[moved:]))
+
+    def _set_free(self, node: gs.Node, mask: Array) -> None:
+        if mask.any():
+            self._free[node.outputs[0].name] = mask
 
     def _is_weight(self, name: str) -> bool:
         value = self._values.get(name)
@@ -228,4 +263,8 @@ def _plain_constant(node: gs.Node) -> Array:
 def _shape(node: gs.Node, sizes: Shape) -> Array:
     if node.op == "Size":
         return np.asarray(np.prod(sizes, dtype=np.int64))
-    return np.asarray(sizes, np.int64)[node.attrs.get("start", 0) : node.attrs.get("end")]
+    return _ranged(node, np.asarray(sizes, np.int64))
+
+
+def _ranged(node: gs.Node, dimensions: Array) -> Array:
+    return dimensions[node.attrs.get("start", 0) : node.attrs.get("end")]

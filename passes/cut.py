@@ -5,9 +5,10 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from onnx_reconvene.cut import cut
-from onnx_reconvene.notes import analysis_of, notes_of
+from onnx_reconvene.notes import analysis_of, notes_of, restore
 from onnx_reconvene.passes.base import Pass, needed
 from onnx_reconvene.reference import reference
+from onnx_reconvene.sharing import unite
 
 
 class Cut(Pass):
@@ -23,9 +24,9 @@ class Cut(Pass):
         assert notes.keep is not None
         notes.done = True
         if notes.keep.all():
-            if notes.unfold is not None:
-                notes.unfold()
+            restore(graph)
             return False
         notes.reference = reference(analysis, notes.keep)
         cut(analysis, notes.keep)
+        unite(graph.shared)
         return True

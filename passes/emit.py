@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_reconvene.files import check_writable, save
 from onnx_reconvene.graph import without_weights
-from onnx_reconvene.notes import strip
+from onnx_reconvene.notes import restore, strip
 from onnx_reconvene.passes.base import Pass
 
 
@@ -25,6 +25,7 @@ class Emit(Pass):
 
     def call(self, graph: gs.Graph) -> bool:
         """Write beside path, then rename."""
+        restore(graph)
         bare = without_weights(graph)
         strip(bare.model)
         save(bare, self.path)

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, inliner, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from onnx_reconvene.analysis import analyze
@@ -54,16 +54,17 @@ def check(model: onnx.ModelProto, seed: int = 0, keep: Mask | None = None, spare
     analysis = analyze(graph)
     keep = random_mask(analysis, rng) if keep is None else keep
     dead = list(dead_slices(analysis, keep))
+    flat = model if all(d.tensor in names(model) for d in dead) else inliner.inline_local_functions(model)
     exact = not any(group.inexact and not keep[group.units].all() for group in analysis.groups)
     cut(analysis, keep)
     pruned = to_model(graph)
-    check_valid(pruned, model, dead)
+    check_valid(pruned, flat, dead)
     noticed = False
     for feeds in draw_feeds(model, analysis.sizes, rng):
         untouched, found = run(model, feeds), run(pruned, feeds)
         assert all(a.any() for a in untouched), "an output of the original is all zeros: the network tests nothing"
         for vectors in (False, True) if spare_vectors else (False,):
-            expected = run(zeroed(model, dead, vectors), feeds)
+            expected = run(zeroed(flat, dead, vectors), feeds)
             compare(expected, found, exact)
         noticed |= any(not np.array_equal(a, b) for a, b in zip(untouched, expected, strict=True))
     return Cut(pruned, int((~keep).sum()), noticed)
@@ -134,6 +135,12 @@ def put(model: onnx.ModelProto, name: str, values: Array) -> None:
             graph.initializer.remove(tensor)
         if made or stored:
             graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+
+
+def names(model: onnx.ModelProto) -> set[str]:
+    """Return the names of all weights of model but those in functions."""
+    parts = list(graphs(model.graph))
+    return {t.name for part in parts for t in part.initializer} | {n for part in parts for node in part.node for n in node.output}
 
 
 def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

@@ -10,7 +10,8 @@ from onnx import ModelProto, numpy_helper, parser
 import onnx_reconvene as rc
 from onnx_reconvene.api import compare
 from tests.nets import ALL
-from tests.nets.control import FUNCTIONS, NETS
+from tests.nets.control import FUNCTIONS, NETS, either
+from tests.nets.net import convs
 from tests.oracle import graphs
 
 NAMES = [name for name in ALL if name.partition(":")[0] in NETS or name in FUNCTIONS]
@@ -33,6 +34,14 @@ def test_pruned_networks_are_recognized(name: str) -> None:
     found = compare(ALL[name].model, result.model)
     assert found.verdict is not None
     assert (found.after.params, found.after.macs) == (result.report.after.params, result.report.after.macs)
+
+
+def test_weights_computed_in_a_body_are_folded() -> None:
+    weights = {"w3": (8, 8, 1, 1), "g": (8, 1, 1, 1)}
+    model = convs(either("c = Mul(w3, g) t = Conv(a, c)", "e = Neg(a)"), **weights).model
+    result = rc.prune(model, target="channels=0.5", round_to=1)
+    assert result.report.verify.status == "exact"
+    assert {t.name: list(t.dims)[:2] for t in result.model.graph.initializer}["c_folded"] == [4, 4]
 
 
 MERGED = """<ir_version: 8, opset_import: ["" : 18]> decoder (float[N,6] x, bool first) => (float[N,5] y) {

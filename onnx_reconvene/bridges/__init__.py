@@ -46,6 +46,7 @@ def open_model(model: Any, in_place: bool = False) -> tuple[gs.Graph, Callable[[
 
 
 def _to_proto(graph: gs.Graph) -> onnx.ModelProto:
+    notes.restore(graph)
     model = to_model(graph)
     notes.write(graph, model)
     return model
@@ -55,6 +56,7 @@ def _to_path(graph: gs.Graph, kind: type) -> Any:
     folder = tempfile.mkdtemp(prefix="reconvene-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     path = os.path.join(folder, os.path.basename(graph.source.path or "model.onnx"))
+    notes.restore(graph)
     bare = without_weights(graph)
     notes.write(graph, bare.model)
     save(bare, path)
@@ -68,13 +70,14 @@ def _from_ir(model: Any) -> tuple[gs.Graph, Callable[[gs.Graph], Any]]:
     folders = {os.fspath(v.base_dir) for v in values if isinstance(v, onnx_ir.ExternalTensor)}
     graph = from_model(onnx_ir.to_proto(model), folders.pop() if folders else "")
     if notes.KEY in model.meta:
-        graph.notes = replace(model.meta[notes.KEY], analysis=None, unfold=None)
+        graph.notes = replace(model.meta[notes.KEY], analysis=None, restore=None)
 
     def back(graph: gs.Graph) -> Any:
+        notes.restore(graph)
         result = onnx_ir.from_proto(to_model(graph))
         found = notes.notes_of(graph)
         if found != notes.Notes():
-            result.meta[notes.KEY] = replace(found, analysis=None, unfold=None)
+            result.meta[notes.KEY] = replace(found, analysis=None, restore=None)
         return result
 
     return graph, back

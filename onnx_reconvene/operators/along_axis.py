@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnx_reconvene.flow import UnsupportedError
 from onnx_reconvene.op import Op
 from onnx_reconvene.operators.rule import Operator
+
+if TYPE_CHECKING:
+    from onnx_reconvene.cutting import CutOp
 
 
 def untouched(op: Op, axes: Iterable[int]) -> None:
@@ -62,12 +67,34 @@ def gather_elements(op: Op) -> None:
 def scatter_nd(op: Op) -> None:
     """x[i..., c...], index tuples [n..., i], updates[n..., c...] -> y[i..., c...]"""
     picked, rank = int(op.shape(1)[-1]), len(op.shape(0))
-    kept = range(picked, rank)
-    labels = op.along(0, *kept)
-    updates = op.along(2, *range(len(op.shape(2)) - len(kept), len(op.shape(2)))) if kept else op.along(2)
-    for a, b in zip(labels, updates, strict=True):
-        op.equate(a, b)
-    op.emit(dict(zip(kept, labels, strict=True)))
+    index = op.fixed(1)
+    grid = None if index is None else grid_of(index)
+    followed = range(0 if grid is not None else picked, rank)
+    labels = op.along(0, *followed)
+    updates = op.along(2, *range(len(op.shape(2)) - len(followed), len(op.shape(2)))) if followed else op.along(2)
+    for axis, a, b in zip(followed, labels, updates, strict=True):
+        op.equate(a if grid is None or axis >= picked else a[grid[axis]], b)
+    op.emit(dict(zip(followed, labels, strict=True)))
+
+
+def grid_of(index: NDArray[np.int64]) -> list[NDArray[np.int64]] | None:
+    """Return the positions along each axis where index tuples [n..., axes] are those of a slice of every axis, else None."""
+    axes = index.shape[-1]
+    if index.ndim != axes + 1 or not index.size:
+        return None
+    grid = [np.moveaxis(index[..., a], a, 0).reshape(index.shape[a], -1)[:, 0] for a in range(axes)]
+    return grid if np.array_equal(index, np.stack(np.meshgrid(*grid, indexing="ij"), -1)) else None
+
+
+def scatter_indices(cut: CutOp) -> None:
+    """index tuples count in what is left, and lose what is gone"""
+    index = cut.old_ints(1)
+    grid = None if index is None else grid_of(index)
+    if index is None or grid is None:
+        return
+    kept = [cut.kept(0, axis) for axis in range(len(grid))]
+    left = [(np.cumsum(mask) - 1)[positions % mask.size][mask[positions]] for mask, positions in zip(kept, grid, strict=True)]
+    cut.replace(1, np.stack(np.meshgrid(*left, indexing="ij"), -1))
 
 
 def center_crop_pad(op: Op) -> None:
@@ -86,7 +113,7 @@ OPERATORS = {
     "CumSum": Operator(cumulative),
     "GatherElements": Operator(gather_elements),
     "ReverseSequence": Operator(reverse_sequence),
-    "ScatterND": Operator(scatter_nd),
+    "ScatterND": Operator(scatter_nd, scatter_indices),
     "TopK": Operator(along_attribute),
     "Trilu": Operator(last_two),
 }

@@ -18,7 +18,7 @@ UNCOUNTED = "how many steps it makes is not known"
 
 def branch(op: Op) -> None:
     """y is made by one branch or the other, so both make the same channels"""
-    taken = branches_taken(op.flow.graph, op.node, op.flow.integers)
+    taken = branches_taken(op.node, op.flow.integers)
     for o in op.outputs():
         results = [branch.outputs[o] for branch in taken]
         shapes = {op.flow.shapes.get(result.name) for result in results}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from onnx_reconvene.labels import Labels
 from onnx_reconvene.op import Op
 from onnx_reconvene.operators.rule import Operator
@@ -27,6 +29,10 @@ def cast_like(op: Op) -> None:
 
 def broadcast(op: Op) -> None:
     """f(a[...], b[...], ...) -> y[...]"""
+    others = [i for i in op.inputs() if np.prod(op.shape(i)) != 1]
+    if op.flow.shrink_heads and len(others) == 1 and op.shape(others[0]) == op.out_shape() and op.blocks(others[0]) is not None:
+        op.pass_blocks(others[0])
+        return
     labels = broadcast_labels(op, op.inputs(), op.out_shape())
     op.emit({axis: along for axis, along in enumerate(labels) if along is not None})
 

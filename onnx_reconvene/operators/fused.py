@@ -6,7 +6,7 @@ from onnx_reconvene.op import Op
 from onnx_reconvene.operators.elementwise import broadcast, broadcast_labels, unary
 from onnx_reconvene.operators.normalization import normalize
 from onnx_reconvene.operators.rule import Operator
-from onnx_reconvene.operators.weights import conv, conv_groups, fused_matmul, gemm
+from onnx_reconvene.operators.weights import conv, conv_attributes, fused_matmul, gemm
 
 
 def fused_conv(op: Op) -> None:
@@ -35,7 +35,7 @@ def quantized_binary(op: Op) -> None:
 OPERATORS = {
     "com.microsoft.BiasGelu": Operator(broadcast),
     "com.microsoft.FastGelu": Operator(broadcast),
-    "com.microsoft.FusedConv": Operator(fused_conv, conv_groups),
+    "com.microsoft.FusedConv": Operator(fused_conv, conv_attributes),
     "com.microsoft.FusedGemm": Operator(gemm),
     "com.microsoft.FusedMatMul": Operator(fused_matmul),
     "com.microsoft.Gelu": Operator(unary),

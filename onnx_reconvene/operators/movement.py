@@ -144,16 +144,22 @@ def slice_(op: Op) -> None:
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         whole = labels[axis]
         labels[axis] = whole[as_slice(start, end, step, whole.size)]
-        if step != 1 and labels[axis].size != whole.size:
+        if step != 1 and labels[axis].size != whole.size and len(axes) > 1:
             op.freeze(whole, "takes every so many of them")
     op.emit(labels)
 
 
 def slice_bounds(cut: CutOp) -> None:
-    """`starts` and `ends` are counted in what is left"""
+    """`starts` and `ends` are counted in what is left; where every so many are taken, those that are left are named one by one"""
     old, new = cut.old_shape(0), cut.new_shape(0)
     operands = [cut.old_ints(i) for i in range(1, len(cut.node.inputs))]
     starts, ends, axes, steps = slice_operands(cut.node.attrs, len(old), operands)
+    if len(axes) == 1 and not cut.kept(0, axes[0]).all():
+        kept = cut.kept(0, axes[0])
+        taken = np.arange(kept.size)[as_slice(starts[0], ends[0], steps[0], kept.size)]
+        if steps[0] != 1 and taken.size < kept.size:
+            cut.gather(axes[0], (np.cumsum(kept) - 1)[taken[kept[taken]]])
+            return
     now = [cut.ints(i) for i in range(1, len(cut.node.inputs))]
     starts_now, ends_now, *_ = slice_operands(cut.node.attrs, len(old), [None if x is None else np.asarray(x) for x in now])
     for k, axis in enumerate(axes):
@@ -178,7 +184,7 @@ def gather(op: Op) -> None:
     axis = op.attr("axis", 0) % len(op.shape(0))
     index = op.fixed(1)
     if index is not None and index.ndim:
-        op.move(functools.partial(_take, axis, index))
+        _move_some(op, axis, index)
     else:
         labels = op.axes(0)
         op.freeze(labels[axis], "picks among them at run time") if index is None else op.freeze(
@@ -196,11 +202,18 @@ def gather_nd(op: Op) -> None:
     picked, batch = int(op.shape(1)[-1]), int(op.attr("batch_dims", 0))
     index = op.fixed(1)
     if index is not None and picked == 1 and batch == 0 and index.ndim > 1:
-        op.move(functools.partial(_take, 0, index[..., 0]))
+        _move_some(op, 0, index[..., 0])
         return
     rank, shift = len(op.shape(0)), len(op.out_shape()) - len(op.shape(0))
     untouched = range(batch + picked, rank)
     op.emit({axis + shift: along for axis, along in zip(untouched, op.along(0, *untouched), strict=True)})
+
+
+def _move_some(op: Op, axis: int, index: NDArray[np.int64]) -> None:
+    """Move labels as Gather does; those that vary along several axes settle first where some of them are left out."""
+    if np.unique(index % op.shape(0)[axis]).size < op.shape(0)[axis]:
+        op.flow.settle(op.node.inputs[0])
+    op.move(functools.partial(_take, axis, index))
 
 
 def _take(axis: int, index: NDArray[np.int64], x: NDArray[Any]) -> NDArray[Any]:

@@ -23,6 +23,11 @@ def batch_norm(op: Op) -> None:
 
 def instance_norm(op: Op) -> None:
     """f(x[n,c,...], scale[c], bias[c]) with statistics over all but n and c -> y[n,c,...]"""
+    if op.blocks(0) is not None:  # the groups of a group norm, c of them
+        op.inexact(op.pass_blocks(0))
+        for i in op.inputs()[1:]:
+            op.freeze(op.along(i, 0)[0], "normalizes each group by one of them")
+        return
     n, c, *rest = op.axes(0)
     for i in op.inputs()[1:]:
         op.equate(c, op.along(i, 0)[0])

@@ -24,9 +24,11 @@ def conv(op: Op) -> None:
 
 def convolve(op: Op, x: int, weight: int, bias: int | None = None) -> Labels:
     """Let labels flow through a convolution whose operands are these inputs; returns those of its output channels."""
-    slid = _slid_over(op, x)
-    channels = op.along(x, 1, *slid)[0]
-    out, read = op.along(weight, 0, 1)
+    slid, covered = _slid_over(op, x), _covered(op, x, weight)
+    channels, *whole = op.along(x, 1, *covered, *slid)[: 1 + len(covered)]
+    out, read, *kernel = op.along(weight, 0, 1, *covered)
+    for a, b in zip(whole, kernel, strict=True):
+        op.equate(a, b)
     _check(op, channels, out, reads=read.size * _groups(op))
     if _groups(op) > 1:
         read = _group(op, weight, channels, out, of_a_group=read, theirs=channels)
@@ -34,7 +36,7 @@ def convolve(op: Op, x: int, weight: int, bias: int | None = None) -> Labels:
         op.equate(channels, read)
     if bias is not None and op.has(bias):
         op.equate(out, op.along(bias, 0)[0])
-    op.layer(weight, out, read)
+    op.layer(weight, out, np.concatenate([read, *kernel]))
     op.emit({1: out, **slid})
     spatial = range(2, len(op.out_shape()))
     op.macs((op.node.inputs[weight], range(len(op.shape(weight)))), (op.node.outputs[0], (0, *spatial)))
@@ -49,6 +51,16 @@ def _slid_over(op: Op, x: int) -> dict[int, Labels]:
     for labels in slid.values():
         op.inexact(labels, "slides over them")
     return slid
+
+
+def _covered(op: Op, x: int, weight: int) -> list[int]:
+    """Return the axes of space with channels that the kernel covers as a whole, as it does where words are convolved."""
+    rank = len(op.shape(x))
+    plain = (
+        op.type in ("Conv", "FusedConv") and not any(op.attr("pads", [])) and op.attr("auto_pad", "NOTSET") in ("NOTSET", "VALID")
+    )
+    found = [a for a in range(2, rank) if plain and op.shape(x)[a] == op.shape(weight)[a] and op.out_shape()[a] == 1]
+    return [axis for axis in found if op.shape(x)[axis] > 1 and (op.axes(x)[axis] >= 0).any()]
 
 
 def conv_transpose(op: Op) -> None:
@@ -105,6 +117,13 @@ def _group(op: Op, weight: int, x: Labels, out: Labels, of_a_group: Labels, thei
     return apart
 
 
+def conv_attributes(cut: CutOp) -> None:
+    """`kernel_shape` and `group` follow the weight"""
+    if "kernel_shape" in cut.node.attrs:
+        cut.node.attrs["kernel_shape"] = list(cut.new_shape(1)[2:])
+    conv_groups(cut)
+
+
 def conv_groups(cut: CutOp) -> None:
     """`group` is what is left of the input channels over what one group reads."""
     groups = int(cut.node.attrs.get("group", 1))
@@ -136,6 +155,8 @@ def matmul(op: Op) -> None:
 
 def matrix_product(op: Op, a: int, b: int) -> dict[int, Labels]:
     """Let labels flow through a product of stacked matrices (or vectors); returns those of its output by axis."""
+    if op.flow.shrink_heads and _product_of_heads(op, a, b):
+        return {}
     left, right = op.axes(a), op.axes(b)
     rank, stacked = len(op.out_shape()), max(len(left), len(right), 2) - 2
     k, read = left[-1], right[-2] if len(right) > 1 else right[-1]
@@ -155,6 +176,28 @@ def matrix_product(op: Op, a: int, b: int) -> dict[int, Labels]:
         op.layer(b, right[-1] if len(right) > 1 else k, read)
     op.macs((op.node.outputs[0], range(rank)), (op.node.inputs[a], (len(left) - 1,)))
     return out
+
+
+def _product_of_heads(op: Op, a: int, b: int) -> bool:
+    """Let each head lose dimensions of its own where matrices of heads are multiplied: queries by keys, or by values."""
+    left, right, rank = op.blocks(a), op.blocks(b), len(op.shape(b))
+    if right is None or len(op.shape(a)) != rank or right[1][0] >= rank - 2:
+        return False
+    heads, within = right[1]
+    if left is not None and left[1] == [heads, rank - 1] and within == rank - 2 and left[0].shape == right[0].shape:
+        queries, keys = op.take_blocks(a), op.take_blocks(b)
+        op.equate(queries, keys)
+        op.inexact(keys, "sums over them")
+        op.emit({})
+        op.layer(b, keys[:0].ravel(), keys.ravel())
+    elif left is None and op.flow.value(op.node.inputs[a]).pending is None and within == rank - 1:
+        for labels in op.axes(a):
+            op.freeze(labels, "computes across them")
+        op.layer(b, op.pass_blocks(b).ravel(), op.fresh(0))
+    else:
+        return False
+    op.macs((op.node.outputs[0], range(rank)), (op.node.inputs[a], (rank - 1,)))
+    return True
 
 
 def fused_matmul(op: Op) -> None:
@@ -213,7 +256,7 @@ OPERATORS = {
     "CausalConvWithState": Operator(causal_conv),
     "DeformConv": Operator(deform_conv, conv_groups),
     "Einsum": Operator(einsum),
-    "Conv": Operator(conv, conv_groups),
+    "Conv": Operator(conv, conv_attributes),
     "ConvTranspose": Operator(conv_transpose, conv_groups),
     "Gemm": Operator(gemm),
     "MatMul": Operator(matmul),

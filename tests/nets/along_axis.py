@@ -62,8 +62,19 @@ NETS: Table = {
         ),
     },
     "ScatterND": {
+        "into some channels": convs(
+            "t = Transpose<perm = [1,0,2,3]>(a) b = Conv(x, w4) u = Transpose<perm = [1,0,2,3]>(b) "
+            "i = Constant<value = int64[3,1] {2, 3, 4}>() s = ScatterND(t, i, u) h = Transpose<perm = [1,0,2,3]>(s)",
+            "3 w1.0 b1.0 w4.0 w2.1 | 5 w1.0 b1.0 w2.1",
+            w4=(3, 3, 1, 1),
+        ),
+        "into some channels of every image": convs(
+            "b = Conv(x, w4) i = Constant<value = int64[2,2,2] {0, 3, 0, -1, 1, 3, 1, -1}>() h = ScatterND(a, i, b)",
+            "2 w1.0 b1.0 w4.0 w2.1 | 6 w1.0 b1.0 w2.1",
+            w4=(2, 3, 1, 1),
+        ),
         "channels last": convs(f"{LAST} {PLACES} s = ScatterND(t, i, u) {FIRST}", "8 w1.0 b1.0 u.1 w2.1", u=(4, 8)),
-        "of channels": convs(
+        "into a single channel of one image": convs(
             f"{sizes('i', 0, 5)} {sizes('n', 1, 2)} j = Reshape(i, n) h = ScatterND(a, j, u)", u=(1, 6, 6), **stays("ScatterND")
         ),
     },

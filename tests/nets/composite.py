@@ -17,6 +17,11 @@ FUSED = (
 )
 
 SHUFFLES = {
+    "some of what a Reshape has split": convs(
+        f"{SPLIT_IN_TWO} {sizes('i', 1, 3)} g = Gather<axis = 2>(p, i) {sizes('m', 2, 4, 6, 6)} h = Reshape(g, m)",
+        "2 w1.0 b1.0 w2.1 | 2 w1.0 b1.0",
+        read=(5, 4, 1, 1),
+    ),
     "shuffle, activation inside": convs(f"{SPLIT_IN_TWO} r = Relu(p) {SWAP}(r) {MERGED}", "4 w1.0 b1.0 w2.1"),
     "shuffle, scale inside": convs(
         f"{SPLIT_IN_TWO} {SWAP}(p) k = Mul(q, s) {MERGED.replace('(q', '(k')}", "2 w1.0 b1.0 w2.1", s=()

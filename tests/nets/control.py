@@ -12,6 +12,8 @@ from tests.nets.net import MATMUL, Net, Table, convs, matmuls, net, sizes, stays
 DATA = "m = ReduceMax<keepdims = 0>(x) n = Constant<value_float = 1.0>() q = Greater(m, n)"
 SHAPE = "float[2,8,6,6]"
 TWICE = "float[2,5,8]"
+SIXES = "float[2,6,6,6] %s"
+IS_SIX = "s = Shape(a) i = Constant<value_int = 2>() k = Gather(s, i) n = Constant<value_int = 6>() q = Equal(k, n)"
 GOES_ON = "d = Identity(c)"
 STOPS = "u = ReduceSum<keepdims = 0>(x) d = Less(u, k)"
 STEPS = "M = Constant<value_int = 3>() Y = Constant<value = bool {1}>()"
@@ -71,6 +73,15 @@ IF = {
         "w3",
         "w4",
     ),
+    "weights around, read in both branches": convs(
+        either(
+            "u = Conv(a, w3) v = Relu(u) t = Conv(v, w4)", "u = Conv(a, w3) v = Tanh(u) e = Conv(v, w4)", SIXES % "t", SIXES % "e"
+        ),
+        "8 w1.0 b1.0 w3.1 | 7 w3.0 w4.1 | 6 w4.0 w2.1",
+        read=(5, 6, 1, 1),
+        w3=(7, 8, 1, 1),
+        w4=(6, 7, 1, 1),
+    ),
     "weight in a Constant node": convs(
         either("k = Constant<value = float[8,1,1] {1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0}>() t = Mul(a, k)", "e = Neg(a)"),
         "8 w1.0 b1.0 k.0 w2.1",
@@ -111,9 +122,21 @@ IF = {
             "t = Relu(a)",
             f"{sizes('u', 2, 3)} e = ReduceMean(a, u)",
             else_out="float[2,8,1,1] e",
-            test="s = Shape(a) i = Constant<value_int = 2>() k = Gather(s, i) n = Constant<value_int = 6>() q = Equal(k, n)",
+            test=IS_SIX,
         ),
         outputs="float[2,5,6,6] y",
+    ),
+    "decided by a size that is fixed, others are free": convs(
+        either("t = Relu(a)", f"{sizes('u', 2, 3)} e = ReduceMean(a, u)", "float[N,8,6,W] t", "float[N,8,1,1] e", IS_SIX),
+        inputs="float[N,3,6,W] x",
+        outputs="float[N,5,6,W] y",
+    ),
+    "decided by a size that is free": convs(
+        either("t = Mul(a, s3)", "e = Add(a, s4)", "float[N,8,H,W] t", "float[N,8,H,W] e", IS_SIX),
+        "8 w1.0 b1.0 s3.0 s4.0 w2.1",
+        inputs="float[N,3,H,W] x",
+        s3=(8, 1, 1),
+        s4=(8, 1, 1),
     ),
     "decided by the number of channels": convs(
         either(
@@ -229,6 +252,11 @@ FUNCTIONS = {
         functions=BLOCK,
         w3=(7, 8, 1, 1),
         w4=(6, 7, 1, 1),
+    ),
+    "function that stores a weight": convs(
+        "h = my.own.Scale(a)",
+        "8 w1.0 b1.0 k__1.0 w2.1",
+        functions=function("Scale (v) => (z)", f"k = Constant<value = float[8,1,1] {{{', '.join('12345678')}}}>() z = Mul(v, k)"),
     ),
     "function that counts channels": convs(
         "h = my.own.Flat(a)",

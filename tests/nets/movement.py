@@ -106,11 +106,16 @@ SLICES = {
     "backwards, by number": convs(f"{sizes('n', 7)} {sizes('m', -9)} {sizes('c', 1)} {sizes('d', -1)} h = Slice(a, n, m, c, d)"),
     "part, backwards": convs(
         f"{sizes('n', 5)} {sizes('m', 1)} {sizes('c', 1)} {sizes('d', -1)} h = Slice(a, n, m, c, d)",
+        "4 w1.0 b1.0 w2.1 | 4 w1.0 b1.0",
         read=(5, 4, 1, 1),
-        **stays("takes every so many"),
     ),
     "every other channel": convs(
-        f"{sizes('n', 0)} {sizes('m', 8)} {sizes('c', 1)} {sizes('d', 2)} h = Slice(a, n, m, c, d)",
+        f"{sizes('n', 1)} {sizes('m', 8)} {sizes('c', 1)} {sizes('d', 2)} h = Slice(a, n, m, c, d)",
+        "4 w1.0 b1.0 w2.1 | 4 w1.0 b1.0",
+        read=(5, 4, 1, 1),
+    ),
+    "every other channel and row": convs(
+        f"{sizes('n', 0, 0)} {sizes('m', 8, 6)} {sizes('c', 1, 2)} {sizes('d', 2, 2)} h = Slice(a, n, m, c, d)",
         read=(5, 4, 1, 1),
         **stays("takes every so many"),
     ),

@@ -43,7 +43,7 @@ NORMALIZATIONS: Table = {
         "as a group normalization": convs(
             f"{sizes('n', 0, 2, -1)} p = Reshape(a, n) q = InstanceNormalization(p, k, l) r = Shape(a) t = Reshape(q, r) "
             "u = Mul(t, s) h = Add(u, o)",
-            "4 w1.0 b1.0 s.0 o.0 w2.1",
+            "2x4 w1.0 b1.0 s.0 o.0 w2.1",
             inexact=True,
             k=(2,),
             l=(2,),
