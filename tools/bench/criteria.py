@@ -36,8 +36,8 @@ from onnx_reconvene.saliency.sites import reads_and_makes
 
 REPEATS = 15
 TIMED = [("ResNet-18", 64, 32), ("ResNet-18", 64, 1), ("ResNet-18", 224, 1), ("MobileNetV2", 64, 32)]
-SAMPLES, PIXELS = 512, 224
-SCORED = ("taylor", "snip")
+PIXELS = 224
+SCORED = {"taylor": 512, "snip": 64}  # samples
 
 
 @dataclass(frozen=True)
@@ -103,17 +103,18 @@ def speed(name: str, size: int, batch: int) -> Speed:
     return Speed(name, size, batch, round(ours, 1), round(theirs, 1), round(ours / theirs, 2))
 
 
-def memory(criterion: str, model: Path, data: Path, folder: Path) -> Memory:
+def memory(criterion: str, samples: int, folder: Path) -> Memory:
     """Run the command in a process of its own and return the most memory that it held."""
     report = folder / "report.json"
-    words = [str(model), "--dry-run", "--no-verify", "-q", "--criterion", criterion, "--data", str(data), "--samples", str(SAMPLES)]
+    words = [str(folder / "model.onnx"), "--dry-run", "--no-verify", "-q", "--criterion", criterion]
+    words += ["--data", str(folder / "images.npy"), "--samples", str(samples), "--report", str(report)]
     measured = "import resource, sys; from onnx_reconvene.cli import main; status = main(sys.argv[1:]); "
     measured += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(status)"
-    command = [sys.executable, "-c", measured, *words, "--report", str(report)]
+    command = [sys.executable, "-c", measured, *words]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = json.loads(report.read_text())
     peak = int(done.stdout.split()[-1]) / 2**20
-    return Memory(criterion, SAMPLES, found["data"]["batch_size"], round(peak, 2), round(found["seconds"]["score"], 1))
+    return Memory(criterion, samples, found["data"]["batch_size"], round(peak, 2), round(found["seconds"]["score"], 1))
 
 
 def memories() -> list[Memory]:
@@ -121,14 +122,14 @@ def memories() -> list[Memory]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         onnx.save(network("ResNet-50", PIXELS, "n"), folder / "model.onnx")
-        images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.float32, (SAMPLES, 3, PIXELS, PIXELS))
+        images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.float32, (max(SCORED.values()), 3, PIXELS, PIXELS))
         rng = np.random.default_rng(0)
         for image in images:
             image[:] = rng.standard_normal(image.shape, np.float32)
         del images
         found = []
-        for criterion in SCORED:
-            found.append(memory(criterion, folder / "model.onnx", folder / "images.npy", folder))
+        for criterion, samples in SCORED.items():
+            found.append(memory(criterion, samples, folder))
             print(found[-1], flush=True)
         return found
 
