@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_reconvene import report as reports
 from onnx_reconvene.bridges import open_model
+from onnx_reconvene.calibration import Calibration
 from onnx_reconvene.cost import CostModel
 from onnx_reconvene.errors import UsageError
 from onnx_reconvene.files import write_whole
@@ -45,6 +46,13 @@ class Options:
     attention: str = "heads"
     verify: bool = True
     seed: int = 0
+    aggregate: str = "sum"
+    data: Any = None
+    samples: int = 128
+    batch_size: int = 0  # automatic
+    loss: Any = None
+    gradients: str = "ort"
+    image: Mapping[str, str] = field(default_factory=dict)
 
     def passes(self) -> list[Pass]:
         """Return the passes that do it, all but the last that writes."""
@@ -52,7 +60,9 @@ class Options:
         allocate = Allocate(
             target, self.allocate, self.round_to, self.min_width, tuple(self.ignore), tuple(self.only), tuple(self.keep.items())
         )
-        steps: list[Pass] = [Load(self.input_shape, self.attention), Score(self.criterion, self.seed), allocate, Cut()]
+        calibration = Calibration(self.data, self.samples, self.batch_size, self.loss, self.gradients, self.image)
+        score = Score(self.criterion, self.seed, self.aggregate, calibration)
+        steps: list[Pass] = [Load(self.input_shape, self.attention), score, allocate, Cut()]
         return [*steps, Verify(seed=self.seed)] if self.verify else steps
 
 
@@ -134,6 +144,7 @@ def run(
         list(analysis.frozen),
         notes.verdict or Verdict("skipped", None, "not asked for"),
         seconds,
+        notes.data,
     )
     forget(graph)
     return Result(graph, report, back)

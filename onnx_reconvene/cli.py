@@ -32,6 +32,17 @@ LOUD = click.option("-v", "--verbose", is_flag=True, help="Say more; add the tra
     help="What is kept: KIND is channels, params, macs or size; VALUE 0.5, 50%, 1/16, 2.5M or 2MB. Repeatable; all hold.",
 )
 @click.option("--criterion", default="l2", show_default=True, metavar="NAME", help="Saliency; 'list' prints all.")
+@click.option(
+    "--aggregate", default="sum", show_default=True, metavar="NAME", help="How a unit's sites count: sum, mean, max or normalized."
+)
+@click.option(
+    "--data", metavar="SOURCE", help="Samples, for criteria that need them: .npz, .npy, images or package.module:function."
+)
+@click.option("--samples", default=128, show_default=True, metavar="N", help="How many of the samples are used.")
+@click.option("--batch-size", default=0, metavar="N", help="Samples at a time; automatic if left out.")
+@click.option("--image", multiple=True, metavar="KEY=VALUE", help="How images are prepared: resize, crop, mean, std, order.")
+@click.option("--loss", metavar="NAME", help="cross-entropy, squared-norm, an ONNX model, or a scalar tensor of the network.")
+@click.option("--gradients", default="ort", show_default=True, metavar="ort|torch", help="Who computes gradients.")
 @click.option("--allocate", default="uniform", show_default=True, metavar="NAME", help="How the budget is spread over groups.")
 @click.option("--round-to", default="auto", show_default=True, metavar="N", help="Widths are multiples of N where a group allows.")
 @click.option("--min-width", default=1, show_default=True, metavar="N", help="No group is left with fewer units.")
@@ -164,6 +175,8 @@ def _options(given: dict[str, Any]) -> Any:
         attention=given["attention"],
         verify=not given["no_verify"],
         seed=given["seed"],
+        image=dict(_pair(text, "--image", str) for text in given["image"]),
+        **{name: given[name] for name in ("aggregate", "data", "samples", "batch_size", "loss", "gradients")},
     )
 
 
@@ -197,7 +210,7 @@ def _list_criteria() -> None:
     from onnx_reconvene.saliency import criteria
 
     for criterion in criteria.values():
-        click.echo(f"{criterion.name:10} {criterion.summary} [{criterion.source}]")
+        click.echo(f"{criterion.name:15} {criterion.summary} [{criterion.source}]")
 
 
 def _progress(passes: Sequence[Any]) -> Iterable[Any]:

@@ -74,7 +74,7 @@ def load(path: str | os.PathLike[str]) -> gs.Graph:
             if not _map(tensor, data, arrays):
                 tensor.raw_data = data.tobytes()
         _map_external(model, os.path.dirname(os.path.abspath(name)), arrays)
-        return _graph(Source(model, arrays, name))
+        return from_source(Source(model, arrays, name))
     except (KeyError, ValueError, TypeError, OverflowError) as error:  # onnx on types, names and offsets that make no sense
         raise ModelError(f"{name}: not a valid ONNX model: {error}") from error
 
@@ -94,12 +94,12 @@ def from_model(model: onnx.ModelProto, folder: str = "") -> gs.Graph:
         if not _map(copy, np.frombuffer(tensor.raw_data, np.uint8), arrays):
             copy.raw_data = tensor.raw_data
     _map_external(skeleton, os.path.abspath(folder), arrays)
-    return _graph(Source(skeleton, arrays))
+    return from_source(Source(skeleton, arrays))
 
 
 def reopen(graph: gs.Graph) -> gs.Graph:
     """Return a new graph of the same network, to which what was changed in graph is how it was read; no weight is copied."""
-    return _graph(without_weights(graph))
+    return from_source(without_weights(graph))
 
 
 def _copy_fields(source: Message, target: Message, but: str) -> None:
@@ -194,7 +194,8 @@ def every_tensor(graph: gs.Graph) -> dict[str, gs.Tensor]:
     return tensors
 
 
-def _graph(source: Source) -> gs.Graph:
+def from_source(source: Source) -> gs.Graph:
+    """Return the graph of a model whose large weights are kept apart."""
     _check(source)
     try:
         form = plain(source.model)

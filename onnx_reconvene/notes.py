@@ -40,6 +40,7 @@ class Notes:
     analysis: Analysis | None = None
     criterion: str | None = None
     scores: NDArray[np.float64] | None = None
+    data: dict[str, Any] | None = None  # what the criterion saw, see `Objective.summary`
     allocate: str | None = None
     targets: tuple[Target, ...] = ()
     cost: CostModel | None = None

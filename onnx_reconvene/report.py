@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -59,6 +60,7 @@ class Report:
     frozen: list[Frozen]
     verify: Verdict
     seconds: dict[str, float]
+    data: dict[str, Any] | None = None  # what the criterion saw, if it needs data
 
     def json(self) -> dict[str, Any]:
         """Return the report as JSON types."""
@@ -98,7 +100,16 @@ def summary(report: Report) -> str:
     pruned = sum(group.pruned for group in report.groups)
     units, kept = sum(g.width for g in report.groups), sum(g.kept for g in report.groups)
     lines.append(f"{pruned} of {len(report.groups)} groups pruned, {units - kept:,} of {units:,} removable units gone")
-    return "\n".join([*lines, frozen_line(report.frozen), verify_line(report.verify)])
+    seen = data_lines(report.data) if report.data else []
+    return "\n".join([*lines, *seen, frozen_line(report.frozen), verify_line(report.verify)])
+
+
+def data_lines(data: Mapping[str, Any]) -> list[str]:
+    """Return what a criterion saw of data, in a line or a few."""
+    lines = [f"scored on {data['samples']:,} samples, {data['batch_size']} at a time; loss: {data['loss']}"]
+    if data["warmed_up"]:
+        lines.append(f"untrained: {data['warmed_up']} BatchNormalizations had the statistics of these samples while scoring")
+    return [*lines, *data["remarks"]]
 
 
 def sizes(before: Size, after: Size) -> str:

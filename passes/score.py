@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnx_reconvene.calibration import Calibration, Objective
 from onnx_reconvene.errors import ModelError, UsageError
 from onnx_reconvene.flow import weight_values
 from onnx_reconvene.graph import every_tensor
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.notes import analysis_of, notes_of
 from onnx_reconvene.passes.base import Pass, needed
-from onnx_reconvene.saliency import axes_with_units, criteria
+from onnx_reconvene.report import stage
+from onnx_reconvene.saliency import AGGREGATES, Context, axes_with_units, criteria
 
 
 @dataclass(frozen=True)
@@ -22,11 +25,20 @@ class Score(Pass):
 
     criterion: str = "l2"
     seed: int = 0
+    aggregate: str = "sum"
+    calibration: Calibration = field(default_factory=Calibration)
 
     def requires(self, graph: gs.Graph) -> None:
         """The criterion exists and the weights are finite."""
         if self.criterion not in criteria:
             raise UsageError(f"--criterion {self.criterion}: not one of {', '.join(criteria)}")
+        if self.aggregate not in AGGREGATES:
+            raise UsageError(f"--aggregate {self.aggregate}: not one of {', '.join(AGGREGATES)}")
+        if criteria[self.criterion].needs_data and self.calibration.data is None:
+            raise UsageError(
+                f"--criterion {self.criterion} needs data: give --data FILE.npz, a folder of images or package.module:function"
+            )
+        self.calibration.check()
         if self.seed < 0:
             raise UsageError(f"--seed {self.seed}: must not be negative")
         needed(graph, "", "Score", "")
@@ -35,13 +47,23 @@ class Score(Pass):
     def call(self, graph: gs.Graph) -> bool:
         """Score the units of graph."""
         notes, analysis = notes_of(graph), analysis_of(graph)
-        scores = criteria[self.criterion].score(analysis, np.random.default_rng(self.seed))
+        context = Context(np.random.default_rng(self.seed), self.aggregate, self._objective(graph))
+        scores = criteria[self.criterion].score(analysis, context)
+        if "objective" in vars(context):
+            notes.data = context.objective.summary()
         try:
             notes.scores = np.asarray(scores, np.float64).reshape(np.shape(scores))
         except (TypeError, ValueError) as error:
             raise UsageError(f"criterion {self.criterion} returns no numbers: {error}") from error
         notes.criterion = self.criterion
         return True
+
+    def _objective(self, graph: gs.Graph) -> Callable[[], Objective] | None:
+        """Return what makes the loss on data, None where there are no data."""
+        if self.calibration.data is None:
+            return None
+        sizes = analysis_of(graph).sizes
+        return lambda: Objective(graph, sizes, self.calibration, self.seed, warm_up=stage(graph) == "initialized")
 
     def ensures(self, graph: gs.Graph) -> None:
         """Every unit has a finite score."""

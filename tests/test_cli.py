@@ -593,10 +593,10 @@ from onnx_reconvene import criterion
 from onnx_reconvene.cli import main
 pause = float(sys.argv.pop())
 @criterion("slow", "a test")
-def slow(analysis, rng):
+def slow(analysis, context):
     "Takes its time."
     time.sleep(pause)
-    return rng.random(analysis.width)
+    return context.rng.random(analysis.width)
 sys.exit(main())
 """
 
@@ -615,7 +615,7 @@ def test_no_progress_bar_when_piped(command, file, out):
 # --- the report ------------------------------------------------------------------------------------------------------
 
 KEYS = {
-    "": "version input output criterion allocate seed stage before after groups frozen verify seconds input_shapes",
+    "": "version input output criterion allocate seed stage before after groups frozen verify seconds input_shapes data",
     "before": "params macs bytes nodes latency_ms",
     "after": "params macs bytes nodes latency_ms",
     "verify": "status max_rel_err reason",

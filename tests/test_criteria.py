@@ -8,6 +8,7 @@ from onnx import TensorProto
 from onnx.numpy_helper import from_array, to_array
 
 import onnx_reconvene as rc
+from onnx_reconvene.saliency import Context
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ def values(model):
 def scores(model, criterion, seed=0):
     """Return what a criterion says of the units of each group."""
     analysis = rc.analyze(model)
-    found = rc.criteria[criterion].score(analysis, np.random.default_rng(seed))
+    found = rc.criteria[criterion].score(analysis, Context(np.random.default_rng(seed)))
     return [found[group.units] for group in analysis.groups]
 
 
@@ -271,7 +272,7 @@ def test_the_best_scored_units_stay(network, criterion):
             tensor.CopyFrom(from_array(rng.uniform(0.5, 1.5, tensor.dims).astype(np.float32), tensor.name))
     analysis = rc.analyze(model)
     (group,) = [g for g in analysis.groups if g.name == "layer3.1.conv1"]
-    own = rc.criteria[criterion].score(analysis, rng)[group.units]
+    own = rc.criteria[criterion].score(analysis, Context(rng))[group.units]
     best = np.sort(np.argsort(-own)[:20])
     result = rc.prune(model, target="channels=1.0", criterion=criterion, keep={group.name: 20 / 64})
     before, after = ({t.name: to_array(t) for t in m.graph.initializer} for m in (model, result.model))

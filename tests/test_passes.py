@@ -360,7 +360,7 @@ def test_errors_are_of_one_family():
 
 def test_a_criterion_of_ones_own(network, run):
     @rc.criterion("last", "a test")
-    def last(analysis, rng):
+    def last(analysis, context):
         """Later units matter more.
 
         Not that they do.
@@ -375,13 +375,13 @@ def test_a_criterion_of_ones_own(network, run):
     wide, narrow = before["layer1.0.conv1.weight"], after["layer1.0.conv1.weight"]
     assert np.array_equal(narrow, wide[-len(narrow) :, -narrow.shape[1] :])
     assert result.report.criterion == "last"
-    assert "last       Later units matter more. [a test]" in run("--criterion", "list").out.splitlines()
+    assert "last            Later units matter more. [a test]" in run("--criterion", "list").out.splitlines()
 
 
 @pytest.mark.parametrize("scores", [[], [1.0, 2.0], np.full(400, np.nan), np.full(400, np.inf), np.ones((400, 2)), None, "high"])
 def test_a_criterion_that_returns_nonsense(network, scores):
     @rc.criterion("nonsense", "a test")
-    def nonsense(analysis, rng):
+    def nonsense(analysis, context):
         """No scores at all."""
         return scores
 

@@ -18,6 +18,7 @@ from onnx.numpy_helper import from_array, to_array
 import onnx_reconvene as rc
 from onnx_reconvene.errors import ModelError
 from onnx_reconvene.groups import Analysis
+from onnx_reconvene.saliency import Context
 from onnx_reconvene.saliency.criterion import marginals, unit_scores
 from onnx_reconvene.synflow.exact import ExactNetwork
 from onnx_reconvene.synflow.rules import channel_network
@@ -184,7 +185,7 @@ def test_every_operator_passes_the_flow(name: str) -> None:
 def test_what_no_rule_knows_is_named() -> None:
     analysis = rc.analyze(ALL["GatherND: channels last"].model)
     with pytest.warns(UserWarning, match="no rule for GatherND 'h'"):
-        rc.criteria["synflow"].score(analysis, np.random.default_rng(0))
+        rc.criteria["synflow"].score(analysis, Context())
 
 
 def deep(layers: int) -> ModelProto:
@@ -210,7 +211,7 @@ def test_depth_does_not_overflow() -> None:
     for elements in (network.elements(), ExactNetwork(analysis).elements(whole)):
         sums = [float(elements[f"w{k}"].sum()) for k in range(200)]
         assert sums == pytest.approx([1] * 200, rel=1e-2)  # what goes around a layer is far below what goes through
-    scores = rc.criteria["synflow"].score(analysis, np.random.default_rng(0))
+    scores = rc.criteria["synflow"].score(analysis, Context())
     assert np.isfinite(scores).all()
 
 
@@ -286,7 +287,7 @@ def test_both_forms_keep_about_the_same_widths(network: Callable[[str], ModelPro
     analysis = rc.analyze(network("resnet20"))
     kept = []
     for criterion in ("synflow", "synflow-exact"):
-        scores = rc.criteria[criterion].score(analysis, np.random.default_rng(0))
+        scores = rc.criteria[criterion].score(analysis, Context())
         keep = scores >= np.median(scores)
         kept.append(np.array([keep[group.units].mean() for group in analysis.groups]))
     assert np.abs(kept[0] - kept[1]).mean() < 0.03  # of groups of 16 to 64 units

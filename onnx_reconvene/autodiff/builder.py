@@ -136,9 +136,13 @@ class Builder:
         names = [f"backward/{number}/{op}" + (f"/{k}" if k else "") for k in range(outputs)]
         names = [self.fresh(name) for name in names]
         proto = helper.make_node(op, ["" if x is None else x.name for x in inputs], names, names[0], **attributes)
+        self.append(proto)
+        return tuple(Tensor(self, name) for name in names)
+
+    def append(self, proto: onnx.NodeProto) -> None:
+        """Append a node whose outputs have fresh names."""
         self._infer(proto)
         self.nodes.append(proto)
-        return tuple(Tensor(self, name) for name in names)
 
     def copy(self, tensor: Tensor, name: str) -> Tensor:
         """Append a node that gives a tensor another name, and return it under that."""

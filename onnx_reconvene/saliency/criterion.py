@@ -1,63 +1,141 @@
-"""The registry of criteria, and the one function that turns scores of weights into scores of units."""
+"""The registry of criteria, and the one function that combines the scores at its sites to that of a unit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_reconvene.errors import UsageError
 from onnx_reconvene.flow import weight_values
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.labels import Labels
 from onnx_reconvene.shapes import Shape
 
+if TYPE_CHECKING:
+    from onnx_reconvene.calibration import Objective
+
 Scores = NDArray[np.float64]  # [units of all groups]
+Elements = Callable[[str, NDArray[np.float32]], NDArray[np.float32]]
 PerPosition = Callable[[str, NDArray[np.float32], Mapping[int, Shape]], Mapping[int, NDArray[np.float64]]]
+
+
+@dataclass
+class Context:
+    """What a criterion is given beside the network.
+
+    rng: the only source of randomness. aggregate: one of AGGREGATES, see `combined`. objective: the loss of the network on data,
+    for criteria that say they need it.
+    """
+
+    rng: np.random.Generator = field(default_factory=np.random.default_rng)
+    aggregate: str = "sum"
+    make_objective: Callable[[], Objective] | None = None
+
+    @cached_property
+    def objective(self) -> Objective:
+        """The loss of the network on data. Raises UsageError where there are no data."""
+        if self.make_objective is None:
+            raise UsageError("this criterion needs data: give --data FILE.npz, a folder of images or package.module:function")
+        return self.make_objective()
+
+
+Score = Callable[[Analysis, Context], Scores]
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """A saliency: `score(analysis, rng)` gives one number per unit, higher where the unit matters more."""
+    """A saliency: `score(analysis, context)` gives one number per unit, higher where the unit matters more."""
 
     name: str
     summary: str
     source: str
-    score: Callable[[Analysis, np.random.Generator], Scores]
+    score: Score
+    needs_data: bool = False
 
 
 criteria: dict[str, Criterion] = {}
 
 
-def criterion(name: str, source: str) -> Callable[[Callable[[Analysis, np.random.Generator], Scores]], Criterion]:
+def criterion(name: str, source: str, needs_data: bool = False) -> Callable[[Score], Criterion]:
     """Register the decorated function as criterion `name`; the first line of its docstring is its summary."""
 
-    def register(function: Callable[[Analysis, np.random.Generator], Scores]) -> Criterion:
+    def register(function: Score) -> Criterion:
         summary = (function.__doc__ or "").strip().splitlines()[0]
-        criteria[name] = Criterion(name, summary, source, function)
+        criteria[name] = Criterion(name, summary, source, function, needs_data)
         return criteria[name]
 
     return register
 
 
-def unit_scores(analysis: Analysis, score: PerPosition) -> Scores:
-    """Sum the scores of weights over the sites of each unit.
+@dataclass(frozen=True)
+class SiteScores:
+    """Scores along one axis of one tensor that bears units."""
+
+    units: Labels  # [positions]; -1 where there is none
+    scores: NDArray[np.floating[Any]]  # [positions], or [samples, positions]
+
+    def by_unit(self, width: int) -> Scores:
+        """Return the sum of the scores of each of `width` units, [..., units]."""
+        free = self.units >= 0
+        rows = self.scores.reshape(-1, self.units.size)
+        sums = np.stack([np.bincount(self.units[free], row[free], width) for row in rows])
+        return sums.astype(np.float64).reshape(*self.scores.shape[:-1], width)
+
+
+AGGREGATES = ("sum", "mean", "max", "normalized")
+
+
+def combined(analysis: Analysis, sites: Iterable[SiteScores], aggregate: str) -> Scores:
+    """Return one score per unit from those at all of its sites, [units] or [samples, units].
+
+    aggregate: "sum" or "mean" over the sites, "max" for the one of largest magnitude, or "normalized" for the mean over sites
+    after the scores at each are divided by the mean of their magnitudes there, so that every layer counts alike.
+    """
+    width = analysis.width
+    total: Any = np.zeros(width)
+    count = np.zeros(width)
+    for site in sites:
+        found = site.by_unit(width)
+        own = np.unique(site.units[site.units >= 0])
+        count[own] += 1
+        if aggregate == "normalized":
+            scale = np.abs(found[..., own]).mean()
+            found = found / scale if scale > 0 else found
+        total = np.where(np.abs(found) > np.abs(total), found, total) if aggregate == "max" else total + found
+    result: Scores = total / np.maximum(count, 1) if aggregate in ("mean", "normalized") else total
+    return result
+
+
+def unit_scores(analysis: Analysis, context: Context, score: PerPosition) -> Scores:
+    """Combine the scores of weights over the sites of each unit.
 
     score is called with the name and values of each layer's weight (no biases, no normalizations) and, by axis that bears units,
     the shape in which a score is wanted: that of the weight with 1 for the axes to be summed over.
     """
-    total = np.zeros(analysis.width)
+
+    def sites() -> Iterator[SiteScores]:
+        for name, (values, axes) in layer_weights(analysis).items():
+            shapes = {axis: units.shape for axis, units in axes.items()}
+            for axis, found in score(name, values, shapes).items():
+                yield SiteScores(axes[axis].ravel(), found.ravel())
+
+    return combined(analysis, sites(), context.aggregate)
+
+
+def layer_weights(analysis: Analysis) -> dict[str, tuple[NDArray[np.float32], dict[int, Labels]]]:
+    """Return the values of each layer's weight that bears units, and these along its axes, shaped to be broadcast to it."""
     weights = {name for layer in analysis.layers for name in layer.sources}
+    found = {}
     for name, axes in axes_with_units(analysis).items():
         values = weight_values(analysis.flow.weights[name])
-        if values is None or values.ndim < 2 or name not in weights:
-            continue
-        shapes = {axis: units.shape for axis, units in axes.items()}
-        for axis, found in score(name, np.asarray(values, np.float32), shapes).items():
-            free = axes[axis] >= 0
-            total += np.bincount(axes[axis][free], found[free], analysis.width)
-    return total
+        if values is not None and values.ndim >= 2 and name in weights:
+            found[name] = (np.asarray(values, np.float32), axes)
+    return found
 
 
 def axes_with_units(analysis: Analysis) -> dict[str, dict[int, Labels]]:
@@ -66,9 +144,9 @@ def axes_with_units(analysis: Analysis) -> dict[str, dict[int, Labels]]:
     return {name: axes for name, axes in found.items() if axes}
 
 
-def by_elements(analysis: Analysis, elements: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> Scores:
-    """Score units by the sum of a function of each weight element."""
-    return unit_scores(analysis, lambda _, values, shapes: marginals(elements(values), shapes))
+def by_elements(analysis: Analysis, context: Context, elements: Elements) -> Scores:
+    """Score units by the sum of a function of the elements of each weight, which is given its name and values."""
+    return unit_scores(analysis, context, lambda name, values, shapes: marginals(elements(name, values), shapes))
 
 
 def marginals(elements: NDArray[np.float32], shapes: Mapping[int, Shape]) -> dict[int, NDArray[np.float64]]:

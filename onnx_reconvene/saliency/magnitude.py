@@ -12,32 +12,32 @@ from onnx_reconvene.errors import UsageError
 from onnx_reconvene.flow import weight_values
 from onnx_reconvene.graph import every_node
 from onnx_reconvene.groups import Analysis
-from onnx_reconvene.saliency.criterion import Scores, by_elements, criterion, unit_scores
+from onnx_reconvene.saliency.criterion import Context, Scores, SiteScores, by_elements, combined, criterion, unit_scores
 from onnx_reconvene.shapes import Shape
 
 
 @criterion("random", "baseline")
-def random(analysis: Analysis, rng: np.random.Generator) -> Scores:
+def random(analysis: Analysis, context: Context) -> Scores:
     """Uniform in (0, 1), seeded."""
-    return rng.random(analysis.width)
+    return context.rng.random(analysis.width)
 
 
 @criterion("l1", "Li et al. 2017, arXiv 1608.08710; summed over coupled layers: Fang et al. 2023, arXiv 2301.12900")
-def l1(analysis: Analysis, rng: np.random.Generator) -> Scores:
+def l1(analysis: Analysis, context: Context) -> Scores:
     """Sum of absolute weights over all coupled layers."""
-    return by_elements(analysis, np.abs)
+    return by_elements(analysis, context, lambda _, values: np.abs(values))
 
 
 @criterion("l2", "Li et al. 2017, arXiv 1608.08710; summed over coupled layers: Fang et al. 2023, arXiv 2301.12900")
-def l2(analysis: Analysis, rng: np.random.Generator) -> Scores:
+def l2(analysis: Analysis, context: Context) -> Scores:
     """Sum of squared weights over all coupled layers."""
-    return by_elements(analysis, np.square)
+    return by_elements(analysis, context, lambda _, values: np.square(values))
 
 
 @criterion("lamp", "Lee et al. 2021, arXiv 2010.07611")
-def lamp(analysis: Analysis, rng: np.random.Generator) -> Scores:
+def lamp(analysis: Analysis, context: Context) -> Scores:
     """Squared weight over the sum of squared weights of its layer that are not smaller."""
-    return by_elements(analysis, _lamp)
+    return by_elements(analysis, context, lambda _, values: _lamp(values))
 
 
 def _lamp(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -50,14 +50,14 @@ def _lamp(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 @criterion("fpgm", "He et al. 2019, arXiv 1811.00250")
-def fpgm(analysis: Analysis, rng: np.random.Generator) -> Scores:
+def fpgm(analysis: Analysis, context: Context) -> Scores:
     """Sum of distances of a filter to all filters of its layer: small near the geometric median."""
     made = {(layer.weight, axis) for layer in analysis.layers for axis in _axes_of(analysis, layer.weight, layer.out)}
 
     def score(name: str, values: NDArray[np.float32], shapes: Mapping[int, Shape]) -> dict[int, NDArray[np.float64]]:
         return {axis: _distances(values, axis).reshape(shape) for axis, shape in shapes.items() if (name, axis) in made}
 
-    return unit_scores(analysis, score)
+    return unit_scores(analysis, context, score)
 
 
 def _axes_of(analysis: Analysis, weight: str, out: NDArray[np.int64]) -> list[int]:
@@ -75,18 +75,18 @@ def _distances(values: NDArray[np.float32], axis: int) -> NDArray[np.float64]:
 
 
 @criterion("bn-scale", "Liu et al. 2017, arXiv 1708.06519")
-def bn_scale(analysis: Analysis, rng: np.random.Generator) -> Scores:
+def bn_scale(analysis: Analysis, context: Context) -> Scores:
     """Absolute scale of the batch normalizations behind the unit; needs BatchNormalization kept as nodes."""
-    total = np.zeros(analysis.width)
     norms = [node for node in every_node(analysis.graph) if node.op == "BatchNormalization"]
     if not norms:
         raise UsageError("--criterion bn-scale: the network has no BatchNormalization (it may have been folded); choose another")
+    sites = []
     for node in norms:
         scale = _through_identity(node.inputs[1])
         values, units = weight_values(scale), analysis.units_along(scale.name, 0)
         if values is not None and units is not None:
-            total += np.bincount(units[units >= 0], np.abs(values[units >= 0]), analysis.width)
-    return total
+            sites.append(SiteScores(units, np.abs(values)))
+    return combined(analysis, sites, context.aggregate)
 
 
 def _through_identity(tensor: gs.Tensor) -> gs.Tensor:

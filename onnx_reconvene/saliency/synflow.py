@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import warnings
 
-import numpy as np
-
 from onnx_reconvene.groups import Analysis
-from onnx_reconvene.saliency.criterion import Scores, criterion, marginals, unit_scores
+from onnx_reconvene.saliency.criterion import Context, Scores, criterion, marginals, unit_scores
 from onnx_reconvene.synflow.rules import channel_network
 from onnx_reconvene.synflow.schedule import Keep, iterated
 
@@ -16,7 +14,7 @@ NARROW = 0.85  # of units left since the maps were last made smaller; then they 
 
 
 @criterion("synflow", SOURCE)
-def synflow(analysis: Analysis, rng: np.random.Generator) -> Scores:
+def synflow(analysis: Analysis, context: Context) -> Scores:
     """Share of the synaptic flow, per channel (kernels summed, no convolutions), in 100 rounds of removal."""
     network, width = channel_network(analysis), analysis.width
     if network.averaged:
@@ -32,7 +30,7 @@ def synflow(analysis: Analysis, rng: np.random.Generator) -> Scores:
 
 
 @criterion("synflow-exact", SOURCE)
-def synflow_exact(analysis: Analysis, rng: np.random.Generator) -> Scores:
+def synflow_exact(analysis: Analysis, context: Context) -> Scores:
     """Share of the synaptic flow by gradients in onnxruntime, in 100 rounds of removal; slow."""
     from onnx_reconvene.synflow.exact import ExactNetwork  # and with it all derivative rules
 
@@ -40,6 +38,6 @@ def synflow_exact(analysis: Analysis, rng: np.random.Generator) -> Scores:
 
     def shares(keep: Keep) -> Scores:
         elements = network.elements(keep)
-        return unit_scores(analysis, lambda name, _, shapes: marginals(elements[name], shapes))
+        return unit_scores(analysis, context, lambda name, _, shapes: marginals(elements[name], shapes))
 
     return iterated(analysis, shares)

@@ -53,6 +53,21 @@ def resnet18() -> nn.Module:
     return nn.Sequential(*layers, classifier(512))
 
 
+def resnet50() -> nn.Module:
+    """He et al., 2016, the stride in the 3x3 convolutions."""
+    layers: list[nn.Module] = [conv_bn(3, 64, 7, 2), nn.MaxPool2d(3, 2, 1)]
+    channels = 64
+    for width, depth, first in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
+        for k in range(depth):
+            stride = first if k == 0 else 1
+            enter, leave = conv_bn(channels, width, 1), conv_bn(width, 4 * width, 1, act=None)
+            body = nn.Sequential(enter, conv_bn(width, width, 3, stride), leave)
+            shortcut = nn.Identity() if k else conv_bn(channels, 4 * width, 1, stride, act=None)
+            layers += [Sum(body, shortcut), nn.ReLU()]
+            channels = 4 * width
+    return nn.Sequential(*layers, classifier(2048))
+
+
 def mobilenet_v2() -> nn.Module:
     """Sandler et al., 2018."""
     layers: list[nn.Module] = [conv_bn(3, 32, 3, 2, act=nn.ReLU6)]
@@ -290,6 +305,7 @@ class Detector(nn.Module):
 
 MODELS: dict[str, Callable[[], Any]] = {
     "ResNet-18": resnet18,
+    "ResNet-50": resnet50,
     "MobileNetV2": mobilenet_v2,
     "EfficientNet-B0": efficientnet_b0,
     "ShuffleNetV2": shufflenet_v2,

@@ -1,0 +1,163 @@
+"""Who computes: a network with a loss goes in, a function from feeds to numbers comes out."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+
+from onnx_reconvene.autodiff import differentiate
+from onnx_reconvene.autodiff.builder import Builder, Tensor, total
+from onnx_reconvene.errors import ModelError, UsageError
+from onnx_reconvene.graph import Source, from_source
+from onnx_reconvene.reference import store
+
+Array = NDArray[Any]
+Feeds = Mapping[str, Array]
+Run = Callable[[Feeds], list[Array]]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network whose inputs have fixed sizes; `loss` names a scalar in it."""
+
+    source: Source
+    loss: str
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A tensor to be summed over its positions: over all axes but that of its channels and, if it has one, that of samples."""
+
+    tensor: str
+    channels: int
+    samples: int | None  # an axis on which samples are outermost; None where the sum runs over them, too
+
+
+class Backend(Protocol):
+    """What a gradient backend offers."""
+
+    def gradients(self, network: Network, names: Sequence[str]) -> Run:
+        """Return a function that returns the gradients of the loss by these tensors."""
+
+    def products(self, network: Network, names: Sequence[str]) -> Run:
+        """Return a function that returns the products of the Hessian of the loss by these tensors with vectors, which are fed
+        under the names that `vector` gives."""
+
+    def contractions(self, network: Network, taps: Sequence[Tap], samples: int) -> Run:
+        """Return a function that returns, per tap, the sums of tensor * dloss/dtensor, [samples or 1, channels]."""
+
+
+def vector(name: str) -> str:
+    """Return the input by which `Backend.products` is fed the vector for a tensor."""
+    return f"{name}/vector"
+
+
+@dataclass(frozen=True)
+class OnnxRuntime:
+    """Gradients as nodes of the network itself, run in plain onnxruntime."""
+
+    threads: int = 0  # its own choice
+
+    def gradients(self, network: Network, names: Sequence[str]) -> Run:
+        """Return a function that returns the gradients of the loss by these tensors."""
+        derivative = differentiate(from_source(network.source), names, network.loss)
+        return compiled(derivative.source, [derivative.outputs[name] for name in names], self.threads)
+
+    def products(self, network: Network, names: Sequence[str]) -> Run:
+        """Return a function that returns the products of the Hessian with vectors: the gradients of sum(gradient * vector)."""
+        first = differentiate(from_source(network.source), names, network.loss)
+        for name in names:
+            value = next(v for v in first.source.model.graph.output if v.name == first.outputs[name])
+            first.source.model.graph.input.add(name=vector(name), type=value.type)
+        builder = Builder(first.source, {})
+        along = [builder.tensor(first.outputs[name]) * builder.tensor(vector(name)) for name in names]
+        product = builder.copy(total([x.sum(range(x.rank), keepdims=False) for x in along]), "gradient_along_vector")
+        second = differentiate(from_source(grown(builder, first.source)), names, product.name)
+        return compiled(second.source, [second.outputs[name] for name in names], self.threads)
+
+    def contractions(self, network: Network, taps: Sequence[Tap], samples: int) -> Run:
+        """Return a function that returns the sums of tensor * dloss/dtensor over positions."""
+        derivative = differentiate(from_source(network.source), [tap.tensor for tap in taps], network.loss)
+        builder = Builder(derivative.source, {})
+
+        def contracted(tap: Tap) -> Tensor:
+            return summed(builder.tensor(tap.tensor) * builder.tensor(derivative.outputs[tap.tensor]), tap, samples)
+
+        outputs = [contracted(tap).name for tap in taps]
+        return compiled(grown(builder, derivative.source), outputs, self.threads)
+
+
+def summed(x: Tensor, tap: Tap, samples: int) -> Tensor:
+    """Return x, a function of the tensor of tap element by element, summed over positions, [samples or 1, channels]."""
+    kept = {tap.channels, tap.samples}
+    found = x.sum([axis for axis in range(x.rank) if axis not in kept], keepdims=False)
+    if tap.samples is None:
+        return found.reshape(1, -1)
+    if tap.samples > tap.channels:
+        found = found.transpose(1, 0)
+    length, channels = found.shape
+    return found if length == samples else found.reshape(samples, length // samples, channels).sum([1], keepdims=False)
+
+
+BACKENDS: dict[str, Callable[[], Backend]] = {"ort": OnnxRuntime}
+
+
+def backend(name: str) -> Backend:
+    """Return the backend of this name. Raises UsageError where it is missing."""
+    if name not in BACKENDS:
+        raise UsageError(f"--gradients {name}: not available here; choose {' or '.join(BACKENDS)}")
+    return BACKENDS[name]()
+
+
+def grown(builder: Builder, source: Source) -> Source:
+    """Return source with the nodes that were appended to builder."""
+    model = builder.model
+    model.graph.node.extend(builder.nodes)
+    model.ir_version = max(model.ir_version, 8)
+    del model.graph.value_info[:]
+    for value in model.graph.output:
+        value.type.CopyFrom(builder.type_of(value.name))
+    return Source(model, source.arrays, source.path)
+
+
+def compiled(source: Source, outputs: Sequence[str], threads: int = 0) -> Run:
+    """Return a function that runs a network in onnxruntime and returns these tensors; threads: 0 for its own choice.
+
+    Raises ModelError where it does not run.
+    """
+    import onnxruntime as ort
+
+    model = onnx.ModelProto()
+    model.CopyFrom(source.model)
+    del model.graph.output[:]
+    model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in dict.fromkeys(outputs))
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    with tempfile.TemporaryDirectory(prefix="reconvene-") as folder:
+        try:
+            path = store(Source(model, source.arrays), folder, "network")
+            session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises exceptions of its own
+            raise ModelError(f"onnxruntime does not load the network: {_line(error)}") from error
+    read = {value.name for value in session.get_inputs()}
+
+    def run(feeds: Feeds) -> list[Array]:
+        try:
+            found = session.run(list(outputs), {name: array for name, array in feeds.items() if name in read})
+        except Exception as error:
+            raise ModelError(f"onnxruntime does not run the network on these data: {_line(error)}") from error
+        return [np.asarray(array) for array in found]
+
+    return run
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,219 @@
+"""Samples for criteria that look at data: from files, folders, functions and Python objects, read in batches.
+
+A source is read again for every pass over it, a batch at a time, so memory does not grow with the number of samples.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+from onnx import helper
+
+from onnx_reconvene.calibration import images
+from onnx_reconvene.calibration.archives import array_chunks, npz_chunks
+from onnx_reconvene.errors import UsageError
+
+Array = NDArray[Any]
+Batch = dict[str, Array]  # arrays [samples, ...] by name: the inputs, and what else there is, such as labels
+LABELS = ("labels", "label", "targets", "target", "y")
+RAW_PIXELS = 32.0  # standardized data do not reach this
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input of the network: its declared sizes, None where free, and its element type."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: np.dtype[Any]
+
+
+def inputs_of(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> list[Input]:
+    """Return the inputs of graph; sizes gives the shape of those that declare none."""
+
+    def declared(tensor: gs.Tensor) -> tuple[int | None, ...]:
+        if tensor.shape is None:
+            return (None, *sizes[tensor.name][1:])
+        return tuple(int(size) if isinstance(size, int | np.integer) else None for size in tensor.shape)
+
+    return [Input(tensor.name, declared(tensor), element_type(tensor)) for tensor in graph.inputs]
+
+
+def element_type(tensor: gs.Tensor) -> np.dtype[Any]:
+    """Return the element type of a tensor; graphsurgeon gives those that numpy lacks by their ONNX number."""
+    dtype = tensor.dtype
+    return np.dtype(helper.tensor_dtype_to_np_dtype(dtype) if isinstance(dtype, int) else dtype)
+
+
+class Data:
+    """A source of samples for a network with these inputs."""
+
+    def __init__(self, source: Any, inputs: Sequence[Input], image: Mapping[str, str] | None = None) -> None:
+        """source: the path of an .npz (arrays by input name, labels if any) or .npy (the only input), of a folder of images, or
+        "package.module:function"; or an array, a mapping of arrays, a function or an iterable that can be read again (list,
+        torch DataLoader) of dicts, tuples (inputs, then labels) or arrays, each a batch or a single sample.
+
+        image: how images are prepared, see `images.Preparation`. Raises UsageError where source is nothing of the kind.
+        """
+        self.inputs = inputs
+        self.remarks: list[str] = []
+        self.name, self._chunks = self._open(source, image or {})
+
+    def batches(self, size: int, limit: int) -> Iterator[Batch]:
+        """Yield the first `limit` samples in batches of `size`, the last of which may be smaller."""
+        waiting: list[Batch] = []
+        held, left = 0, limit
+        for chunk in self._chunks(size):
+            bound = self._bound(chunk)
+            waiting.append({name: array[:left] for name, array in bound.items()})
+            held, left = held + (count := _count(waiting[-1])), left - count
+            while held >= size:
+                whole = _joined(waiting)
+                yield {name: array[:size] for name, array in whole.items()}
+                waiting, held = [{name: array[size:] for name, array in whole.items()}], held - size
+            if not left:
+                break
+        if held:
+            yield _joined(waiting)
+
+    def remark(self, text: str) -> None:
+        """Note once what the user should know."""
+        if text not in self.remarks:
+            self.remarks.append(text)
+
+    def first(self) -> Batch:
+        """Return a batch of one sample. Raises UsageError where there is none."""
+        for batch in self.batches(1, 1):
+            return batch
+        raise UsageError(f"{self.name}: holds no samples")
+
+    def _open(self, source: Any, image: Mapping[str, str]) -> tuple[str, Callable[[int], Iterable[Any]]]:
+        if isinstance(source, str | os.PathLike):
+            return self._named(os.fspath(source), image)
+        if isinstance(source, np.ndarray):
+            return "data", array_chunks({self._only(): source}, "data")
+        if isinstance(source, Mapping):
+            return "data", array_chunks({name: np.asarray(array) for name, array in source.items()}, "data")
+        if isinstance(source, Iterator):
+            raise UsageError("data: an iterator can be read but once; give a list, a DataLoader or the function that makes it")
+        if callable(source):
+            return "data", lambda size: source()
+        if isinstance(source, Iterable):
+            return "data", lambda size: source
+        raise UsageError(f"data: {type(source).__name__} is no path, array, mapping, function or iterable")
+
+    def _named(self, source: str, image: Mapping[str, str]) -> tuple[str, Callable[[int], Iterable[Any]]]:
+        name = f"--data {source}"
+        if os.path.isdir(source):
+            preparation = images.preparation(self.inputs[0].shape, image)
+            self.remarks.append(str(preparation))
+            return name, images.chunks(source, self._only(), preparation)
+        if source.endswith(".npz"):
+            return name, npz_chunks(source)
+        if source.endswith(".npy"):
+            try:
+                return name, array_chunks({self._only(): np.load(source, mmap_mode="r")}, name)
+            except (OSError, ValueError) as error:
+                raise UsageError(f"{name}: cannot be read: {error}") from error
+        if ":" in source and not os.path.exists(source):
+            function = _imported(source)
+            return name, lambda size: function()
+        raise UsageError(f"{name}: no .npz, .npy, folder of images or package.module:function" + _missing(source))
+
+    def _only(self) -> str:
+        if len(self.inputs) > 1:
+            names = ", ".join(i.name for i in self.inputs)
+            raise UsageError(f"--data: the network has inputs {names}; give an .npz or a function that names each")
+        return self.inputs[0].name
+
+    def _bound(self, item: Any) -> Batch:
+        """Return what a source yields as arrays by name, checked against the inputs of the network."""
+        given = self._by_name(item)
+        result: Batch = {}
+        for wanted in self.inputs:
+            if wanted.name not in given:
+                raise UsageError(f"{self.name}: has {', '.join(given) or 'nothing'}, but not the input '{wanted.name}'")
+            result[wanted.name] = self._fitted(wanted, given.pop(wanted.name))
+        count = _count(result)
+        for name, array in given.items():
+            result[name] = array if array.ndim else array[None]
+        wrong = {name: len(array) for name, array in result.items() if len(array) != count}
+        if wrong:
+            raise UsageError(f"{self.name}: {count} samples of '{self.inputs[0].name}', but {wrong} of others")
+        return result
+
+    def _by_name(self, item: Any) -> Batch:
+        if isinstance(item, Mapping):
+            given = {str(name): _array(value) for name, value in item.items()}
+        elif isinstance(item, tuple | list):
+            names = [*(i.name for i in self.inputs), "labels"]
+            if len(item) > len(names):
+                raise UsageError(f"{self.name}: yields {len(item)} arrays, but the network has {len(self.inputs)} inputs")
+            given = dict(zip(names, map(_array, item), strict=False))
+        else:
+            given = {self._only(): _array(item)}
+        others = [name for name in given if name not in LABELS]
+        if len(self.inputs) == len(others) == 1 and self.inputs[0].name not in given:
+            given[self.inputs[0].name] = given.pop(others[0])
+        return given
+
+    def _fitted(self, wanted: Input, array: Array) -> Array:
+        """Return array as the input takes it. Raises UsageError with the reason where it does not fit."""
+        where = f"{self.name}: '{wanted.name}'"
+        if array.ndim == len(wanted.shape) - 1 and array.dtype.kind in "fiub":
+            array = array[None]
+        fits = array.ndim == len(wanted.shape) and all(
+            d in (None, n) for d, n in zip(wanted.shape[1:], array.shape[1:], strict=False)
+        )
+        if not fits:
+            expected = "x".join("n" if d is None or not axis else str(d) for axis, d in enumerate(wanted.shape))
+            raise UsageError(f"{where} has shape {'x'.join(['n', *map(str, array.shape[1:])])}, but the network takes {expected}")
+        if array.dtype.kind != wanted.dtype.kind:
+            scale = "; scale it as for training" if array.dtype.kind in "iu" else ""
+            raise UsageError(f"{where} is {array.dtype}, but the network takes {wanted.dtype}{scale}")
+        if array.dtype.kind == "f":
+            if not np.isfinite(array).all():
+                raise UsageError(f"{where} holds NaN or infinity")
+            largest = float(np.abs(array).max(initial=0.0))
+            if largest > RAW_PIXELS and not any("reaches" in remark for remark in self.remarks):
+                self.remarks.append(f"'{wanted.name}' reaches {largest:.4g}: is it scaled as for training?")
+        return np.ascontiguousarray(array, wanted.dtype)
+
+
+def _count(batch: Batch) -> int:
+    return min(len(array) for array in batch.values())
+
+
+def _joined(chunks: Sequence[Batch]) -> Batch:
+    first = chunks[0]
+    return first if len(chunks) == 1 else {name: np.concatenate([chunk[name] for chunk in chunks]) for name in first}
+
+
+def _array(value: Any) -> Array:
+    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+
+
+def _imported(source: str) -> Callable[[], Iterable[Any]]:
+    module, _, name = source.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"--data {source}: {error}") from error
+    if not callable(function):
+        raise UsageError(f"--data {source}: is no function")
+    result: Callable[[], Iterable[Any]] = function
+    return result
+
+
+def _missing(source: str) -> str:
+    return "" if os.path.exists(source) else " (there is no such file)"

@@ -1,0 +1,295 @@
+"""The function that gradient criteria differentiate: the loss of a network on data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+from onnx import helper
+
+from onnx_reconvene.autodiff.builder import Builder, Tensor
+from onnx_reconvene.autodiff.prepare import prepare
+from onnx_reconvene.calibration.backend import Feeds, Network, Run, Tap, backend, compiled, grown, summed, vector
+from onnx_reconvene.calibration.data import Data, element_type, inputs_of
+from onnx_reconvene.calibration.losses import NOISE, Loss, check_range, choose, scalar
+from onnx_reconvene.calibration.warmup import with_statistics
+from onnx_reconvene.errors import UsageError
+from onnx_reconvene.graph import Source, plain_source
+from onnx_reconvene.inference import infer
+from onnx_reconvene.shapes import Shape
+
+Array = NDArray[Any]
+LARGEST_BATCH = 32
+ROOM = 2**29  # bytes for the feature maps of one batch, where the batch size is ours to choose
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What criteria that look at data are given.
+
+    data: see `data.Data`; samples: how many are used at most; batch_size: of how many at a time, 0 for what fits; loss: see
+    `losses.choose`; gradients: who computes these, "ort" or "torch"; image: how images are prepared, see `images.preparation`.
+    """
+
+    data: Any = None
+    samples: int = 128
+    batch_size: int = 0
+    loss: Any = None
+    gradients: str = "ort"
+    image: Mapping[str, str] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raise UsageError where an option makes no sense."""
+        if self.samples < 1 or self.batch_size < 0:
+            raise UsageError("--samples must be at least 1, --batch-size at least 1 (or left out)")
+        backend(self.gradients)
+
+
+@dataclass(frozen=True)
+class Place:
+    """An input or output of a node of the graph, and the axis of its channels."""
+
+    node: gs.Node
+    is_input: bool
+    index: int
+    channels: int  # the axis
+
+    @property
+    def tensor(self) -> str:
+        """The name of the tensor there."""
+        return str((self.node.inputs if self.is_input else self.node.outputs)[self.index].name)
+
+
+class Objective:
+    """The loss of a network on data, and what can be computed with it. Losses are means over samples, and so are results."""
+
+    def __init__(
+        self, graph: gs.Graph, sizes: Mapping[str, Sequence[int]], given: Calibration, seed: int = 0, warm_up: bool = False
+    ) -> None:
+        """sizes: the shapes of inputs that declare none. warm_up: let BatchNormalizations have the statistics of the data."""
+        self._graph, self._given, self._seed = graph, given, seed
+        self._backend = backend(given.gradients)
+        self._inputs = inputs_of(graph, sizes)
+        self._fixed = {i.shape[0] for i in self._inputs if i.shape} - {None}
+        self.data = Data(given.data, self._inputs, given.image)
+        self._sample = self.data.first()
+        self._shapes_of: dict[int, dict[str, Shape]] = {}
+        self.source = plain_source(graph)
+        self.batch_size = self._chosen_batch_size()
+        self.samples = 0  # seen in the last pass over the data
+        self.loss = self._chosen_loss()
+        self.warmed_up = 0  # BatchNormalizations
+        if warm_up:
+            self.source, self.warmed_up = with_statistics(self.source, self._shapes(self._least), self._passes)
+
+    def mean_gradients(self, names: Sequence[str]) -> dict[str, Array]:
+        """Return the gradient of the loss by each of these tensors."""
+        return self._means(names, self._backend.gradients)[0]
+
+    def mean_products(self, vectors: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:
+        """Return the products of the Hessian of the loss, by the tensors that vectors name, with each of vectors."""
+        names, feeds = list(vectors[0]), [{vector(name): array for name, array in own.items()} for own in vectors]
+        return self._means(names, self._backend.products, feeds)
+
+    def contractions(self, places: Sequence[Place], per_sample: bool = False) -> Iterator[tuple[int, list[Array]]]:
+        """Yield, per batch, its number of samples and for each place the sums of tensor * dloss/dtensor over all positions of a
+        channel: [samples, channels], each with the gradient of the loss on that sample, or their mean [1, channels].
+
+        At an input of a node, the gradient is that which flows back through this node alone. For a linear layer the sums at its
+        output are those of weight * dloss/dweight over each filter, its bias included, and at its input over all that reads a
+        channel.
+        """
+        if per_sample and not self._separable(places):
+            self.batch_size = 1
+        source, names = with_reads_apart(self.source, places)
+
+        def build(count: int) -> Run:
+            taps = self._taps(places, names, count, per_sample)
+            return self._backend.contractions(self._network(source, count), taps, count)
+
+        for count, run in self._passes(build):
+            yield count, [sums * count if per_sample else sums for sums in run({})]
+
+    def activations(self, places: Sequence[Place], of: Callable[[Tensor], Tensor]) -> list[Array]:
+        """Return, for each place, the mean of a function of its tensor over samples and all positions of a channel, [channels]."""
+        totals: list[Array] = []
+
+        def build(count: int) -> Run:
+            prepared = prepare(self.source)
+            builder = Builder(prepared, self._sizes(count))
+            tensors = [builder.tensor(place.tensor) for place in places]
+            outputs = []
+            for place, tensor in zip(places, tensors, strict=True):
+                size = math.prod(tensor.shape) // tensor.shape[place.channels]
+                outputs.append((summed(of(tensor), Tap(tensor.name, place.channels, None), count) * (1 / size)).name)
+            return compiled(grown(builder, prepared), outputs)
+
+        for count, run in self._passes(build):
+            found = [count * means[0].astype(np.float64) for means in run({})]
+            totals = [a + b for a, b in zip(totals, found, strict=True)] if totals else found
+        return [total / self.samples for total in totals]
+
+    def summary(self) -> dict[str, Any]:
+        """Return what has been seen and done, for reports."""
+        return {
+            "source": self.data.name,
+            "samples": self.samples,
+            "batch_size": self.batch_size,
+            "loss": self.loss.name,
+            "gradients": self._given.gradients,
+            "warmed_up": self.warmed_up,
+            "remarks": list(self.data.remarks),
+        }
+
+    def _means(
+        self, names: Sequence[str], build: Callable[[Network, Sequence[str]], Run], feeds: Sequence[Feeds] = ({},)
+    ) -> list[dict[str, Array]]:
+        """Return the means over samples of what comes out for names, with each of feeds beside the data."""
+        totals: list[dict[str, Array]] = [{} for _ in feeds]
+        for count, run in self._passes(lambda count: build(self._network(self.source, count), names)):
+            for own, total in zip(feeds, totals, strict=True):
+                for name, array in zip(names, run(own), strict=True):
+                    total[name] = total.get(name, 0) + count * np.asarray(array, np.float32)
+        return [{name: array / self.samples for name, array in total.items()} for total in totals]
+
+    def _passes(self, build: Callable[[int], Run]) -> Iterator[tuple[int, Run]]:
+        """Yield the number of samples of each batch, and what runs it when given other feeds; build makes that for a number."""
+        runs: dict[int, Run] = {}
+        for count, feeds in self._batches():
+            if count not in runs:
+                runs.clear()  # which may hold much memory
+                runs[count] = build(count)
+            yield count, partial(_run, runs[count], feeds)
+
+    def _batches(self) -> Iterator[tuple[int, dict[str, Array]]]:
+        """Yield the number of samples and the feeds of each batch, the same ones at every pass."""
+        self.samples = 0
+        for k, batch in enumerate(self.data.batches(self.batch_size, self._given.samples)):
+            count = len(batch[self._inputs[0].name])
+            if self._fixed and count < self.batch_size:
+                self.data.remark(f"{count} samples are left out: the network takes batches of {self.batch_size}")
+                break
+            if self.loss.labels is not None:
+                check_range(batch[self.loss.labels], self.loss.classes, self.loss.labels)
+            if self.loss.noise:
+                rng = np.random.default_rng((self._seed, k))
+                batch[NOISE] = rng.gumbel(size=self._shapes(count)[self.loss.noise]).astype(np.float32)
+            self.samples += count
+            yield count, {self._feed(name): array for name, array in batch.items()}
+        if not self.samples:
+            raise UsageError(f"{self.data.name}: holds fewer samples than the {self.batch_size} that the network takes at once")
+
+    def _feed(self, name: str) -> str:
+        return name if any(i.name == name for i in self._inputs) else f"data/{name}"
+
+    def _network(self, source: Source, count: int) -> Network:
+        """Return the network for this many samples, with the loss."""
+        model = onnx.ModelProto()
+        model.CopyFrom(source.model)
+        extra = {name: array for name, array in self._sample.items() if self._feed(name) != name and array.dtype.kind in "fiub"}
+        for name, array in extra.items():
+            kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+            model.graph.input.append(helper.make_tensor_value_info(self._feed(name), kind, (count, *array.shape[1:])))
+        if self.loss.noise:
+            shape = self._shapes(count)[self.loss.noise]
+            model.graph.input.append(helper.make_tensor_value_info(self._feed(NOISE), onnx.TensorProto.FLOAT, shape))
+        prepared = prepare(Source(model, source.arrays, source.path))
+        builder = Builder(prepared, self._sizes(count))
+        outputs = {t.name: builder.tensor(t.name) for t in self._graph.outputs}
+        if self.loss.logits is not None:
+            outputs[self.loss.logits] = builder.tensor(self.loss.logits)
+        data = {
+            name: builder.tensor(self._feed(name))
+            for name in [*self._sample, *([NOISE] if self.loss.noise else [])]
+            if builder.has(self._feed(name))
+        }
+        loss = scalar(self.loss.build(outputs, data), self.loss.name)
+        name = builder.copy(loss.reshape(), builder.fresh("loss")).name
+        return Network(grown(builder, prepared), name)
+
+    def _chosen_loss(self) -> Loss:
+        shapes = self._shapes(self._least)
+        outputs = {t.name: shapes[t.name] for t in self._graph.outputs if t.name in shapes and element_type(t).kind == "f"}
+        return choose(self._given.loss, self.source.model, outputs, self._sample)
+
+    def _chosen_batch_size(self) -> int:
+        asked = self._given.batch_size
+        if self._fixed:
+            fixed = min(d for d in self._fixed if d is not None)
+            if asked not in (0, fixed):
+                raise UsageError(f"--batch-size {asked}: the network takes batches of {fixed} only")
+            return fixed
+        weights = {tensor.name for tensor in self.source.model.graph.initializer}
+        per_sample = sum(4 * math.prod(shape) for name, shape in self._shapes(1).items() if name not in weights)
+        fitting = 2 ** int(math.log2(max(1, ROOM // max(per_sample, 1))))
+        return asked or min(fitting, LARGEST_BATCH)
+
+    @property
+    def _least(self) -> int:
+        """The smallest batch that the network takes."""
+        return self.batch_size if self._fixed else 1
+
+    def _sizes(self, count: int) -> dict[str, Shape]:
+        """Return the shapes of the inputs for this many samples."""
+        return {i.name: (i.shape[0] or count, *self._sample[i.name].shape[1:]) if i.shape else () for i in self._inputs}
+
+    def _shapes(self, count: int) -> dict[str, Shape]:
+        if count not in self._shapes_of:
+            self._shapes_of[count] = infer(self._graph, self._sizes(count))[0]
+        return self._shapes_of[count]
+
+    def _separable(self, places: Sequence[Place]) -> bool:
+        count = self.batch_size
+        return count == 1 or all(self._sample_axis(place, count) is not None for place in places)
+
+    def _taps(self, places: Sequence[Place], names: Sequence[str], count: int, per_sample: bool) -> list[Tap]:
+        axes = [self._sample_axis(place, count) if per_sample else None for place in places]
+        return [Tap(name, place.channels, axis) for name, place, axis in zip(names, places, axes, strict=True)]
+
+    def _sample_axis(self, place: Place, count: int) -> int | None:
+        """Return the axis on which samples are outermost: the one that grows with their number."""
+        shape = self._shapes(count)[place.tensor]
+        if count == 1:
+            return None
+        if self._fixed:
+            return 0 if place.channels and shape[0] % count == 0 else None
+        single = self._shapes(1)[place.tensor]
+        grown_axes = [axis for axis, (n, m) in enumerate(zip(shape, single, strict=True)) if n != m]
+        alone = len(grown_axes) == 1 and grown_axes[0] != place.channels and shape[grown_axes[0]] == count * single[grown_axes[0]]
+        return grown_axes[0] if alone else None
+
+
+def _run(run: Run, feeds: Feeds, others: Feeds) -> list[Array]:
+    return run({**feeds, **others})
+
+
+def with_reads_apart(source: Source, places: Sequence[Place]) -> tuple[Source, list[str]]:
+    """Return source with an Identity before every input among places that other nodes read, too, and the tensor at each place."""
+    model = onnx.ModelProto()
+    model.CopyFrom(source.model)
+    node_of = {node.output[0]: node for node in model.graph.node}
+    readers: dict[str, int] = {}
+    for name in [name for node in model.graph.node for name in node.input] + [value.name for value in model.graph.output]:
+        readers[name] = readers.get(name, 0) + 1
+    names: list[str] = []
+    added: dict[str, onnx.NodeProto] = {}
+    for place in places:
+        name = place.tensor
+        if place.is_input and readers[name] > 1:
+            reader = node_of[place.node.outputs[0].name]
+            name = f"{name}/read/{len(added)}"
+            added[reader.output[0]] = helper.make_node("Identity", [place.tensor], [name], name)
+            reader.input[place.index] = name
+        names.append(name)
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    for node in nodes:
+        model.graph.node.extend([added[node.output[0]], node] if node.output[0] in added else [node])
+    return Source(model, source.arrays, source.path), names

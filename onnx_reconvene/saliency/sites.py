@@ -1,0 +1,76 @@
+"""Where units show in feature maps: at the inputs and outputs of the layers that read and make them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from onnx_reconvene.calibration import Place
+from onnx_reconvene.errors import UsageError
+from onnx_reconvene.groups import Analysis
+from onnx_reconvene.saliency.criterion import Scores, SiteScores, combined
+
+LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+def reads(analysis: Analysis) -> list[Place]:
+    """Return the inputs of layers that bear units."""
+    return [place for place in _places(analysis) if place.is_input]
+
+
+def reads_and_makes(analysis: Analysis) -> list[Place]:
+    """Return the inputs and outputs of layers that bear units. Raises UsageError where a layer that makes units is not linear in
+    one stored weight."""
+    followed = {tensor.name for node in analysis.graph.nodes if node.op in LINEAR for tensor in node.inputs[:2]}
+    for layer in analysis.layers:
+        if layer.stored and layer.weight not in followed and (analysis.units(layer.out) >= 0).any():
+            raise UsageError(f"this criterion does not score {layer.op} '{layer.name}', whose channels can go; snip does")
+    return _places(analysis)
+
+
+def _places(analysis: Analysis) -> list[Place]:
+    weights = {layer.weight for layer in analysis.layers if layer.stored}
+    found = [place for node in analysis.graph.nodes for place in _of(node, weights, analysis)]
+    return [place for place in found if (units := units_at(analysis, place)) is not None and (units >= 0).any()]
+
+
+def _of(node: gs.Node, weights: set[str], analysis: Analysis) -> list[Place]:
+    """Return the places at node, if it is a layer, for those axes of its weight that bear units: a depthwise kernel has but one."""
+    stored = [i for i, tensor in enumerate(node.inputs[:2]) if tensor.name in weights]
+    if node.op not in LINEAR or len(stored) != 1:
+        return []
+    weight, data = stored[0], 1 - stored[0]
+    ranks = [len(analysis.shapes[tensor.name]) for tensor in (node.inputs[data], node.outputs[0], node.inputs[weight])]
+    read, made, axis_read, axis_made = _axes(node, weight, *ranks)
+    bearing = {axis for axis, units in analysis.bearings(node.inputs[weight].name).items() if (units >= 0).any()}
+    places = [(axis_read, Place(node, True, data, read)), (axis_made, Place(node, False, 0, made))]
+    return [place for axis, place in places if axis in bearing]
+
+
+def _axes(node: gs.Node, weight: int, data: int, out: int, rank: int) -> tuple[int, int, int, int]:
+    """Return the axes of channels in what node reads and makes, and those in its weight; given these ranks."""
+    if node.op == "Conv":
+        return 1, 1, 1, 0
+    if node.op == "ConvTranspose":
+        return 1, 1, 0, 1
+    if node.op == "Gemm":  # whose second operand it is
+        read, made = (1, 0) if node.attrs.get("transB", 0) else (0, 1)
+        return (0 if node.attrs.get("transA", 0) else 1), 1, read, made
+    if weight:
+        return data - 1, out - 1, max(rank - 2, 0), rank - 1
+    return max(data - 2, 0), out - (2 if data > 1 else 1), rank - 1, max(rank - 2, 0)
+
+
+def units_at(analysis: Analysis, place: Place) -> NDArray[np.int64] | None:
+    """Return the unit of each channel at a place, None where it has no channels."""
+    return analysis.units_along(place.tensor, place.channels)
+
+
+def combined_at(analysis: Analysis, places: Sequence[Place], values: Sequence[NDArray[Any]], aggregate: str) -> Scores:
+    """Return one score per unit from values [..., channels] at places; see `combined`."""
+    found = [(units_at(analysis, place), value) for place, value in zip(places, values, strict=True)]
+    return combined(analysis, [SiteScores(units, value) for units, value in found if units is not None], aggregate)

@@ -1,0 +1,404 @@
+"""Samples, losses and warm-up: what criteria with data are given, and how it is refused."""
+
+import json
+import sys
+import tracemalloc
+
+import numpy as np
+import onnx
+import onnx.reference
+import onnxruntime as ort
+import pytest
+from onnx import helper, parser
+
+import onnx_reconvene as rc
+import onnx_reconvene.passes
+from onnx_reconvene.bridges import open_model
+from onnx_reconvene.calibration import Calibration, Objective
+from onnx_reconvene.calibration.data import Data, Input
+from onnx_reconvene.saliency import AGGREGATES, SiteScores, combined
+
+GRADIENT = ["snip", "grasp", "taylor", "fisher", "hutchinson"]
+WITH_DATA = [*GRADIENT, "activation-mean", "activation-apoz"]
+IMAGE = [Input("x", (None, 3, 8, 8), np.dtype(np.float32))]
+
+
+@pytest.fixture
+def model(parsed):
+    """A classifier of small images, trained as far as one can tell."""
+    model = parsed(
+        """<ir_version: 9, opset_import: ["" : 18]> net (float[n,3,8,8] x) => (float[n,4] logits) {
+            a = Conv <pads = [1, 1, 1, 1]> (x, w1, b1)
+            b = Relu (a)
+            c = Conv <strides = [2, 2]> (b, w2)
+            d = Relu (c)
+            e = GlobalAveragePool (d)
+            f = Flatten (e)
+            logits = Gemm <transB = 1> (f, w3)
+        }""",
+        w1=(6, 3, 3, 3),
+        b1=(6,),
+        w2=(8, 6, 3, 3),
+        w3=(4, 8),
+    )
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(onnx.numpy_helper.from_array(0.2 * onnx.numpy_helper.to_array(tensor), tensor.name))
+    return model
+
+
+@pytest.fixture
+def arrays():
+    """Ten samples with labels."""
+    rng = np.random.default_rng(5)
+    return {"x": rng.standard_normal((10, 3, 8, 8), dtype=np.float32), "labels": rng.integers(0, 4, 10)}
+
+
+def scores(model, criterion, data, seed=0, **options):
+    """Return what a criterion says of the network on data."""
+    graph, _ = open_model(model)
+    score = rc.passes.Score(criterion, seed, options.pop("aggregate", "sum"), Calibration(data, **options))
+    rc.passes.Sequential(rc.passes.Load(), score).run(graph)
+    return graph.notes.scores
+
+
+# --- data ------------------------------------------------------------------------------------------------------------
+
+
+def samples_of(directory):
+    """A function of a module that yields single samples as dicts."""
+    (directory / "some_samples.py").write_text(
+        "import numpy as np\n"
+        "def samples():\n"
+        "    data = np.load(__file__.replace('some_samples.py', 'in.npz'))\n"
+        "    for x, label in zip(data['x'], data['labels']):\n"
+        "        yield {'x': x, 'labels': label}\n"
+    )
+    return "some_samples:samples"
+
+
+def test_every_kind_of_source_gives_the_same_scores(model, arrays, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    np.savez(tmp_path / "in.npz", **arrays)
+    np.savez_compressed(tmp_path / "packed.npz", **arrays)
+    batches = [{name: array[k : k + 3] for name, array in arrays.items()} for k in range(0, 10, 3)]
+    pairs = [(b["x"], b["labels"]) for b in batches]
+    sources = [str(tmp_path / "in.npz"), tmp_path / "packed.npz", arrays, batches, pairs, lambda: iter(pairs), samples_of(tmp_path)]
+    found = [scores(model, "fisher", source, batch_size=4) for source in sources]
+    assert (found[0] > 0).all()
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
+    sys.modules.pop("some_samples")
+
+
+def test_an_array_is_the_only_input(model, arrays, tmp_path):
+    np.save(tmp_path / "x.npy", arrays["x"])
+    expected = scores(model, "activation-mean", arrays)
+    np.testing.assert_array_equal(scores(model, "activation-mean", str(tmp_path / "x.npy")), expected)
+    np.testing.assert_array_equal(scores(model, "activation-mean", arrays["x"]), expected)
+
+
+@pytest.mark.parametrize("criterion", WITH_DATA)
+def test_the_size_of_batches_does_not_matter(model, arrays, criterion):
+    whole, parts = (scores(model, criterion, arrays, batch_size=size) for size in (10, 3))
+    np.testing.assert_allclose(parts, whole, rtol=1e-3, atol=1e-5 * np.abs(whole).max())
+
+
+@pytest.mark.parametrize("criterion", WITH_DATA)
+def test_scores_depend_on_the_seed_alone(model, arrays, criterion):
+    first, again = (scores(model, criterion, arrays["x"], seed=3) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    drawn = criterion in GRADIENT  # classes, and probes
+    assert np.array_equal(first, scores(model, criterion, arrays["x"], seed=4)) != drawn
+
+
+def test_as_many_samples_as_asked_for(model, arrays):
+    few = {name: array[:4] for name, array in arrays.items()}
+    np.testing.assert_allclose(scores(model, "snip", arrays, samples=4), scores(model, "snip", few), rtol=1e-6)
+    assert not np.allclose(scores(model, "snip", arrays), scores(model, "snip", few))
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_memory_does_not_grow_with_samples(tmp_path, compressed):
+    big = np.zeros((4000, 3, 8, 8), np.float32)
+    (np.savez_compressed if compressed else np.savez)(tmp_path / "big.npz", x=big)
+    tracemalloc.start()
+    data = Data(str(tmp_path / "big.npz"), IMAGE)
+    count = sum(len(batch["x"]) for batch in data.batches(16, 4000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 4000
+    assert peak < big.nbytes / 4
+
+
+WRONG = {
+    "no such input": ({"y1": np.zeros((2, 3, 8, 8), np.float32), "z": np.zeros(2)}, "not the input 'x'"),
+    "shape": (np.zeros((2, 3, 9, 8), np.float32), "nx3x9x8, but the network takes nx3x8x8"),
+    "rank": (np.zeros((2, 3), np.float32), "shape nx3,"),
+    "pixels": (np.zeros((2, 3, 8, 8), np.uint8), "uint8, but the network takes float32; scale it"),
+    "nan": (np.full((2, 3, 8, 8), np.nan, np.float32), "NaN or infinity"),
+    "none": (np.zeros((0, 3, 8, 8), np.float32), "no samples"),
+    "labels too large": ((np.zeros((2, 3, 8, 8), np.float32), np.array([0, 4])), "from 0 to 4, but the network has 4 classes"),
+    "fractional labels": ({"x": np.zeros((2, 3, 8, 8), np.float32), "labels": np.array([0.5, 1])}, "classes as integers"),
+    "as many": ({"x": np.zeros((2, 3, 8, 8), np.float32), "labels": np.zeros(3, int)}, "as many samples"),
+    "once": (iter([]), "read but once"),
+    "nothing of the kind": (3, "int is no path"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_does_not_fit_is_explained_in_a_line(model, case):
+    data, reason = WRONG[case]
+    source = [data] if isinstance(data, tuple) else data
+    with pytest.raises(rc.UsageError, match=reason) as raised:
+        scores(model, "taylor", source)
+    assert "\n" not in str(raised.value)
+
+
+def test_unscaled_data_are_remarked_upon(model, arrays):
+    result = rc.prune(model, criterion="taylor", data=100 * arrays["x"], verify=False)
+    assert any("is it scaled" in remark for remark in result.report.data["remarks"])
+
+
+def test_a_network_that_takes_batches_of_one_size(model, arrays):
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 4
+    result = rc.prune(model, criterion="fisher", data=arrays, verify=False)
+    assert (result.report.data["samples"], result.report.data["batch_size"]) == (8, 4)
+    assert any("2 samples are left out" in remark for remark in result.report.data["remarks"])
+    with pytest.raises(rc.UsageError, match="batches of 4 only"):
+        rc.prune(model, criterion="fisher", data=arrays, batch_size=2)
+
+
+def test_folders_of_images(model, tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
+    for k in range(2):
+        image.fromarray(pixels[k]).save(tmp_path / f"{k}.png")
+    standardized = (pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    data = Data(str(tmp_path), IMAGE, {"resize": "8"})
+    (batch,) = data.batches(4, 10)
+    np.testing.assert_allclose(batch["x"], standardized.transpose(0, 3, 1, 2), rtol=1e-5, atol=1e-6)
+    assert data.remarks == ["images: resize 8, crop 8x8, mean 0.485/0.456/0.406, std 0.229/0.224/0.225, order rgb"]
+    own = {"resize": "8", "order": "bgr", "mean": "0,0,0", "std": "1,1,1"}
+    (batch,) = Data(str(tmp_path), IMAGE, own).batches(4, 10)
+    np.testing.assert_allclose(batch["x"], pixels[..., ::-1].transpose(0, 3, 1, 2) / 255, rtol=1e-5)
+    with pytest.raises(rc.UsageError, match="crop=9x9: the network takes 8x8"):
+        Data(str(tmp_path), IMAGE, {"crop": "9"})
+
+
+LAYOUTS = {
+    "images": "h = Conv (x, w) r = Relu (h) y = Conv (r, v)",
+    "tokens": "t = Reshape (x, rows) h = MatMul (t, w) r = Relu (h) y = Gemm <transB = 1> (r, v)",
+    "sequence first": "t = Transpose <perm = [1, 0, 2]> (x) h = MatMul (t, w) r = Relu (h) y = MatMul (r, v)",
+    "windows": "t = Reshape (x, pairs) h = MatMul (t, w) r = Relu (h) y = MatMul (r, v)",
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_samples_are_told_apart_wherever_they_lie(parsed, layout):
+    """The squares that fisher averages are those of samples, not of batches."""
+    out = {"images": "n,3,6,1", "tokens": "m,3", "windows": "m,2,3"}.get(layout, "4,n,3")
+    rank = "float[n,4,6,1] x" if layout == "images" else "float[n,4,6] x"
+    weights = {"images": ((8, 4, 1, 1), (3, 8, 1, 1)), "tokens": ((6, 8), (3, 8))}.get(layout, ((6, 8), (8, 3)))
+    shapes = "int64[2] rows = {-1, 6}, int64[3] pairs = {-1, 2, 6}"
+    head = f'<ir_version: 9, opset_import: ["" : 18]> net ({rank}) => (float[{out}] y) <{shapes}>'
+    model = parsed(f"{head} {{ {LAYOUTS[layout]} }}", w=weights[0], v=weights[1])
+    x = np.random.default_rng(1).standard_normal((8, 4, 6, 1) if layout == "images" else (8, 4, 6)).astype(np.float32)
+    together, apart = (scores(model, "fisher", x, batch_size=size, loss="squared-norm") for size in (8, 1))
+    np.testing.assert_allclose(together, apart, rtol=1e-4)
+    assert scores(model, "taylor", x, loss="squared-norm").shape == (8,)
+
+
+# --- losses ----------------------------------------------------------------------------------------------------------
+
+
+def objective(model, data, **options):
+    """Return the loss of a network on data."""
+    graph, _ = open_model(model)
+    return Objective(graph, {}, Calibration(data, **options))
+
+
+def slopes(model, data, **options):
+    """Return the gradient of the loss by one weight."""
+    return objective(model, data, **options).mean_gradients(["w3"])["w3"]
+
+
+def features_and_logits(model, arrays):
+    """Return what the last layer reads and makes, [samples, 8] and [samples, 4]."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.graph.output.append(helper.make_tensor_value_info("f", onnx.TensorProto.FLOAT, None))
+    logits, features = onnx.reference.ReferenceEvaluator(copy).run(None, {"x": arrays["x"]})
+    return features.astype(np.float64), logits.astype(np.float64)
+
+
+def test_labels_mean_cross_entropy(model, arrays):
+    features, logits = features_and_logits(model, arrays)
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    expected = (p - np.eye(4)[arrays["labels"]]).T @ features / 10
+    np.testing.assert_allclose(slopes(model, arrays), expected, rtol=1e-3, atol=1e-5)
+    soft = {"x": arrays["x"], "labels": np.eye(4, dtype=np.float32)[arrays["labels"]]}
+    np.testing.assert_allclose(slopes(model, soft), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_cross_entropy_looks_through_softmax(model, arrays):
+    expected = slopes(model, arrays)
+    model.graph.node.append(helper.make_node("Softmax", ["logits"], ["p"], axis=1))
+    model.graph.output[0].name = "p"
+    np.testing.assert_allclose(slopes(model, arrays), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_without_labels_classes_are_drawn_from_the_network(model, arrays):
+    """Over many draws the gradient vanishes and its square does not: that is the Fisher information."""
+    draws = {"x": np.repeat(arrays["x"][:1], 4000, 0)}
+    found = objective(model, draws, samples=4000, batch_size=4000)
+    assert "drawn" in found.loss.name
+    features, logits = features_and_logits(model, draws)
+    p = np.exp(logits[0] - logits[0].max())
+    p /= p.sum()
+    mean = found.mean_gradients(["w3"])["w3"]
+    spread = np.sqrt(p * (1 - p))[:, None] * np.abs(features[0]) / np.sqrt(4000)
+    assert (np.abs(mean) <= 5 * spread + 1e-6).all()
+    assert np.abs(slopes(model, arrays["x"])).max() > 1e-3
+
+
+def test_outputs_that_are_no_logits_are_squared(model, arrays):
+    model.graph.node.append(helper.make_node("Unsqueeze", ["logits", "axes"], ["y"]))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "axes"))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 1, 4]))
+    found = objective(model, arrays["x"])
+    logits, features = onnx.reference.ReferenceEvaluator(model).run(["logits", "f"], {"x": arrays["x"]})
+    expected = 2 * logits.reshape(10, 4).T @ features / 10
+    assert found.loss.name == "squared norm of the outputs"
+    np.testing.assert_allclose(found.mean_gradients(["w3"])["w3"], expected, rtol=1e-3, atol=1e-4)
+
+
+def mean_square(outputs, data):
+    """Half the mean squared distance of the logits to a target."""
+    difference = outputs["logits"] - data["wanted"]
+    return (difference * difference).sum([0, 1], keepdims=False) * 0.05
+
+
+LOSS = """<ir_version: 9, opset_import: ["" : 17]> loss (float[n,4] logits, float[n,4] wanted) => (float z) {
+    d = Sub (logits, wanted)
+    s = ReduceSumSquare <keepdims = 0> (d)
+    scale = Constant <value_float = 0.05> ()
+    z = Mul (s, scale)
+}"""
+
+
+def test_a_loss_of_ones_own(model, arrays, tmp_path):
+    wanted = np.random.default_rng(0).standard_normal((10, 4)).astype(np.float32)
+    data = {"x": arrays["x"], "wanted": wanted}
+    features, logits = features_and_logits(model, arrays)
+    expected = (logits - wanted).T @ features * 0.1
+    onnx.save(parser.parse_model(LOSS), tmp_path / "loss.onnx")
+    for loss in (mean_square, parser.parse_model(LOSS), str(tmp_path / "loss.onnx")):
+        np.testing.assert_allclose(slopes(model, data, loss=loss), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_tensor_of_the_network_as_loss(model, arrays):
+    model.graph.node.append(helper.make_node("ReduceSum", ["logits"], ["whole"], keepdims=0))
+    features, _ = features_and_logits(model, arrays)
+    expected = np.repeat(features.sum(0)[None], 4, 0)
+    np.testing.assert_allclose(slopes(model, arrays, loss="whole", batch_size=10), expected, rtol=1e-3)
+    for loss, reason in [
+        ("logits", "no floating-point scalar"),
+        ("absent", "nor a tensor of the network"),
+        ("gone.onnx", "cannot be read"),
+    ]:
+        with pytest.raises(rc.UsageError, match=reason):
+            slopes(model, arrays, loss=loss)
+
+
+# --- warm-up ---------------------------------------------------------------------------------------------------------
+
+
+def test_batch_normalizations_get_statistics_when_untrained(network):
+    x = np.random.default_rng(0).standard_normal((16, 3, 32, 32), dtype=np.float32) * 3 + 1
+    model = network("resnet20")
+    before = model.SerializeToString(deterministic=True)
+    graph, _ = open_model(model)
+    warm, cold = (Objective(graph, {}, Calibration(x, batch_size=16), warm_up=on) for on in (True, False))
+    norms = [node for node in graph.nodes if node.op == "BatchNormalization"]
+    assert (warm.warmed_up, cold.warmed_up) == (len(norms), 0)
+    assert model.SerializeToString(deterministic=True) == before
+    stored = {t.name: onnx.numpy_helper.to_array(t) for t in warm.source.model.graph.initializer if "batch" in t.name}
+    assert {len(n.input) for n in warm.source.model.graph.node if n.op_type == "BatchNormalization"} == {5}
+    first = norms[0].outputs[0].name
+    raw = norms[0].inputs[0].name
+    model.graph.output.append(helper.make_tensor_value_info(raw, onnx.TensorProto.FLOAT, None))
+    maps = ort.InferenceSession(model.SerializeToString()).run([raw], {"input": x})[0].astype(np.float64)
+    np.testing.assert_allclose(stored[f"{first}/batch_mean"], maps.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(stored[f"{first}/batch_variance"], maps.var((0, 2, 3)), rtol=1e-3)
+
+
+def test_trained_networks_are_not_warmed_up(model, arrays, network):
+    assert rc.prune(model, criterion="taylor", data=arrays, verify=False).report.data["warmed_up"] == 0
+    x = np.random.default_rng(0).standard_normal((4, 3, 32, 32), dtype=np.float32)
+    assert rc.prune(network("resnet20"), criterion="taylor", data=x, verify=False).report.data["warmed_up"] == 19
+
+
+# --- sites -----------------------------------------------------------------------------------------------------------
+
+
+def test_how_sites_are_combined(model):
+    analysis = rc.analyze(model)
+    units = np.array([0, 1, -1, 1])
+    sites = [SiteScores(units, np.array([1.0, 2.0, 50.0, 3.0])), SiteScores(units[:2], np.array([-4.0, 2.0]))]
+    wanted = {"sum": [-3, 7], "mean": [-1.5, 3.5], "max": [-4, 5], "normalized": [(1 / 3 - 4 / 3) / 2, (5 / 3 + 2 / 3) / 2]}
+    assert set(wanted) == set(AGGREGATES)
+    for aggregate, expected in wanted.items():
+        found = combined(analysis, sites, aggregate)
+        np.testing.assert_allclose(found[:2], expected)
+        assert not found[2:].any()
+
+
+@pytest.mark.parametrize("criterion", ["l2", "snip", "taylor", "fisher", "activation-mean"])
+def test_one_option_for_all_criteria(model, arrays, criterion):
+    found = [scores(model, criterion, arrays, aggregate=aggregate) for aggregate in AGGREGATES]
+    assert all(np.isfinite(f).all() for f in found)
+    assert len({tuple(np.argsort(f)) for f in found}) > 1 or criterion == "activation-mean"
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_the_command_with_data(model, arrays, tmp_path, run, file):
+    np.savez(tmp_path / "in.npz", **arrays)
+    words = [file(model), tmp_path / "out.onnx", "--criterion", "fisher", "--data", tmp_path / "in.npz", "--samples", 8]
+    ran = run(*words, "--batch-size", 4, "--report", tmp_path / "report.json")
+    assert ran.status == 0, ran.err
+    assert "8 samples, 4 at a time; loss: cross entropy of 'logits' with labels" in ran.out
+    seen = json.loads((tmp_path / "report.json").read_text())["data"]
+    assert (seen["samples"], seen["batch_size"], seen["gradients"]) == (8, 4, "ort")
+
+
+@pytest.mark.parametrize("criterion", WITH_DATA)
+def test_criteria_that_need_data_say_so(run, file, criterion):
+    ran = run(file(), "--dry-run", "--criterion", criterion)
+    assert ran.status == 2
+    assert ran.err.count("\n") == 1
+    assert f"--criterion {criterion} needs data: give --data" in ran.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--data", "absent.npz"],
+        ["--data", "absent.txt"],
+        ["--data", "no.such:module"],
+        ["--samples", 0],
+        ["--gradients", "absent"],
+        ["--aggregate", "absent"],
+        ["--loss", "absent"],
+        ["--image", "nonsense"],
+    ],
+)
+def test_wrong_options_are_one_line(run, file, tmp_path, words):
+    np.save(tmp_path / "x.npy", np.zeros((2, 3, 32, 32), np.float32))
+    ran = run(file(), "--dry-run", "--criterion", "taylor", "--data", tmp_path / "x.npy", *words)
+    assert ran.status == 2
+    assert ran.err.count("\n") == 1
