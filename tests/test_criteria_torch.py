@@ -166,11 +166,13 @@ def fisher(module: Any, data: Arrays, analysis: Analysis) -> NDArray[np.float64]
 REFERENCES = {"snip": snip, "grasp": grasp, "taylor": taylor, "fisher": fisher}
 
 
-@pytest.mark.parametrize("batch_size", [SAMPLES, 5])
+@pytest.mark.parametrize(("batch_size", "gradients"), [(SAMPLES, "ort"), (5, "ort"), (5, "torch")])
 @pytest.mark.parametrize("criterion", REFERENCES)
-def test_criteria_are_those_of_autograd(criterion: str, batch_size: int, case: tuple[Any, ModelProto, Arrays]) -> None:
+def test_criteria_are_those_of_autograd(
+    criterion: str, batch_size: int, gradients: str, case: tuple[Any, ModelProto, Arrays]
+) -> None:
     module, model, data = case
-    analysis, found = scores(model, criterion, data, batch_size=batch_size)
+    analysis, found = scores(model, criterion, data, batch_size=batch_size, gradients=gradients)
     expected = REFERENCES[criterion](module, data, analysis)
     assert analysis.width > 20
     assert spearmanr(found, expected).statistic >= 0.999

@@ -41,7 +41,7 @@ def exact(analysis: Analysis, keep: Keep) -> Floats:
 
 def aggregated(analysis: Analysis, elements: dict[str, NDArray[np.floating]]) -> Floats:
     """Sum scores of weights as every criterion of weights does."""
-    return unit_scores(analysis, lambda name, _, shapes: marginals(elements[name], shapes) if name in elements else {})
+    return unit_scores(analysis, Context(), lambda name, _, shapes: marginals(elements[name], shapes) if name in elements else {})
 
 
 FORMS = {"per channel": per_channel, "exact": exact}

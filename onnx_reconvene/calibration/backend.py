@@ -106,7 +106,13 @@ def summed(x: Tensor, tap: Tap, samples: int) -> Tensor:
     return found if length == samples else found.reshape(samples, length // samples, channels).sum([1], keepdims=False)
 
 
-BACKENDS: dict[str, Callable[[], Backend]] = {"ort": OnnxRuntime}
+def _torch() -> Backend:
+    from onnx_reconvene.calibration.torch_backend import Torch
+
+    return Torch()
+
+
+BACKENDS: dict[str, Callable[[], Backend]] = {"ort": OnnxRuntime, "torch": _torch}
 
 
 def backend(name: str) -> Backend:

@@ -35,18 +35,7 @@ def gradients_of(module: GraphModule, feeds: Arrays, wrt: Sequence[str] | None =
     depend on is zero. Raises UsageError for names that are not there or are those of constants, and a loss that is no scalar.
     """
     names = [name for name, _ in module.named_parameters()] if wrt is None else list(dict.fromkeys(wrt))
-    tensors = {name: to_tensor(array).to(_device(module)) for name, array in feeds.items()}
-    leaves: dict[str, Tensor] = {}
-
-    def differentiable(name: str, tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point():
-            raise UsageError(f"wrt: tensor '{name}' holds no floating-point numbers")
-        leaves[name] = tensor if tensor.requires_grad else tensor.detach().requires_grad_()
-        return leaves[name]
-
-    watch = {name: partial(differentiable, name) for name in names}
-    results = module.run(tensors, module.outputs if loss is None else [loss], watch)
-    value = _loss(results, loss)
+    leaves, value = _traced(module, feeds, names, loss)
     found: Sequence[Tensor | None] = [None] * len(names)
     if value.requires_grad:
         found = torch.autograd.grad(value, [leaves[name] for name in names], allow_unused=True)
@@ -56,6 +45,38 @@ def gradients_of(module: GraphModule, feeds: Arrays, wrt: Sequence[str] | None =
         for name, gradient in zip(names, found, strict=True)
     }
     return Gradients(float(value.detach()), arrays, gradients)
+
+
+def hessian_products(module: GraphModule, feeds: Arrays, vectors: Arrays, loss: str | None = None) -> dict[str, NDArray[Any]]:
+    """Return the products of the Hessian of a loss with a vector that is given in parts, by the names of the tensors.
+
+    Arguments and errors are those of `gradients_of`.
+    """
+    leaves, value = _traced(module, feeds, list(vectors), loss)
+    tensors = [leaves[name] for name in vectors]
+    first = torch.autograd.grad(value, tensors, create_graph=True, allow_unused=True)
+    along = [(g * to_tensor(v)).sum() for g, v in zip(first, vectors.values(), strict=True) if g is not None]
+    second = torch.autograd.grad(torch.stack(along).sum(), tensors, allow_unused=True)
+    zeros = [torch.zeros_like(tensor) for tensor in tensors]
+    return {name: to_array(z if g is None else g) for name, g, z in zip(vectors, second, zeros, strict=True)}
+
+
+def _traced(module: GraphModule, feeds: Arrays, names: Sequence[str], loss: str | None) -> tuple[dict[str, Tensor], Tensor]:
+    """Run a network; return the tensors called names, as leaves of the derivative, and the loss."""
+    tensors = {name: to_tensor(array).to(_device(module)) for name, array in feeds.items()}
+    leaves: dict[str, Tensor] = {}
+
+    def differentiable(name: str, tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            raise UsageError(f"wrt: tensor '{name}' holds no floating-point numbers")
+        if not tensor.requires_grad:
+            tensor = tensor.detach().requires_grad_()
+        leaves[name] = tensor if tensor.is_leaf else tensor.view_as(tensor)  # Identity hands on the same tensor under two names
+        return leaves[name]
+
+    watch = {name: partial(differentiable, name) for name in names}
+    results = module.run(tensors, module.outputs if loss is None else [loss], watch)
+    return leaves, _loss(results, loss)
 
 
 def _loss(results: Sequence[Tensor], name: str | None) -> Tensor:
