@@ -321,7 +321,10 @@ class Op:
         for step in pending[:-1]:
             self.freeze(step.labels, "splits two kinds of channels at once")
         for step in pending[-1:]:
-            self.flow.values[name].pending = step
+            value = self.flow.values[name]
+            for axis in step.axes:
+                self.freeze(value.labels.pop(axis, np.empty(0, np.int64)), "merges two kinds of channels into one axis")
+            value.pending = step
             before = self.flow.trail.get(self.node.inputs[0].name, ()) if len(step.moves) > 1 else ()
             self.flow.trail[name] = (*before, (name, step.positions))
 
