@@ -41,7 +41,8 @@ NORMALIZATIONS: Table = {
     "InstanceNormalization": {
         "": convs("h = InstanceNormalization(a, s, o)", "8 w1.0 b1.0 s.0 o.0 w2.1", **NORM),
         "as a group normalization, positions with constants of their own": convs(
-            f"c = Add(a, e) {sizes('n', -1, 2, 144)} p = Reshape(c, n) q = InstanceNormalization(p, k, l) r = Shape(c) h = Reshape(q, r)",
+            f"c = Add(a, e) {sizes('n', -1, 2, 144)} p = Reshape(c, n) q = InstanceNormalization(p, k, l) r = Shape(c) "
+            "h = Reshape(q, r)",
             "2x4 w1.0 b1.0 e.1 w2.1",
             inexact=True,
             e=(1, 8, 6, 6),
