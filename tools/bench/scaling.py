@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_reconvene.analysis import analyze
 from onnx_reconvene.graph import from_model, load
-from onnx_reconvene.shapes import infer
+from onnx_reconvene.inference import infer
 from onnx_reconvene.sizes import input_sizes
 
 NODES = (1_000, 10_000, 50_000)
