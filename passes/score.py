@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_reconvene.calibration import Calibration, Objective
+from onnx_reconvene.calibration import Calibration
 from onnx_reconvene.errors import ModelError, UsageError
 from onnx_reconvene.flow import weight_values
 from onnx_reconvene.graph import every_tensor
@@ -17,6 +18,9 @@ from onnx_reconvene.notes import analysis_of, notes_of
 from onnx_reconvene.passes.base import Pass, needed
 from onnx_reconvene.report import stage
 from onnx_reconvene.saliency import AGGREGATES, Context, axes_with_units, criteria
+
+if TYPE_CHECKING:
+    from onnx_reconvene.calibration import Objective
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ class Score(Pass):
         """Return what makes the loss on data, None where there are no data."""
         if self.calibration.data is None:
             return None
+        from onnx_reconvene.calibration import Objective
+
         sizes = analysis_of(graph).sizes
         return lambda: Objective(graph, sizes, self.calibration, self.seed, warm_up=stage(graph) == "initialized")
 

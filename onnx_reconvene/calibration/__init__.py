@@ -1,7 +1,26 @@
 """Calibration: samples, losses on them, and what gradients say of a network there."""
 
-from onnx_reconvene.calibration.backend import BACKENDS, Backend, Network, OnnxRuntime, Tap
-from onnx_reconvene.calibration.losses import Loss
-from onnx_reconvene.calibration.objective import Calibration, Objective, Place
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from onnx_reconvene.calibration.given import Calibration, Place
+
+if TYPE_CHECKING:
+    from onnx_reconvene.calibration.backend import BACKENDS, Backend, Network, OnnxRuntime, Tap
+    from onnx_reconvene.calibration.losses import Loss
+    from onnx_reconvene.calibration.objective import Objective
+
+_HOME = {
+    **dict.fromkeys(("BACKENDS", "Backend", "Network", "OnnxRuntime", "Tap"), "backend"),
+    "Loss": "losses",
+    "Objective": "objective",
+}
 
 __all__ = ["BACKENDS", "Backend", "Calibration", "Loss", "Network", "Objective", "OnnxRuntime", "Place", "Tap"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what differentiates networks when it is asked for: most runs do without."""
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

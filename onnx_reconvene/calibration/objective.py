@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -18,6 +17,7 @@ from onnx_reconvene.autodiff.builder import Builder, Tensor
 from onnx_reconvene.autodiff.prepare import prepare
 from onnx_reconvene.calibration.backend import Feeds, Network, Run, Tap, backend, compiled, grown, summed, vector
 from onnx_reconvene.calibration.data import Data, element_type, inputs_of
+from onnx_reconvene.calibration.given import Calibration, Place
 from onnx_reconvene.calibration.losses import NOISE, Loss, check_range, choose, scalar
 from onnx_reconvene.calibration.warmup import with_statistics
 from onnx_reconvene.errors import UsageError
@@ -28,43 +28,6 @@ from onnx_reconvene.shapes import Shape
 Array = NDArray[Any]
 LARGEST_BATCH = 32
 ROOM = 2**29  # bytes for the feature maps of one batch, where the batch size is ours to choose
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What criteria that look at data are given.
-
-    data: see `data.Data`; samples: how many are used at most; batch_size: of how many at a time, 0 for what fits; loss: see
-    `losses.choose`; gradients: who computes these, "ort" or "torch"; image: how images are prepared, see `images.preparation`.
-    """
-
-    data: Any = None
-    samples: int = 128
-    batch_size: int = 0
-    loss: Any = None
-    gradients: str = "ort"
-    image: Mapping[str, str] = field(default_factory=dict)
-
-    def check(self) -> None:
-        """Raise UsageError where an option makes no sense."""
-        if self.samples < 1 or self.batch_size < 0:
-            raise UsageError("--samples must be at least 1, --batch-size at least 1 (or left out)")
-        backend(self.gradients)
-
-
-@dataclass(frozen=True)
-class Place:
-    """An input or output of a node of the graph, and the axis of its channels."""
-
-    node: gs.Node
-    is_input: bool
-    index: int
-    channels: int  # the axis
-
-    @property
-    def tensor(self) -> str:
-        """The name of the tensor there."""
-        return str((self.node.inputs if self.is_input else self.node.outputs)[self.index].name)
 
 
 class Objective:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from onnx_reconvene.autodiff.builder import Tensor
+from typing import TYPE_CHECKING
+
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.saliency.criterion import Context, Scores, criterion
 from onnx_reconvene.saliency.sites import combined_at, reads
+
+if TYPE_CHECKING:
+    from onnx_reconvene.autodiff.builder import Tensor
 
 
 @criterion("activation-mean", "Molchanov et al. 2017, arXiv 1611.06440", needs_data=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from typing import TYPE_CHECKING
 
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.saliency.criterion import Context, Scores, criterion, marginals, unit_scores
-from onnx_reconvene.synflow.rules import channel_network
-from onnx_reconvene.synflow.schedule import Keep, iterated
+
+if TYPE_CHECKING:
+    from onnx_reconvene.synflow.schedule import Keep
 
 SOURCE = "Tanaka et al. 2020, arXiv 2006.05467"
 NARROW = 0.85  # of units left since the maps were last made smaller; then they are again
@@ -16,6 +18,9 @@ NARROW = 0.85  # of units left since the maps were last made smaller; then they 
 @criterion("synflow", SOURCE)
 def synflow(analysis: Analysis, context: Context) -> Scores:
     """Share of the synaptic flow, per channel (kernels summed, no convolutions), in 100 rounds of removal."""
+    from onnx_reconvene.synflow.rules import channel_network
+    from onnx_reconvene.synflow.schedule import iterated
+
     network, width = channel_network(analysis), analysis.width
     if network.averaged:
         warnings.warn(f"synflow has no rule for {', '.join(network.averaged)}; the flow there is spread evenly", stacklevel=2)
@@ -33,6 +38,7 @@ def synflow(analysis: Analysis, context: Context) -> Scores:
 def synflow_exact(analysis: Analysis, context: Context) -> Scores:
     """Share of the synaptic flow by gradients in onnxruntime, in 100 rounds of removal; slow."""
     from onnx_reconvene.synflow.exact import ExactNetwork  # and with it all derivative rules
+    from onnx_reconvene.synflow.schedule import iterated
 
     network = ExactNetwork(analysis)
 
