@@ -23,7 +23,7 @@ from onnx_reconvene.sizes import input_sizes
 def analyze(graph: gs.Graph, sizes: Mapping[str, Sequence[int]] | None = None, attention: str = "heads") -> Analysis:
     """Return what can be removed from graph, its free dimensions fixed as sizes says (or at the smallest legal ones).
 
-    attention: "heads" removes attention heads whole, "dims" the same dimensions of all heads. Where a split axis turns out frozen
+    attention: "heads" removes attention heads whole, "dims" as many dimensions of every head. Where a split axis turns out frozen
     because its innermost part absorbs the removal, or is reduced, the next one out is tried; of splits in a row, the last one
     first. That is taken which lets layers lose most channels, if each keeps a unit; of equals what falls into most units.
     """

@@ -117,14 +117,10 @@ def run(
 ) -> Result:
     """Run the passes over graph, and the one that writes to output if one is given; watch may show progress."""
     begin = time.perf_counter() if start is None else start
-    seconds = dict.fromkeys(("load", *STAGES.values()), 0.0)
-    seconds["load"] = time.perf_counter() - begin
+    seconds = {"load": time.perf_counter() - begin}
     nodes = len(graph.nodes)
     stage = reports.stage(graph)
-    for step in watch(options.passes() + ([Emit(output)] if output is not None else [])):
-        began = time.perf_counter()
-        step.run(graph)
-        seconds[STAGES[type(step)]] = time.perf_counter() - began
+    seconds |= _run_all(graph, watch(options.passes() + ([Emit(output)] if output is not None else [])))
     notes, analysis = notes_of(graph), analysis_of(graph)
     assert notes.keep is not None
     assert notes.cost is not None
@@ -148,6 +144,16 @@ def run(
     )
     forget(graph)
     return Result(graph, report, back)
+
+
+def _run_all(graph: gs.Graph, steps: Iterable[Pass]) -> dict[str, float]:
+    """Run passes over graph; return the seconds of each stage, 0 for those that are left out."""
+    seconds = dict.fromkeys(STAGES.values(), 0.0)
+    for step in steps:
+        began = time.perf_counter()
+        step.run(graph)
+        seconds[STAGES[type(step)]] = time.perf_counter() - began
+    return seconds
 
 
 def analyze(model: Any, input_shape: Mapping[str, Sequence[int]] | None = None) -> Analysis:

@@ -68,7 +68,8 @@ def _named(analysis: Analysis, group: Group) -> str:
     """Return the name of a group, or of the first weight in it where that is the path of a module and the other a number."""
     weights = [layer.weight for layer in analysis.layers if layer.name in group.layers]
     path = next((name for name in weights if name.count(".") > 1), group.name)
-    return path if re.fullmatch(r"node_\w+?_\d+(#\d+)?", group.name) else group.name
+    numbered = re.fullmatch(r"node_\w+?_\d+(#\d+)?", group.name)
+    return path + (numbered[1] or "") if numbered and path != group.name else group.name
 
 
 def _by_reason(frozen: Sequence[Frozen]) -> list[tuple[str, list[Frozen]]]:

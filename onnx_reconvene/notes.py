@@ -87,7 +87,8 @@ def _prepare(graph: gs.Graph) -> Callable[[], None]:
 def restore(graph: gs.Graph) -> None:
     """Let nodes read what they read before the analysis, unless something has been cut."""
     notes = notes_of(graph)
-    if notes.restore is not None and (notes.keep is None or not notes.done or notes.keep.all()):
+    is_cut = notes.done and notes.keep is not None and not notes.keep.all()
+    if notes.restore is not None and not is_cut:
         notes.restore()
 
 

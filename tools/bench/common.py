@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 HERE = Path(__file__).parent
@@ -32,6 +33,19 @@ def milliseconds(run: Callable[[], object]) -> float:
     taken = time.perf_counter() - start
     gc.enable()
     return taken * 1e3
+
+
+def cpu_milliseconds(runs: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """Return the median CPU time of each of runs, which take turns, after one run each to warm up."""
+    taken: list[list[float]] = [[] for _ in runs]
+    for run in runs:
+        run()
+    for _ in range(repeats):
+        for run, own in zip(runs, taken, strict=True):
+            start = time.process_time()
+            run()
+            own.append(1e3 * (time.process_time() - start))
+    return [median(own) for own in taken]
 
 
 def setting(*more: str) -> dict[str, Any]:

@@ -14,18 +14,14 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
-from typing import Any
 
 import numpy as np
 import onnx
 import torch
 import torch_models
-from common import HERE, setting, table, write
+from common import HERE, cpu_milliseconds, setting, table, write
 from gradients import exported, runner
 from onnx import helper
 
@@ -91,15 +87,7 @@ def speed(name: str, size: int, batch: int) -> Speed:
     names = [t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and "running" not in t.name]
     names.remove("share")
     full = runner(rc.gradients(model, names, "loss"), names, x)
-    times: dict[Callable[[], Any], list[float]] = {(lambda: next(batches)): [], full: []}
-    for run in times:
-        run()
-    for _ in range(REPEATS):
-        for run, taken in times.items():
-            start = time.process_time()
-            run()
-            taken.append(1e3 * (time.process_time() - start))
-    ours, theirs = (median(taken) for taken in times.values())
+    ours, theirs = cpu_milliseconds([lambda: next(batches), full], REPEATS)
     return Speed(name, size, batch, round(ours, 1), round(theirs, 1), round(ours / theirs, 2))
 
 

@@ -18,7 +18,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ import onnx
 import onnxruntime as ort
 import torch
 import torch_models
-from common import HERE, setting, table
+from common import HERE, cpu_milliseconds, setting, table
 
 import onnx_reconvene as rc
 
@@ -109,15 +108,7 @@ def speed(name: str, size: int, batch: int) -> Speed:
     module, x = torch_models.build(name), torch.randn(batch, 3, size, size)
     names = [key for key, _ in module.named_parameters()]
     ours = runner(rc.gradients(exported(module, x), names), names, x)
-    times: dict[Callable[[], Any], list[float]] = {(lambda: autograd(module, x)): [], ours: []}
-    for run in times:
-        run()
-    for _ in range(REPEATS):
-        for run, taken in times.items():
-            start = time.process_time()
-            run()
-            taken.append(1e3 * (time.process_time() - start))
-    theirs, own = (median(taken) for taken in times.values())
+    theirs, own = cpu_milliseconds([lambda: autograd(module, x), ours], REPEATS)
     return Speed(name, size, batch, round(theirs, 1), round(own, 1), round(own / theirs, 2))
 
 
