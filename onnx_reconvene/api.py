@@ -136,7 +136,7 @@ def run(
         {name: list(shape) for name, shape in analysis.sizes.items()},
         reports.size(notes.cost, notes.cost.dense, nodes),
         reports.size(notes.cost, kept, len(graph.nodes)),
-        reports.group_reports(analysis, notes.keep),
+        reports.group_reports(analysis, notes.keep, notes.sensitivity),
         list(analysis.frozen),
         notes.verdict or Verdict("skipped", None, "not asked for"),
         seconds,

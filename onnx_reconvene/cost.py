@@ -47,7 +47,7 @@ class CostModel:
     def __init__(self, analysis: Analysis) -> None:
         self.analysis = analysis
         self.dense = np.asarray([group.width for group in analysis.groups], np.int64)
-        self._channels = np.asarray([group.channels for group in analysis.groups], np.int64)
+        self.channels = np.asarray([group.channels for group in analysis.groups], np.int64)
         self._group_of_unit = np.repeat(np.arange(len(self.dense)), [group.blocks * group.width for group in analysis.groups])
         self._rows: dict[tuple[str, int], int] = {}
         self.nodes = [term.node for term in analysis.flow.macs]
@@ -97,7 +97,7 @@ class CostModel:
     def __call__(self, kind: str, widths: Widths) -> float:
         """Return the cost of this kind at these widths."""
         if kind == "channels":
-            return float((widths * self._channels).sum())
+            return float((widths * self.channels).sum())
         if kind in self._before and np.array_equal(widths, self.dense):
             return self._before[kind]
         sizes = self.sizes(widths)

@@ -22,6 +22,7 @@ from onnx_reconvene.errors import UsageError
 from onnx_reconvene.fold import fold
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.reference import Reference
+from onnx_reconvene.saliency.criterion import Context
 from onnx_reconvene.sharing import separate, unite
 from onnx_reconvene.target import Target
 from onnx_reconvene.verify import Verdict
@@ -40,11 +41,13 @@ class Notes:
     analysis: Analysis | None = None
     criterion: str | None = None
     scores: NDArray[np.float64] | None = None
+    context: Context | None = None  # what the criterion was given
     data: dict[str, Any] | None = None  # what the criterion saw, see `Objective.summary`
     allocate: str | None = None
     targets: tuple[Target, ...] = ()
     cost: CostModel | None = None
     keep: NDArray[np.bool_] | None = None
+    sensitivity: NDArray[np.float64] | None = None  # [groups]
     done: bool = False  # the cut has been made: analysis and keep speak of the network before it
     reference: Reference | None = None
     verdict: Verdict | None = None

@@ -73,11 +73,12 @@ def size(cost: CostModel, widths: Widths, nodes: int) -> Size:
     return Size(round(costs["params"]), round(costs["macs"]), round(costs["size"]), nodes)
 
 
-def group_reports(analysis: Analysis, keep: NDArray[np.bool_]) -> list[GroupReport]:
+def group_reports(analysis: Analysis, keep: NDArray[np.bool_], sensitivity: NDArray[np.float64] | None) -> list[GroupReport]:
     """Return what became of each group."""
+    known = [None] * len(analysis.groups) if sensitivity is None else sensitivity.tolist()
     return [
-        GroupReport(g.name, g.width, int(kept), None, bool(kept < g.width), [(s.tensor, s.axis) for s in g.sites])
-        for g, kept in zip(analysis.groups, analysis.widths(keep), strict=True)
+        GroupReport(g.name, g.width, int(kept), felt, bool(kept < g.width), [(s.tensor, s.axis) for s in g.sites])
+        for g, kept, felt in zip(analysis.groups, analysis.widths(keep), known, strict=True)
     ]
 
 

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_reconvene.allocate import Limits, allocators, budget, masks
+from onnx_reconvene.allocate import Allocation, ElementScores, Limits, allocators, budget, masks
 from onnx_reconvene.errors import UsageError
 from onnx_reconvene.groups import Analysis
-from onnx_reconvene.notes import analysis_of
+from onnx_reconvene.notes import analysis_of, notes_of
 from onnx_reconvene.passes.base import Pass, needed
+from onnx_reconvene.saliency import Context, criteria
 from onnx_reconvene.target import Target, parse_target
+
+UPAI = "synflow"  # unstructured pruning at initialization, by default
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,15 @@ class Allocate(Pass):
         notes = needed(graph, "scores", "Allocate", "Score")
         assert notes.scores is not None
         limits = Limits(self.round_to, self.min_width, tuple(self._fixed(analysis).items()))
-        within = budget(analysis, self.targets, limits)
-        widths = np.asarray(allocators[self.allocate](analysis, notes.scores, within))
+        within = budget(analysis, self.targets, limits, lambda: _elements(graph))
+        found = allocators[self.allocate](analysis, notes.scores, within)
+        found = found if isinstance(found, Allocation) else Allocation(found)
+        widths = np.asarray(found.widths)
         if widths.shape != within.cost.dense.shape or widths.dtype.kind not in "iu":
             raise UsageError(f"allocator {self.allocate} returns no whole number for each of {len(analysis.groups)} groups")
         if (widths < 1).any() or (widths > within.cost.dense).any() or not within.holds(widths):
             raise UsageError(f"allocator {self.allocate} returns widths outside 1 to that of the group, or above the target")
-        notes.cost = within.cost
+        notes.cost, notes.sensitivity = within.cost, found.sensitivity
         notes.allocate, notes.targets, notes.keep = self.allocate, self.targets, masks(analysis, notes.scores, widths)
         return True
 
@@ -73,3 +78,13 @@ class Allocate(Pass):
         for pattern in self.ignore:
             fixed |= dict.fromkeys(analysis.matching(pattern, "--ignore"), 1.0)
         return fixed
+
+
+def _elements(graph: gs.Graph) -> ElementScores:
+    """Return the scores of single weights by the criterion that units were scored by, by synflow where it scores only units."""
+    notes = notes_of(graph)
+    chosen = criteria[notes.criterion or UPAI]
+    chosen = chosen if chosen.elements is not None else criteria[UPAI]
+    context = notes.context or Context()
+    assert chosen.elements is not None
+    return ElementScores(chosen.name, chosen.elements(analysis_of(graph), context), chosen.conserved)

@@ -52,6 +52,7 @@ class Score(Pass):
         """Score the units of graph."""
         notes, analysis = notes_of(graph), analysis_of(graph)
         context = Context(np.random.default_rng(self.seed), self.aggregate, self._objective(graph))
+        notes.context = context
         scores = criteria[self.criterion].score(analysis, context)
         if "objective" in vars(context):
             notes.data = context.objective.summary()

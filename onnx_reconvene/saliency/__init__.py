@@ -8,6 +8,7 @@ from onnx_reconvene.saliency.criterion import (
     AGGREGATES,
     Context,
     Criterion,
+    Elements,
     Scores,
     SiteScores,
     axes_with_units,
@@ -15,6 +16,7 @@ from onnx_reconvene.saliency.criterion import (
     combined,
     criteria,
     criterion,
+    layer_weights,
     unit_scores,
 )
 
@@ -22,6 +24,7 @@ __all__ = [
     "AGGREGATES",
     "Context",
     "Criterion",
+    "Elements",
     "Scores",
     "SiteScores",
     "axes_with_units",
@@ -29,5 +32,6 @@ __all__ = [
     "combined",
     "criteria",
     "criterion",
+    "layer_weights",
     "unit_scores",
 ]

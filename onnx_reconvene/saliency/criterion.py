@@ -45,31 +45,57 @@ class Context:
 
 
 Score = Callable[[Analysis, Context], Scores]
+ElementScore = Callable[[Analysis, Context], Elements]
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """A saliency: `score(analysis, context)` gives one number per unit, higher where the unit matters more."""
+    """A saliency: `score(analysis, context)` gives one number per unit, higher where the unit matters more.
+
+    elements: the same per element of each weight, for criteria that have it. conserved: what elements of a layer score in all stays
+    the same when some are removed and the rest is scored again.
+    """
 
     name: str
     summary: str
     source: str
     score: Score
     needs_data: bool = False
+    elements: ElementScore | None = None
+    conserved: bool = False
 
 
 criteria: dict[str, Criterion] = {}
 
 
-def criterion(name: str, source: str, needs_data: bool = False) -> Callable[[Score], Criterion]:
+def criterion(
+    name: str, source: str, needs_data: bool = False, elements: ElementScore | None = None, conserved: bool = False
+) -> Callable[[Score], Criterion]:
     """Register the decorated function as criterion `name`; the first line of its docstring is its summary."""
 
     def register(function: Score) -> Criterion:
-        summary = (function.__doc__ or "").strip().splitlines()[0]
-        criteria[name] = Criterion(name, summary, source, function, needs_data)
+        criteria[name] = Criterion(name, _summary(function), source, function, needs_data, elements, conserved)
         return criteria[name]
 
     return register
+
+
+def element_criterion(name: str, source: str, needs_data: bool = False) -> Callable[[ElementScore], Criterion]:
+    """Register the decorated function, which returns a function of the name and values of a weight that scores its elements, as
+    criterion `name`: a unit scores the sum over its elements."""
+
+    def register(function: ElementScore) -> Criterion:
+        def score(analysis: Analysis, context: Context) -> Scores:
+            return by_elements(analysis, context, function(analysis, context))
+
+        criteria[name] = Criterion(name, _summary(function), source, score, needs_data, function)
+        return criteria[name]
+
+    return register
+
+
+def _summary(function: Callable[..., Any]) -> str:
+    return (function.__doc__ or "").strip().splitlines()[0]
 
 
 @dataclass(frozen=True)

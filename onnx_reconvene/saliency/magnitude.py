@@ -12,7 +12,16 @@ from onnx_reconvene.errors import UsageError
 from onnx_reconvene.flow import weight_values
 from onnx_reconvene.graph import every_node
 from onnx_reconvene.groups import Analysis
-from onnx_reconvene.saliency.criterion import Context, Scores, SiteScores, by_elements, combined, criterion, unit_scores
+from onnx_reconvene.saliency.criterion import (
+    Context,
+    Elements,
+    Scores,
+    SiteScores,
+    combined,
+    criterion,
+    element_criterion,
+    unit_scores,
+)
 from onnx_reconvene.shapes import Shape
 
 
@@ -22,22 +31,22 @@ def random(analysis: Analysis, context: Context) -> Scores:
     return context.rng.random(analysis.width)
 
 
-@criterion("l1", "Li et al. 2017, arXiv 1608.08710; summed over coupled layers: Fang et al. 2023, arXiv 2301.12900")
-def l1(analysis: Analysis, context: Context) -> Scores:
+@element_criterion("l1", "Li et al. 2017, arXiv 1608.08710; summed over coupled layers: Fang et al. 2023, arXiv 2301.12900")
+def l1(analysis: Analysis, context: Context) -> Elements:
     """Sum of absolute weights over all coupled layers."""
-    return by_elements(analysis, context, lambda _, values: np.abs(values))
+    return lambda _, values: np.abs(values)
 
 
-@criterion("l2", "Li et al. 2017, arXiv 1608.08710; summed over coupled layers: Fang et al. 2023, arXiv 2301.12900")
-def l2(analysis: Analysis, context: Context) -> Scores:
+@element_criterion("l2", "Li et al. 2017, arXiv 1608.08710; summed over coupled layers: Fang et al. 2023, arXiv 2301.12900")
+def l2(analysis: Analysis, context: Context) -> Elements:
     """Sum of squared weights over all coupled layers."""
-    return by_elements(analysis, context, lambda _, values: np.square(values))
+    return lambda _, values: np.square(values)
 
 
-@criterion("lamp", "Lee et al. 2021, arXiv 2010.07611")
-def lamp(analysis: Analysis, context: Context) -> Scores:
+@element_criterion("lamp", "Lee et al. 2021, arXiv 2010.07611")
+def lamp(analysis: Analysis, context: Context) -> Elements:
     """Squared weight over the sum of squared weights of its layer that are not smaller."""
-    return by_elements(analysis, context, lambda _, values: _lamp(values))
+    return lambda _, values: _lamp(values)
 
 
 def _lamp(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -8,29 +8,29 @@ from __future__ import annotations
 import numpy as np
 
 from onnx_reconvene.groups import Analysis
-from onnx_reconvene.saliency.criterion import Context, Scores, by_elements, criterion, layer_weights
+from onnx_reconvene.saliency.criterion import Context, Elements, Scores, criterion, element_criterion, layer_weights
 from onnx_reconvene.saliency.sites import combined_at, reads_and_makes
 
 PROBES = 8
 SIGNS = np.array([-1, 1], np.float32)
 
 
-@criterion("snip", "Lee et al. 2019, arXiv 1810.02340", needs_data=True)
-def snip(analysis: Analysis, context: Context) -> Scores:
+@element_criterion("snip", "Lee et al. 2019, arXiv 1810.02340", needs_data=True)
+def snip(analysis: Analysis, context: Context) -> Elements:
     """Sum of |w g| over the weights of the unit."""
     g = context.objective.mean_gradients(list(layer_weights(analysis)))
-    return by_elements(analysis, context, lambda name, w: np.abs(w * g[name]))
+    return lambda name, w: np.abs(w * g[name])
 
 
-@criterion("grasp", "Wang et al. 2020, arXiv 2002.07376", needs_data=True)
-def grasp(analysis: Analysis, context: Context) -> Scores:
+@element_criterion("grasp", "Wang et al. 2020, arXiv 2002.07376", needs_data=True)
+def grasp(analysis: Analysis, context: Context) -> Elements:
     """Sum of w (H g): how much of the gradient's norm would go with the unit.
 
     The published score is -w (H g), of which the largest are removed.
     """
     g = context.objective.mean_gradients(list(layer_weights(analysis)))
     (products,) = context.objective.mean_products([g])
-    return by_elements(analysis, context, lambda name, w: w * products[name])
+    return lambda name, w: w * products[name]
 
 
 @criterion("taylor", "Molchanov et al. 2019, arXiv 1906.10771", needs_data=True)
@@ -54,11 +54,11 @@ def fisher(analysis: Analysis, context: Context) -> Scores:
     return total / objective.samples
 
 
-@criterion("hutchinson", "diagonal by random probes: Hutchinson 1990; for pruning: arXiv 2502.11450", needs_data=True)
-def hutchinson(analysis: Analysis, context: Context) -> Scores:
+@element_criterion("hutchinson", "diagonal by random probes: Hutchinson 1990; for pruning: arXiv 2502.11450", needs_data=True)
+def hutchinson(analysis: Analysis, context: Context) -> Elements:
     """Sum of w^2 diag(H), the diagonal estimated by z (H z) with random signs z."""
     weights = {name: w for name, (w, _) in layer_weights(analysis).items()}
     signs = [{name: context.rng.choice(SIGNS, w.shape) for name, w in weights.items()} for _ in range(PROBES)]
     products = context.objective.mean_products(signs)
     diagonal = {name: sum(z[name] * hz[name] for z, hz in zip(signs, products, strict=True)) / PROBES for name in weights}
-    return by_elements(analysis, context, lambda name, w: w * w * diagonal[name])
+    return lambda name, w: w * w * diagonal[name]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from onnx_reconvene.groups import Analysis
-from onnx_reconvene.saliency.criterion import Context, Scores, criterion, marginals, unit_scores
+from onnx_reconvene.saliency.criterion import Context, Elements, Scores, criterion, marginals, unit_scores
 
 if TYPE_CHECKING:
     from onnx_reconvene.synflow.schedule import Keep
@@ -15,7 +17,15 @@ SOURCE = "Tanaka et al. 2020, arXiv 2006.05467"
 NARROW = 0.85  # of units left since the maps were last made smaller; then they are again
 
 
-@criterion("synflow", SOURCE)
+def synflow_elements(analysis: Analysis, context: Context) -> Elements:
+    """Return the share of the flow through each element of the weights, per channel, in the network as it is."""
+    from onnx_reconvene.synflow.rules import channel_network
+
+    found = channel_network(analysis).elements()
+    return lambda name, values: found.get(name, np.zeros(values.shape)).astype(np.float32)
+
+
+@criterion("synflow", SOURCE, elements=synflow_elements, conserved=True)
 def synflow(analysis: Analysis, context: Context) -> Scores:
     """Share of the synaptic flow, per channel (kernels summed, no convolutions), in 100 rounds of removal."""
     from onnx_reconvene.synflow.rules import channel_network
@@ -34,7 +44,15 @@ def synflow(analysis: Analysis, context: Context) -> Scores:
     return iterated(analysis, shares)
 
 
-@criterion("synflow-exact", SOURCE)
+def synflow_exact_elements(analysis: Analysis, context: Context) -> Elements:
+    """Return the share of the flow through each element of the weights, by gradients, in the network as it is."""
+    from onnx_reconvene.synflow.exact import ExactNetwork
+
+    found = ExactNetwork(analysis).elements(np.ones(analysis.width, bool))
+    return lambda name, _: found[name]
+
+
+@criterion("synflow-exact", SOURCE, elements=synflow_exact_elements, conserved=True)
 def synflow_exact(analysis: Analysis, context: Context) -> Scores:
     """Share of the synaptic flow by gradients in onnxruntime, in 100 rounds of removal; slow."""
     from onnx_reconvene.synflow.exact import ExactNetwork  # and with it all derivative rules

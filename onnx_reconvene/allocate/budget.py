@@ -1,9 +1,9 @@
-"""Budget to masks: how many units each group keeps, and which."""
+"""The search space of an allocator: allowed widths, and targets that bound what they cost."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx_reconvene.cost import CostModel, Widths
 from onnx_reconvene.errors import TargetError
 from onnx_reconvene.groups import Analysis, Group
-from onnx_reconvene.saliency import Scores
+from onnx_reconvene.saliency import Elements, Scores
 from onnx_reconvene.target import Target
 
 AUTO_STEP = 8  # channels; the narrowest step at which vectorized kernels run at full speed
@@ -29,6 +29,18 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class ElementScores:
+    """Scores of single weights, from which an unstructured method takes how dense each layer should be.
+
+    conserved: see `Criterion`.
+    """
+
+    method: str
+    score: Elements
+    conserved: bool
+
+
+@dataclass(frozen=True)
 class Budget:
     """The search space of an allocator: the widths each group may have, and the targets that bound their cost."""
 
@@ -36,6 +48,7 @@ class Budget:
     allowed: tuple[Widths, ...]  # per group, ascending
     targets: tuple[Target, ...]
     bounds: tuple[float, ...]
+    upai: Callable[[], ElementScores]  # unstructured pruning at initialization
 
     def holds(self, widths: Widths) -> bool:
         """Tell whether all targets hold at these widths."""
@@ -57,29 +70,15 @@ class Budget:
         return int(self.allowed[group][place]) if place < len(self.allowed[group]) else None
 
 
-Allocator = Callable[[Analysis, Scores, Budget], Widths]
-allocators: dict[str, Allocator] = {}
-
-
-def allocator(name: str) -> Callable[[Allocator], Allocator]:
-    """Register the decorated function as allocator `name`."""
-
-    def register(function: Allocator) -> Allocator:
-        allocators[name] = function
-        return function
-
-    return register
-
-
-def budget(analysis: Analysis, targets: Sequence[Target], limits: Limits) -> Budget:
-    """Return the search space for these targets.
+def budget(analysis: Analysis, targets: Sequence[Target], limits: Limits, upai: Callable[[], ElementScores]) -> Budget:
+    """Return the search space for these targets; upai scores elements, for allocators that ask for it.
 
     Raises TargetError, naming the best that can be reached, where even the narrowest network is above a target.
     """
     cost = CostModel(analysis)
     bounds = tuple(t.bound(cost(t.kind, cost.dense)) for t in targets)
     allowed = tuple(_allowed(group, limits) for group in analysis.groups)
-    found = Budget(cost, allowed, tuple(targets), bounds)
+    found = Budget(cost, allowed, tuple(targets), bounds, upai)
     hopeless = not allowed and any(t.relative and t.value < 1 for t in targets)
     if hopeless or not found.holds(found.smallest):
         raise TargetError(_unreachable(found))
@@ -111,75 +110,6 @@ def _allowed(group: Group, limits: Limits) -> Widths:
     if group.width < step or (limits.round_to == 0 and group.width < 2 * step):
         widths = np.arange(least, group.width + 1)  # too narrow to round
     return np.unique(np.append(widths, group.width))
-
-
-def _largest(holds: Callable[[float], bool]) -> float:
-    """Return the largest x in [0, 1] for which the decreasing predicate holds, by bisection; it holds at 0."""
-    low, high = 0.0, 1.0
-    if holds(high):
-        return high
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if holds(middle) else (low, middle)
-    return low
-
-
-def _fill(within: Budget, widths: Widths, order: Iterable[int]) -> Widths:
-    """Widen groups one step at a time, in this order, as long as all targets hold. Costs only grow, so a group that does not
-    fit once never does: in the end no group can be widened."""
-    widths = widths.copy()
-    waiting = list(order)
-    while waiting:
-        fits = []
-        for group in waiting:
-            wider = within.next(group, int(widths[group]))
-            if wider is None:
-                continue
-            before, widths[group] = widths[group], wider
-            if within.holds(widths):
-                fits.append(group)
-            else:
-                widths[group] = before
-        waiting = fits
-    return widths
-
-
-@allocator("uniform")
-def uniform(analysis: Analysis, scores: Scores, within: Budget) -> Widths:
-    """Keep the same fraction of every group."""
-    dense = within.cost.dense
-    fraction = _largest(lambda r: within.holds(within.down(r * dense)))
-    widths = within.down(fraction * dense)
-    missing = fraction * dense - widths
-    return _fill(within, widths, np.argsort(-missing, kind="stable").tolist())
-
-
-@allocator("global")
-def global_(analysis: Analysis, scores: Scores, within: Budget) -> Widths:
-    """Keep the units above one threshold on scores whose mean is 1 in every group."""
-    scaled = np.concatenate([np.empty(0), *(_mean_one(_of_all_blocks(g, scores)) for g in analysis.groups)])
-    order = np.argsort(-scaled, kind="stable")  # best first
-    group_of_unit = np.repeat(np.arange(len(analysis.groups)), within.cost.dense)
-
-    def kept(share: float) -> Widths:
-        best = order[: math.floor(share * order.size)]
-        return within.down(np.bincount(group_of_unit[best], minlength=len(analysis.groups)).astype(float))
-
-    share = _largest(lambda s: within.holds(kept(s)))
-    widths = kept(share)
-    rest = group_of_unit[order[math.floor(share * order.size) :]]
-    return _fill(within, widths, dict.fromkeys(rest.tolist()))
-
-
-def _of_all_blocks(group: Group, scores: Scores) -> Scores:
-    """Return the summed scores of the best unit of each block, of the second best, ..., [width]."""
-    result: Scores = np.sort(group.by_block(scores), 1)[:, ::-1].sum(0)
-    return result
-
-
-def _mean_one(scores: Scores) -> Scores:
-    mean = scores.mean()
-    return scores / mean if mean > 0 else np.ones_like(scores)
 
 
 def masks(analysis: Analysis, scores: Scores, widths: Widths) -> NDArray[np.bool_]:

@@ -1,0 +1,10 @@
+"""Budget to masks: how many units each group keeps, and which. Allocators register themselves; `allocators` holds them by name."""
+
+from onnx_reconvene.allocate import density as density
+from onnx_reconvene.allocate import equal as equal
+from onnx_reconvene.allocate import reconvene as reconvene
+from onnx_reconvene.allocate import threshold as threshold
+from onnx_reconvene.allocate.allocator import Allocation, Allocator, allocator, allocators
+from onnx_reconvene.allocate.budget import Budget, ElementScores, Limits, budget, masks
+
+__all__ = ["Allocation", "Allocator", "Budget", "ElementScores", "Limits", "allocator", "allocators", "budget", "masks"]

@@ -1,0 +1,81 @@
+"""Pruning of single weights at initialization: what the densities of layers are taken from.
+
+Nothing here holds a mask. Per weight there is a histogram of its scores, binned by the upper bits of a float: those of a positive
+float, read as an integer, grow with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+BITS = 16  # of a float's 32 that are left out: 7 binary digits stay
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How the scores of the elements of one weight are distributed, best first."""
+
+    scores: Floats  # [bins], descending: the largest of each
+    count: Floats  # [bins], of elements with at least that score
+    mass: Floats  # [bins], sum of their scores
+
+    @classmethod
+    def of(cls, scores: NDArray[np.float32]) -> Histogram:
+        """Return the histogram of the scores of elements; what is negative counts as zero."""
+        flat = np.maximum(scores.ravel(), np.float32(0))
+        keys = flat.view(np.int32) >> BITS
+        first = int(keys.min(initial=0))
+        keys = keys - first
+        count, mass = np.bincount(keys)[::-1], np.bincount(keys, flat)[::-1]
+        filled = count > 0
+        top = np.flatnonzero(filled[::-1])[::-1].astype(np.int32) + first
+        edges = (((top + 1) << BITS) - 1).view(np.float32).astype(np.float64)
+        return cls(edges, np.cumsum(count[filled]).astype(np.float64), np.cumsum(mass[filled]))
+
+    @property
+    def size(self) -> float:
+        """The number of elements."""
+        return float(self.count[-1])
+
+    def conserved(self) -> Histogram:
+        """Return the histogram of scores for which those that stay take over, in proportion, what others have lost.
+
+        An element is compared by its score at the time when it goes: when what stays of the layer is what scores more.
+        """
+        total = self.mass[-1]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            rescored = np.where(self.mass > 0, self.scores * (total / self.mass), 0.0)
+        return Histogram(np.minimum.accumulate(rescored), self.count, self.mass)
+
+    def density(self, threshold: float) -> float:
+        """Return the fraction of elements that score at least threshold; one stays in any case."""
+        above = int(np.searchsorted(-self.scores, -threshold, "right"))
+        return max(float(self.count[above - 1]) if above else 0.0, 1.0) / self.size
+
+    def share(self, density: float) -> float:
+        """Return the share of the whole score that the best elements have, as many as density says."""
+        total = self.mass[-1]
+        if total <= 0:
+            return density
+        return float(np.interp(density * self.size, np.append(0, self.count), np.append(0, self.mass))) / float(total)
+
+
+@dataclass(frozen=True)
+class Unstructured:
+    """One threshold on the elements of all weights."""
+
+    histograms: Sequence[Histogram]
+
+    def log_density(self, x: float) -> Floats:
+        """Return the logarithm of the density of each weight; all elements stay at x = 1, one of each weight at x = 0."""
+        scores = np.concatenate([h.scores[h.scores > 0] for h in self.histograms])
+        if x >= 1 or not scores.size:
+            return np.zeros(len(self.histograms))
+        low, high = np.log(scores.min()), np.log(scores.max())
+        threshold = float(np.exp(high + x * (low - high)))
+        return np.log([h.density(threshold) for h in self.histograms])
