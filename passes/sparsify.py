@@ -79,7 +79,7 @@ class Sparsify(Pass):
         if not holds(0.0):
             raise TargetError(f"{_amounts(left(0.0))} is the least that zeros leave")
         x = largest(holds)
-        return dict(zip(sizes, np.exp(elements.log_density(x)).tolist(), strict=True)), left(x)
+        return dict(zip(elements.histograms, np.exp(elements.log_density(x)).tolist(), strict=True)), left(x)
 
     @property
     def targets(self) -> tuple[Target, ...]:

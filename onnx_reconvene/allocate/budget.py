@@ -62,7 +62,7 @@ class Budget:
 def budget(
     analysis: Analysis, targets: Sequence[Target], limits: Limits, upai: Callable[[], ElementScores], progress: float = 1.0
 ) -> Budget:
-    """Return the search space for these targets, or for the way to them: progress is how much of it is done, on a logarithmic scale.
+    """Return the search space for these targets, or for the way to them: progress is how much is done, on a logarithmic scale.
 
     upai scores elements, for allocators that ask for it.
 
