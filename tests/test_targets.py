@@ -15,7 +15,7 @@ from onnx_reconvene.target import parse_target
 
 KINDS = {"channels": None, "params": "params", "macs": "macs", "size": "bytes"}  # and their names in the report
 NETWORKS = {"resnet20": (1, 3, 32, 32), "mobilenetv2": (1, 3, 224, 224), "detector": (1, 3, 128, 128)}
-ALLOCATORS = ["uniform", "global"]
+ALLOCATORS = ["uniform", "global", "flat", "erk", "precrop", "reconvene"]
 
 
 @pytest.fixture(scope="session")
