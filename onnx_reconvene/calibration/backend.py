@@ -147,6 +147,7 @@ def compiled(source: Source, outputs: Sequence[str], threads: int = 0) -> Run:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
+    options.enable_mem_pattern = False  # it lays out all memory anew beside that of the first run
     with tempfile.TemporaryDirectory(prefix="reconvene-") as folder:
         try:
             path = store(Source(model, source.arrays), folder, "network")
