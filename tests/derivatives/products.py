@@ -68,6 +68,11 @@ CONVOLUTIONS: Table = {
         "depthwise volume": case("y = Conv<group = 2, pads = [1,1,0,1,0,1]>(x, w)", inputs="float[2,2,4,5,4] x", w=(2, 1, 3, 2, 2)),
         "wide": case("y = Conv<pads = [1,1,1,1]>(x, w, b)", inputs=WIDE, w=(3, 16, 3, 3), b=(3,)),
         "wide, strided": case("y = Conv<strides = [2,2], pads = [1,1,1,1]>(x, w)", inputs=WIDE, w=(3, 16, 3, 3)),
+        "wide, strided, ends cropped": case("y = Conv<strides = [2,3], pads = [0,3,1,0]>(x, w)", inputs=WIDE, w=(2, 16, 3, 2)),
+        "wide, strided and dilated": case(
+            "y = Conv<strides = [2,4], dilations = [3,2], pads = [2,1,3,2]>(x, w)", inputs="float[1,16,7,8] x", w=(2, 16, 3, 3)
+        ),
+        "wide series, strided": case("y = Conv<pads = [1,1], strides = [3]>(x, w)", inputs="float[2,16,10] x", w=(3, 16, 4)),
         "wide, rows unused": case("y = Conv<strides = [3,2], dilations = [1,2]>(x, w)", inputs=WIDE, w=(3, 16, 2, 2)),
         "wide, padded by more than the kernel": case(
             "y = Conv<pads = [3,1,2,4], strides = [2,1]>(x, w)", inputs=WIDE, w=(3, 16, 2, 2)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import product
 
-from onnx_reconvene.autodiff.builder import Tensor
+from onnx_reconvene.autodiff.builder import Tensor, concat
 from onnx_reconvene.autodiff.node import Node, Rule
 from onnx_reconvene.autodiff.rules.elementwise import Gradients
 from onnx_reconvene.autodiff.rules.kernels import to_weight
 from onnx_reconvene.autodiff.rules.window import Window, convolved, window
 
 BATCH_FROM = 8  # images; with fewer it takes longer to read the whole matrix of a convolution than to do without
+INTERLEAVED_FROM = 16  # channels; with fewer there is too little to copy at once
 
 
 def conv(node: Node, g: Tensor) -> Gradients:
@@ -42,9 +45,46 @@ def to_input(g: Tensor, w: Tensor, slide: Window, groups: int) -> Tensor:
     if set(slide.strides) == {1} and min(*slide.border, *slide.border_after) >= 0:
         settings = {"dilations": slide.dilations, "group": groups}
         return convolved(g, flipped(w, groups), slide.border, slide.border_after, **settings)
+    if groups == 1 and max(slide.strides) > 1 and w.shape[1] >= INTERLEAVED_FROM:
+        return convolutions_by_phase(g, w, slide)
     settings = {"strides": slide.strides, "dilations": slide.dilations, "group": groups}
     pads = [*slide.before, *(max(p, 0) for p in slide.after)]
     return g.apply("ConvTranspose", w, pads=pads, output_padding=[max(-p, 0) for p in slide.after], **settings)
+
+
+def convolutions_by_phase(g: Tensor, w: Tensor, slide: Window) -> Tensor:
+    """Return dx of an ungrouped convolution with strides. What lies a stride apart meets the same elements of the kernel, so each
+    phase of dx is a convolution without strides; they are interleaved with channels last, where there is most to copy at once."""
+    space, counts = range(2, g.rank), [-(-n // s) for n, s in zip(slide.size, slide.strides, strict=True)]
+    parts = [phase(g, w, slide, offsets, counts).transpose(0, *space, 1) for offsets in product(*map(range, slide.strides))]
+    for axis, stride in reversed(list(enumerate(slide.strides, 1))):
+        parts = [interleaved(parts[k : k + stride], axis) for k in range(0, len(parts), stride)]
+    dx = parts[0].slice([0] * len(counts), slide.size, range(1, g.rank - 1), [1] * len(counts))
+    return dx.transpose(0, g.rank - 1, *range(1, g.rank - 1))
+
+
+def phase(g: Tensor, w: Tensor, slide: Window, offsets: Sequence[int], counts: Sequence[int]) -> Tensor:
+    """Return dx at offsets and so many strides on, per spatial axis."""
+    axes = zip(offsets, slide.kernel, slide.strides, slide.dilations, slide.before, strict=True)
+    taps = [[t for t in range(k) if (a + b - d * t) % s == 0] for a, k, s, d, b in axes]
+    if not all(taps):
+        return g.builder.full([g.shape[0], w.shape[1], *counts], 0, g.dtype)
+    ahead = [a + b for a, b in zip(offsets, slide.before, strict=True)]
+    scales = [math.gcd(s, d) for s, d in zip(slide.strides, slide.dilations, strict=True)]
+    moves = list(zip(ahead, taps, slide.dilations, slide.strides, strict=True))
+    before = [-((a - d * own[-1]) // s) for a, own, d, s in moves]
+    after = [(a - d * own[0]) // s + n - o for (a, own, d, s), n, o in zip(moves, counts, slide.steps, strict=True)]
+    ends = [own[0] - 1 if own[0] else -(2**63) for own in taps]
+    steps = [-(s // scale) for s, scale in zip(slide.strides, scales, strict=True)]
+    kernel = w.slice([own[-1] for own in taps], ends, range(2, w.rank), steps).transpose(1, 0, *range(2, w.rank))
+    return convolved(g, kernel, before, after, dilations=[d // scale for d, scale in zip(slide.dilations, scales, strict=True)])
+
+
+def interleaved(parts: Sequence[Tensor], axis: int) -> Tensor:
+    """Return the elements of parts along axis in turns."""
+    shape = parts[0].shape
+    apart = [part.reshape(*shape[: axis + 1], 1, *shape[axis + 1 :]) for part in parts]
+    return concat(apart, axis + 1).reshape(*shape[:axis], shape[axis] * len(parts), *shape[axis + 1 :])
 
 
 def product_of_maps(g: Tensor, w: Tensor, slide: Window, groups: int) -> Tensor:
