@@ -265,6 +265,21 @@ def test_convolution_stays_apart_from_the_normalization_where_it_is_needed(chang
     assert operators.count("BatchNormalization") == 1
 
 
+PRODUCTS = {
+    "": ("y = Conv<pads = [1,1,1,1]>(x, w)", (6, 4, 3, 3)),
+    "bias": ("h = Conv<pads = [0,1,1,1], strides = [1,2]>(x, w, b) y = Sigmoid(h)", (6, 4, 2, 3)),
+    "groups": ("h = Conv<group = 2, pads = [1,0,2,1], dilations = [2,1]>(x, w, b) y = Sigmoid(h)", (6, 2, 3, 2)),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_convolution_of_small_maps_is_a_product_of_matrices(name: str) -> None:
+    body, shape = PRODUCTS[name]
+    small = case(body, inputs="float[8,4,2,3] x", w=shape, b=(6,))
+    check(weighted(small.model, small.feeds()), small.feeds(), ["x"])
+    assert "Conv" not in [node.op_type for node in rc.gradients(small.model, ["x"]).graph.node]
+
+
 UNKNOWN = """<ir_version: 8, opset_import: ["": 18]> net (float[4,4] x) => (float y) {
     a = MatMul(x, w) [inversion] d = Det(a) s = ReduceSum<keepdims = 0>(a) y = Add(d, s) }"""
 

@@ -11,9 +11,9 @@ import onnx_graphsurgeon as gs
 from onnx import helper
 
 from onnx_reconvene.autodiff.builder import FLOATS, Builder, Tensor, total
-from onnx_reconvene.autodiff.folding import fold_normalizations
 from onnx_reconvene.autodiff.node import Node, NoDerivativeError, tensors_read
 from onnx_reconvene.autodiff.prepare import STANDARD, prepare
+from onnx_reconvene.autodiff.rewriting import rewrite
 from onnx_reconvene.autodiff.rules import CONSTANT, RULES
 from onnx_reconvene.errors import UsageError
 from onnx_reconvene.graph import Source, plain_source
@@ -45,7 +45,7 @@ def differentiate(
     builder = Builder(source, sizes if has_free_sizes(graph) else {})
     names = _weights(source.model) if wrt is None else list(dict.fromkeys(wrt))
     _check(builder, names)
-    fold_normalizations(builder, {*names, *(output.name for output in builder.model.graph.output), *([loss] if loss else [])})
+    rewrite(builder, [*names, *([loss] if loss else [])])
     sweep = _Sweep(builder, names, _seeds(builder, loss), missing)
     sweep.run()
     outputs = {name: _output(builder, name, sweep.gradient(name)) for name in names}

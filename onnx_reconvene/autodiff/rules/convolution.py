@@ -40,8 +40,8 @@ def channel_sums(g: Tensor) -> Tensor:
 
 def to_input(g: Tensor, w: Tensor, slide: Window, groups: int) -> Tensor:
     """Return dx of y = conv(x, w), by the way that runs fastest."""
-    if math.prod(slide.size) <= math.prod(slide.kernel) and g.shape[0] >= BATCH_FROM:
-        return product_of_maps(g, w, slide, groups)
+    if is_small(slide, g.shape[0]):
+        return product_of_maps(g, written_out(w, slide, groups)).reshape(g.shape[0], groups * w.shape[1], *slide.size)
     if set(slide.strides) == {1} and min(*slide.border, *slide.border_after) >= 0:
         settings = {"dilations": slide.dilations, "group": groups}
         return convolved(g, flipped(w, groups), slide.border, slide.border_after, **settings)
@@ -87,18 +87,28 @@ def interleaved(parts: Sequence[Tensor], axis: int) -> Tensor:
     return concat(apart, axis + 1).reshape(*shape[:axis], shape[axis] * len(parts), *shape[axis + 1 :])
 
 
-def product_of_maps(g: Tensor, w: Tensor, slide: Window, groups: int) -> Tensor:
-    """Return dx as a product of matrices: all of g, per image and group, with the convolution written out as [all of g, all of x].
-    For maps so small that this is no more arithmetic."""
-    batch, positions, sizes = g.shape[0], math.prod(slide.steps), math.prod(slide.size)
+def is_small(slide: Window, batch: int) -> bool:
+    """Tell whether to write a convolution out as a matrix: it reads maps of no more positions than its kernel has, and enough
+    images. This then takes no more arithmetic."""
+    return math.prod(slide.size) <= math.prod(slide.kernel) and batch >= BATCH_FROM
+
+
+def written_out(w: Tensor, slide: Window, groups: int) -> Tensor:
+    """Return, per group, the convolution with w as a matrix [all of y, all of x]."""
     outputs, inputs = w.shape[0] // groups, w.shape[1]
-    meetings = slide.meetings(range(len(slide.size))).reshape(positions * sizes, -1)
-    spread = (w.reshape(-1, meetings.shape[1]) @ w.beside(meetings.T)).reshape(groups, outputs, inputs, positions, sizes)
-    matrices = spread.transpose(0, 1, 3, 2, 4).reshape(groups, outputs * positions, inputs * sizes)
+    steps, sizes = math.prod(slide.steps), math.prod(slide.size)
+    meetings = slide.meetings(range(len(slide.size))).reshape(steps * sizes, -1)
+    spread = (w.reshape(-1, meetings.shape[1]) @ w.beside(meetings.T)).reshape(groups, outputs, inputs, steps, sizes)
+    return spread.transpose(0, 1, 3, 2, 4).reshape(groups, outputs * steps, inputs * sizes)
+
+
+def product_of_maps(x: Tensor, matrices: Tensor) -> Tensor:
+    """Return all of x[n,...] times the matrix of each group, [n, groups * columns]."""
+    batch, groups = x.shape[0], matrices.shape[0]
     if groups == 1:  # a product that onnxruntime prepares its constant side for
-        return (g.reshape(batch, -1) @ matrices.reshape(*matrices.shape[1:])).reshape(batch, inputs, *slide.size)
-    maps = g.reshape(batch, groups, outputs * positions).transpose(1, 0, 2)
-    return (maps @ matrices).transpose(1, 0, 2).reshape(batch, groups * inputs, *slide.size)
+        return x.reshape(batch, -1) @ matrices.reshape(*matrices.shape[1:])
+    maps = x.reshape(batch, groups, -1).transpose(1, 0, 2)
+    return (maps @ matrices).transpose(1, 0, 2).reshape(batch, -1)
 
 
 def flipped(w: Tensor, groups: int) -> Tensor:
