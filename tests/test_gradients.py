@@ -265,6 +265,14 @@ def test_convolution_stays_apart_from_the_normalization_where_it_is_needed(chang
     assert operators.count("BatchNormalization") == 1
 
 
+def test_factors_of_zero_leave_the_others_their_slope() -> None:
+    body = 'y = ScatterElements<axis = 0, reduction = "mul">(x, i, w)'
+    model = case(body, inputs="float[3] x", i=ints(0, 0, 1, 1, 2), w=np.float32([0, 2, 0, 0, 3])).model
+    found = evaluate(rc.gradients(model, ["x", "w"]), x=np.float32([5, 7, 11]))
+    np.testing.assert_array_equal(found["x.grad"], [0, 0, 3])
+    np.testing.assert_array_equal(found["w.grad"], [5 * 2, 0, 0, 0, 11])
+
+
 PRODUCTS = {
     "": ("y = Conv<pads = [1,1,1,1]>(x, w)", (6, 4, 3, 3)),
     "bias": ("h = Conv<pads = [0,1,1,1], strides = [1,2]>(x, w, b) y = Sigmoid(h)", (6, 4, 2, 3)),
