@@ -82,10 +82,10 @@ CONVOLUTIONS: Table = {
             "y = Conv<pads = [2,2,1,1], dilations = [2,1]>(x, w)", inputs="float[2,16,1,2] x", w=(16, 16, 2, 3)
         ),
         "wide, grouped": case("y = Conv<group = 2, pads = [1,1,0,1]>(x, w)", inputs="float[2,32,4,5] x", w=(6, 16, 2, 3)),
-        "many small": case("y = Conv<pads = [1,1,1,1]>(x, w)", inputs="float[8,4,2,3] x", w=(3, 4, 3, 3)),
+        "many small": case("y = Conv<pads = [1,1,1,1]>(x, w)", inputs="float[8,4,2,2] x", w=(3, 4, 3, 3)),
         "many small, grouped, strided": case(
             "y = Conv<group = 2, pads = [1,0,1,2], strides = [1,2], dilations = [2,1]>(x, w)",
-            inputs="float[9,4,3,2] x",
+            inputs="float[9,4,2,2] x",
             w=(6, 2, 2, 3),
         ),
         "series": case("y = Conv<pads = [2,1], strides = [2]>(x, w, b)", inputs=SERIES, w=(3, 4, 3), b=(3,)),

@@ -88,9 +88,10 @@ def interleaved(parts: Sequence[Tensor], axis: int) -> Tensor:
 
 
 def is_small(slide: Window, batch: int) -> bool:
-    """Tell whether to write a convolution out as a matrix: it reads maps of no more positions than its kernel has, and enough
-    images. This then takes no more arithmetic."""
-    return math.prod(slide.size) <= math.prod(slide.kernel) and batch >= BATCH_FROM
+    """Tell whether to write a convolution out as a matrix: where this is no more than twice as large as the kernel, as on maps of
+    few positions, and read for enough images."""
+    pairs = math.prod(slide.steps) * math.prod(slide.size)
+    return pairs <= 2 * math.prod(slide.kernel) and batch >= BATCH_FROM
 
 
 def written_out(w: Tensor, slide: Window, groups: int) -> Tensor:
