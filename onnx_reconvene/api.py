@@ -17,7 +17,7 @@ from onnx_reconvene.calibration import Calibration
 from onnx_reconvene.cost import CostModel
 from onnx_reconvene.errors import UsageError
 from onnx_reconvene.files import write_whole
-from onnx_reconvene.graph import without_weights
+from onnx_reconvene.graph import plain_source, without_weights
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.match import match
 from onnx_reconvene.notes import analysis_of, forget, notes_of
@@ -26,9 +26,12 @@ from onnx_reconvene.plan import Plan, read_fractions, read_plan
 from onnx_reconvene.rectify import Rectified
 from onnx_reconvene.reference import reference
 from onnx_reconvene.report import Report, Size
+from onnx_reconvene.stage import INITIALIZED, TRAINED, Stage, stage_of
 from onnx_reconvene.verify import Verdict, latencies, verify
 
-PLANNED = ("allocate", "attention", "seed")  # options that a plan replays
+AUTO = "auto"
+DEFAULTS = {INITIALIZED: {"criterion": "synflow", "allocate": "reconvene"}, TRAINED: {"criterion": "l2", "allocate": "uniform"}}
+PLANNED = ("allocate", "attention", "rectify", "seed")  # options that a plan replays
 Watch = Callable[[Sequence[Pass]], Iterable[Pass]]
 STAGES = {
     Load: "analyse",
@@ -48,8 +51,8 @@ class Options:
     """What `prune` can be told; the options of the command line have the same names."""
 
     target: str | Sequence[str] = ()  # macs=0.5, if no file says what is kept
-    criterion: str = "l2"
-    allocate: str = "uniform"
+    criterion: str = AUTO
+    allocate: str = AUTO
     round_to: int = 0  # automatic
     min_width: int = 1
     ignore: Sequence[str] = ()
@@ -91,6 +94,10 @@ class Options:
         steps: list[Pass] = [load, *choose, Cut()]
         verify = [Verify(seed=self.seed)] if self.verify else []
         return [*steps, *verify, Rectify(self.rectify, self.seed)]
+
+    def for_stage(self, stage: Stage) -> Options:
+        """Return these options with what was left open chosen for a network of this stage."""
+        return replace(self, **{name: value for name, value in DEFAULTS[stage.name].items() if getattr(self, name) == AUTO})
 
     def _check(self) -> None:
         if self.steps < 1:
@@ -156,13 +163,14 @@ def run(
     if options.from_plan is not None:
         plan = plan_of(options.from_plan)
         options = replace(options, from_plan=plan, **{key: plan.settings[key] for key in PLANNED if key in plan.settings})
+    stage = notes_of(graph).stage = stage_of(plain_source(graph))
+    options = options.for_stage(stage)
     seconds = {"load": time.perf_counter() - begin}
     nodes = len(graph.nodes)
     seconds |= _run_all(graph, watch(options.passes() + ([Emit(output)] if output is not None else [])))
     notes, analysis = notes_of(graph), analysis_of(graph)
     assert notes.keep is not None
     assert notes.cost is not None
-    assert notes.stage is not None
     kept = analysis.widths(notes.keep)
     seconds["total"] = time.perf_counter() - begin
     report = Report(
@@ -171,7 +179,7 @@ def run(
         notes.criterion or options.criterion,
         notes.allocate or options.allocate,
         options.seed,
-        notes.stage.name,
+        stage.name,
         {name: list(shape) for name, shape in analysis.sizes.items()},
         reports.size(notes.cost, notes.cost.dense, nodes),
         reports.size(notes.cost, kept, len(graph.nodes), notes.left),
@@ -182,7 +190,8 @@ def run(
         seconds,
         notes.data,
     )
-    plan = Plan.of(analysis, notes.keep, {key: getattr(options, key) for key in PLANNED} | {"criterion": report.criterion})
+    settings = {key: getattr(options, key) for key in PLANNED}
+    plan = Plan.of(analysis, notes.keep, settings | {"criterion": report.criterion, "rectify": report.rectify.mode})
     forget(graph)
     return Result(graph, report, plan, back)
 

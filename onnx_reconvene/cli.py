@@ -30,7 +30,13 @@ LOUD = click.option("-v", "--verbose", is_flag=True, help="Say more; add the tra
     help="What is kept: KIND is channels, params, macs or size; VALUE 0.5, 50%, 1/16, 2.5M or 2MB. Repeatable; all hold. "
     "macs=0.5 if left out.",
 )
-@click.option("--criterion", default="l2", show_default=True, metavar="NAME", help="Saliency; 'list' prints all.")
+@click.option(
+    "--criterion",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="Saliency; 'list' prints all. Left out: synflow for an untrained network, l2 for a trained one.",
+)
 @click.option(
     "--aggregate", default="sum", show_default=True, metavar="NAME", help="How a unit's sites count: sum, mean, max or normalized."
 )
@@ -42,7 +48,13 @@ LOUD = click.option("-v", "--verbose", is_flag=True, help="Say more; add the tra
 @click.option("--image", multiple=True, metavar="KEY=VALUE", help="How images are prepared: resize, crop, mean, std, order.")
 @click.option("--loss", metavar="NAME", help="cross-entropy, squared-norm, an ONNX model, or a scalar tensor of the network.")
 @click.option("--gradients", default="ort", show_default=True, metavar="ort|torch", help="Who computes gradients.")
-@click.option("--allocate", default="uniform", show_default=True, metavar="NAME", help="How the budget is spread over groups.")
+@click.option(
+    "--allocate",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="How the budget is spread over groups. Left out: reconvene for an untrained network, uniform for a trained one.",
+)
 @click.option("--round-to", default="auto", show_default=True, metavar="N", help="Widths are multiples of N where a group allows.")
 @click.option("--min-width", default=1, show_default=True, metavar="N", help="No group is left with fewer units.")
 @click.option("--ignore", multiple=True, metavar="PATTERN", help="Nodes or weights whose output channels stay (shell pattern).")
