@@ -30,7 +30,7 @@ from onnx_reconvene.stage import INITIALIZED, TRAINED, Stage, stage_of
 from onnx_reconvene.verify import Verdict, latencies, verify
 
 AUTO = "auto"
-DEFAULTS = {INITIALIZED: {"criterion": "synflow", "allocate": "reconvene"}, TRAINED: {"criterion": "l2", "allocate": "uniform"}}
+DEFAULTS = {INITIALIZED: ("synflow", "reconvene"), TRAINED: ("l2", "uniform")}  # criterion, allocator
 PLANNED = ("allocate", "attention", "rectify", "seed")  # options that a plan replays
 Watch = Callable[[Sequence[Pass]], Iterable[Pass]]
 STAGES = {
@@ -97,7 +97,12 @@ class Options:
 
     def for_stage(self, stage: Stage) -> Options:
         """Return these options with what was left open chosen for a network of this stage."""
-        return replace(self, **{name: value for name, value in DEFAULTS[stage.name].items() if getattr(self, name) == AUTO})
+        criterion, allocate = DEFAULTS[stage.name]
+        return replace(
+            self,
+            criterion=criterion if self.criterion == AUTO else self.criterion,
+            allocate=allocate if self.allocate == AUTO else self.allocate,
+        )
 
     def _check(self) -> None:
         if self.steps < 1:
