@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 
 from onnx_reconvene import report as reports
 from onnx_reconvene.bridges import open_model
@@ -72,6 +74,7 @@ class Result:
 
     graph: gs.Graph
     report: Report
+    keep: NDArray[np.bool_]  # which units stayed, numbered as `analyze` does
     _back: Callable[[gs.Graph], Any]
     _path: str | os.PathLike[str] | None = None
     _model: Any = None
@@ -98,13 +101,19 @@ def prune(model: Any, options: Options | None = None, **given: Any) -> Result:
     Options are given by keyword, see `Options`. Raises UsageError, ModelError, TargetError or VerificationError, each with one
     line that names what to mend.
     """
-    try:
-        chosen = replace(options or Options(), **given)
-    except TypeError as error:
-        raise UsageError(f"prune: {error}") from error
+    chosen = chosen_options(options, given)
     start = time.perf_counter()
     graph, back = open_model(model)
     return run(graph, back, chosen, start=start)
+
+
+def chosen_options(options: Options | None, given: Mapping[str, Any]) -> Options:
+    """Return options, the defaults where there are none, with those given put in their place. Raises UsageError where one of these
+    is unknown."""
+    try:
+        return replace(options or Options(), **given)
+    except TypeError as error:
+        raise UsageError(f"no such option: {error}") from error
 
 
 def run(
@@ -141,9 +150,11 @@ def run(
         notes.verdict or Verdict("skipped", None, "not asked for"),
         seconds,
         notes.data,
+        None if notes.scores is None else reports.score_kept(notes.scores, notes.keep),
     )
+    keep = notes.keep
     forget(graph)
-    return Result(graph, report, back)
+    return Result(graph, report, keep, back)
 
 
 def _run_all(graph: gs.Graph, steps: Iterable[Pass]) -> dict[str, float]:
@@ -201,3 +212,11 @@ def _size(analysis: Analysis, latency_ms: float) -> Size:
 def write_report(report: Report, path: str) -> None:
     """Write the report as JSON to path."""
     write_whole(path, (json.dumps(report.json(), indent=1) + "\n").encode())
+
+
+def write_page(report: Report, path: str) -> None:
+    """Write the report as an HTML page to path. Raises UsageError where plots cannot be drawn."""
+    from onnx_reconvene.pages import check_plots, run
+
+    check_plots("the page of a run")
+    write_whole(path, run.page(report).encode())

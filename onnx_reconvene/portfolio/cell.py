@@ -1,0 +1,94 @@
+"""One cell of a sweep: a cut of the network under options of its own, and what came of it."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import os
+import pathlib
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_reconvene import __version__
+from onnx_reconvene.api import Options, run
+from onnx_reconvene.bridges import open_model
+from onnx_reconvene.errors import ReconveneError, UsageError
+
+Target = str | Sequence[str]  # one, or several that all hold
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cut to be made: the name that its files bear, and its options."""
+
+    name: str
+    options: Options
+
+    @property
+    def target(self) -> str:
+        """What is asked, as it is written on the command line."""
+        return _text(self.options.target)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a cell: its report (as JSON types) and which units stayed, or the exit status and the line with which a run of
+    its own would have ended."""
+
+    report: dict[str, Any] | None
+    keep: NDArray[np.bool_] | None
+    status: int = 0
+    reason: str | None = None
+
+
+def product(stem: str, base: Options, targets: Sequence[Target], criteria: Sequence[str], allocate: Sequence[str]) -> list[Cell]:
+    """Return a cell for each target, criterion and allocator, each once. Raises UsageError where one of the lists is empty."""
+    for option, values in (("--targets", targets), ("--criteria", criteria), ("--allocate", allocate)):
+        if isinstance(values, str) or not values or not all(values):
+            raise UsageError(f"{option}: give a list of at least one")
+    cells = {}
+    asked = [target if isinstance(target, str) else tuple(target) for target in targets]
+    for target, criterion, allocator in itertools.product(asked, criteria, allocate):
+        kept = _text(target).replace("=", "-").replace("%", "pct")
+        name = re.sub(r"[^\w.+-]", "_", f"{stem}.{kept}.{criterion}.{allocator}")
+        cells[name] = Cell(name, replace(base, target=target, criterion=criterion, allocate=allocator))
+    return list(cells.values())
+
+
+def _text(target: Target) -> str:
+    return target if isinstance(target, str) else "+".join(target)
+
+
+def cut(source: str, output: str, options: Options) -> Outcome:
+    """Cut the network in the file source and write the result to output."""
+    try:
+        graph, back = open_model(source)
+        result = run(graph, back, options, output)
+    except ReconveneError as error:
+        return Outcome(None, None, error.exit_status, " ".join(str(error).split()))
+    finally:
+        gc.collect()  # graphs are full of cycles, and the next cell wants the room
+    return Outcome(result.report.json(), result.keep)
+
+
+def cut_away(files: dict[str, bytes], cell: Cell, version: str) -> tuple[Outcome, dict[str, bytes]]:
+    """Cut the network in files (by name, the model first) on a machine that shares no disk with the one that asks; return the
+    outcome and the files to be written, the model last. version: that of the package over there."""
+    if version != __version__:
+        return Outcome(None, None, UsageError.exit_status, f"the worker has version {__version__}, not {version}"), {}
+    with tempfile.TemporaryDirectory(prefix="reconvene-") as folder:
+        source, written = pathlib.Path(folder, "in"), pathlib.Path(folder, "out")
+        for place in (source, written):
+            place.mkdir()
+        for name, content in files.items():
+            (source / name).write_bytes(content)
+        outcome = cut(os.fspath(source / next(iter(files))), os.fspath(written / f"{cell.name}.onnx"), cell.options)
+        return outcome, {
+            path.name: path.read_bytes() for path in sorted(written.iterdir(), key=lambda path: path.suffix == ".onnx")
+        }
