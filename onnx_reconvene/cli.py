@@ -178,11 +178,11 @@ def sweep(
         dask=given["dask"],
         watch=grid.unwatched if quiet else _cells_progress,
     )
+    if all(row.status for row in rows):
+        return _fail(f"no cell could be cut; {'; '.join(remarks(rows))}", rows[0].status, given["verbose"])
     if not quiet:
         lines = table(rows, given["yardstick"])
         click.echo("\n".join([aligned(lines, (0, len(lines[0]) - 1)), *remarks(rows)]))
-    if all(row.status for row in rows):
-        return _fail(f"no cell could be cut; {rows[0].name}: {rows[0].reason}", rows[0].status, given["verbose"])
     return 0
 
 

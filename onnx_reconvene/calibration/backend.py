@@ -17,6 +17,7 @@ from onnx_reconvene.autodiff.builder import Builder, Tensor, total
 from onnx_reconvene.errors import ModelError, UsageError
 from onnx_reconvene.graph import Source, from_source
 from onnx_reconvene.reference import store
+from onnx_reconvene.threads import allowed
 
 Array = NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -146,7 +147,7 @@ def compiled(source: Source, outputs: Sequence[str], threads: int = 0) -> Run:
     model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in dict.fromkeys(outputs))
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or allowed()
     with tempfile.TemporaryDirectory(prefix="reconvene-") as folder:
         try:
             path = store(Source(model, source.arrays), folder, "network")

@@ -19,6 +19,7 @@ from onnx_reconvene import __version__
 from onnx_reconvene.api import Options, run
 from onnx_reconvene.bridges import open_model
 from onnx_reconvene.errors import ReconveneError, UsageError
+from onnx_reconvene.target import parse_target
 
 Target = str | Sequence[str]  # one, or several that all hold
 
@@ -33,7 +34,7 @@ class Cell:
     @property
     def target(self) -> str:
         """What is asked, as it is written on the command line."""
-        return _text(self.options.target)
+        return "+".join(self.options.target)
 
 
 @dataclass(frozen=True)
@@ -48,21 +49,20 @@ class Outcome:
 
 
 def product(stem: str, base: Options, targets: Sequence[Target], criteria: Sequence[str], allocate: Sequence[str]) -> list[Cell]:
-    """Return a cell for each target, criterion and allocator, each once. Raises UsageError where one of the lists is empty."""
+    """Return a cell for each target, criterion and allocator, each once. Raises UsageError where a list
+    is empty or a target cannot be read."""
     for option, values in (("--targets", targets), ("--criteria", criteria), ("--allocate", allocate)):
         if isinstance(values, str) or not values or not all(values):
             raise UsageError(f"{option}: give a list of at least one")
     cells = {}
-    asked = [target if isinstance(target, str) else tuple(target) for target in targets]
+    asked = [(target,) if isinstance(target, str) else tuple(target) for target in targets]
+    for text in itertools.chain.from_iterable(asked):
+        parse_target(text)
     for target, criterion, allocator in itertools.product(asked, criteria, allocate):
-        kept = _text(target).replace("=", "-").replace("%", "pct")
+        kept = "+".join(target).replace("=", "-").replace("%", "pct")
         name = re.sub(r"[^\w.+-]", "_", f"{stem}.{kept}.{criterion}.{allocator}")
         cells[name] = Cell(name, replace(base, target=target, criterion=criterion, allocate=allocator))
     return list(cells.values())
-
-
-def _text(target: Target) -> str:
-    return target if isinstance(target, str) else "+".join(target)
 
 
 def cut(source: str, output: str, options: Options) -> Outcome:

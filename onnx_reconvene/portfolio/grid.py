@@ -120,7 +120,7 @@ def _row(store: Store, cell: Cell, untimed: dict[str, str]) -> Row:
 
 
 def _write(store: Store, rows: Sequence[Row], plot: bool) -> None:
-    """Write the portfolio: as JSON and Markdown and, if it is to be drawn, as a plot and a page."""
+    """Write the portfolio: as JSON and Markdown and, if it is to be drawn, as a plot and a page; else these go."""
     from onnx_reconvene.pages import portfolio
 
     dense = store.dense
@@ -132,5 +132,8 @@ def _write(store: Store, rows: Sequence[Row], plot: bool) -> None:
     if plot:
         written["portfolio.svg"] = portfolio.plot(rows, dense.yardstick)
         written["portfolio.html"] = portfolio.page(rows, dense.yardstick, dense.path or "model", written["portfolio.svg"])
+    for name in ("portfolio.svg", "portfolio.html"):
+        if name not in written:
+            (store.folder / name).unlink(missing_ok=True)
     for name, text in written.items():
         write_whole(os.fspath(store.folder / name), text.encode())

@@ -11,16 +11,17 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from onnx_reconvene import __version__
-from onnx_reconvene.errors import ModelError, UsageError
+from onnx_reconvene.errors import ModelError, ReconveneError, UsageError
 from onnx_reconvene.files import save, write_whole
 from onnx_reconvene.graph import Source
 from onnx_reconvene.portfolio.cell import Cell, Outcome, cut, cut_away
+from onnx_reconvene.threads import VARIABLES
 
 Outcomes = Iterator[tuple[Cell, Outcome]]
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # how libraries are told how many to use
 INTERRUPTED = 130
 ANSWERS_WITHIN = 10  # seconds, for a scheduler
 
@@ -35,8 +36,10 @@ def in_pool(source: str, folder: Path, cells: Sequence[Cell], jobs: int) -> Outc
     """Cut cells in `jobs` processes, which share the processors. Raises ModelError where one of them dies."""
     spawn = multiprocessing.get_context("spawn")  # a forked process would inherit locks that threads hold
     with ProcessPoolExecutor(jobs, spawn, _end_with_parent) as pool:
-        with _environment(dict.fromkeys(THREADS, str(max(1, processors() // jobs)))):
+        with _environment(dict.fromkeys(VARIABLES, str(max(1, processors() // jobs)))):
+            others = multiprocessing.active_children()
             waiting = {pool.submit(_interruptible, source, path_of(folder, cell), cell): cell for cell in cells}
+            own = [process for process in multiprocessing.active_children() if process not in others]
         try:
             for future in as_completed(waiting):
                 yield waiting.pop(future), future.result()
@@ -45,6 +48,8 @@ def in_pool(source: str, folder: Path, cells: Sequence[Cell], jobs: int) -> Outc
             raise ModelError(f"a process that was cutting a cell died, {hint}") from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in own if waiting else []:  # nobody waits for what they are doing
+                _interrupt(process)
 
 
 def processors() -> int:
@@ -55,6 +60,12 @@ def processors() -> int:
 def path_of(folder: Path, cell: Cell) -> str:
     """Return where the network of cell is written."""
     return os.fspath(folder / f"{cell.name}.onnx")
+
+
+def _interrupt(process: BaseProcess) -> None:
+    if process.is_alive() and process.pid is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGINT)
 
 
 def _interruptible(source: str, output: str, cell: Cell) -> Outcome:
@@ -101,10 +112,12 @@ def on_dask(address: str, bare: Source, folder: Path, cells: Sequence[Cell]) -> 
     """
     try:
         import distributed
+        from distributed.comm import get_address_host_port
     except ImportError as error:
         raise UsageError("--dask needs Dask: pip install 'onnx-reconvene[dask]'") from error
     with contextlib.ExitStack() as stack:
         try:
+            get_address_host_port(address)
             client = stack.enter_context(distributed.Client(address, timeout=ANSWERS_WITHIN, set_as_default=False))
             client.wait_for_workers(1, timeout=ANSWERS_WITHIN)
         except (OSError, ValueError, TimeoutError) as error:
@@ -117,8 +130,12 @@ def on_dask(address: str, bare: Source, folder: Path, cells: Sequence[Cell]) -> 
                 for name, content in written.items():
                     write_whole(os.fspath(folder / name), content)
                 yield cell, outcome
-        except (distributed.KilledWorker, ImportError) as error:
-            raise ModelError(f"--dask {address}: a worker cannot cut a cell: {error}") from error
+        except ReconveneError:
+            raise
+        except Exception as error:  # workers that die, schedulers that go, packages that are missing over there
+            raise ModelError(
+                f"--dask {address}: {error or type(error).__name__}; run again, it goes on with what is missing"
+            ) from error
 
 
 def _bundle(bare: Source) -> dict[str, bytes]:
