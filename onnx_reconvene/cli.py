@@ -6,7 +6,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import click
@@ -29,10 +29,9 @@ LOUD = click.option("-v", "--verbose", is_flag=True, help="Say more; add the tra
 @click.option(
     "--target",
     multiple=True,
-    default=["macs=0.5"],
-    show_default=True,
     metavar="KIND=VALUE",
-    help="What is kept: KIND is channels, params, macs or size; VALUE 0.5, 50%, 1/16, 2.5M or 2MB. Repeatable; all hold.",
+    help="What is kept: KIND is channels, params, macs or size; VALUE 0.5, 50%, 1/16, 2.5M or 2MB. Repeatable; all hold. "
+    "macs=0.5 if left out.",
 )
 @click.option("--criterion", default="l2", show_default=True, metavar="NAME", help="Saliency; 'list' prints all.")
 @click.option(
@@ -51,6 +50,17 @@ LOUD = click.option("-v", "--verbose", is_flag=True, help="Say more; add the tra
 @click.option("--min-width", default=1, show_default=True, metavar="N", help="No group is left with fewer units.")
 @click.option("--ignore", multiple=True, metavar="PATTERN", help="Nodes or weights whose output channels stay (shell pattern).")
 @click.option("--only", multiple=True, metavar="PATTERN", help="Nodes or weights whose output channels alone may go.")
+@click.option("--keep-file", metavar="FILE", type=click.Path(), help="More of these, a table in TOML or JSON, or a plan.")
+@click.option("--steps", default=1, show_default=True, metavar="N", help="Go to the targets in N steps, scoring anew at each.")
+@click.option(
+    "--granularity",
+    default="channel",
+    show_default=True,
+    metavar="channel|weight",
+    help="Remove channels, or set single weights to zero.",
+)
+@click.option("--plan", "plan_file", metavar="FILE.json", type=click.Path(), help="Write which units stay.")
+@click.option("--from-plan", metavar="FILE.json", type=click.Path(), help="Keep the units that a plan keeps.")
 @click.option("--keep", multiple=True, metavar="PATTERN=FRACTION", help="Keep this fraction of these channels.")
 @click.option(
     "--attention", default="heads", show_default=True, metavar="heads|dims", help="Attention loses heads, or width of each."
@@ -64,7 +74,14 @@ LOUD = click.option("-v", "--verbose", is_flag=True, help="Say more; add the tra
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @LOUD
 def prune(
-    source: str | None, output: str | None, report_file: str | None, html_file: str | None, dry_run: bool, quiet: bool, **given: Any
+    source: str | None,
+    output: str | None,
+    report_file: str | None,
+    plan_file: str | None,
+    html_file: str | None,
+    dry_run: bool,
+    quiet: bool,
+    **given: Any,
 ) -> None:
     """Prune an ONNX network: whole low-sensitivity channels go, and every shape that depended on them follows.
 
@@ -79,12 +96,17 @@ def prune(
     from onnx_reconvene import api
     from onnx_reconvene.bridges import open_model
     from onnx_reconvene.files import check_writable
+    from onnx_reconvene.plan import write_plan
     from onnx_reconvene.report import summary
 
-    for path in (output, report_file, html_file):
-        if path is not None:
-            check_writable(path)
-    _check_apart([source, output], {"--report": report_file, "--html": html_file})
+    taken = {os.path.realpath(path) for path in (source, output) if path is not None}
+    for option, path in (("", output), ("--report", report_file), ("--plan", plan_file), ("--html", html_file)):
+        if path is None:
+            continue
+        check_writable(path)
+        if option and os.path.realpath(path) in taken:
+            raise UsageError(f"{option} {path}: is IN.onnx, OUT.onnx or another file to write; give it a file of its own")
+        taken.add(os.path.realpath(path))
     if html_file is not None:
         from onnx_reconvene.pages import check_plots
 
@@ -95,6 +117,8 @@ def prune(
     result = api.run(graph, back, options, None if dry_run else output, start, watch=iter if quiet else _progress)
     if report_file:
         api.write_report(result.report, report_file)
+    if plan_file:
+        write_plan(result.plan, plan_file)
     if html_file:
         api.write_page(result.report, html_file)
     if not quiet:
@@ -169,7 +193,7 @@ def sweep(
         [target.split("+") if "+" in target else target for target in _listed(targets)],
         _listed(criteria),
         _listed(allocate),
-        _options(given | {"target": (), "criterion": "", "allocate": ""}),
+        _options(given | VARIED),
         yardstick=given["yardstick"],
         latency=not given["no_latency"],
         threads=given["threads"],
@@ -186,7 +210,8 @@ def sweep(
     return 0
 
 
-ONE_RUN = {"source", "output", "target", "criterion", "allocate", "report_file", "html_file", "dry_run"}
+VARIED = {"target": (), "criterion": "", "allocate": "", "from_plan": None, "granularity": "channel"}  # by cell, or not at all
+ONE_RUN = VARIED.keys() | {"source", "output", "report_file", "plan_file", "html_file", "dry_run"}
 sweep.params.extend(option for option in prune.params if option.name not in ONE_RUN)
 COMMANDS = {"inspect": inspect, "compare": compare, "sweep": sweep}
 
@@ -237,6 +262,7 @@ def _options(given: dict[str, Any]) -> Any:
         verify=not given["no_verify"],
         seed=given["seed"],
         image=dict(_pair(text, "--image", str) for text in given["image"]),
+        **{name: given[name] for name in ("keep_file", "from_plan", "steps", "granularity")},
         **{name: given[name] for name in ("aggregate", "data", "samples", "batch_size", "loss", "gradients")},
     )
 
@@ -244,16 +270,6 @@ def _options(given: dict[str, Any]) -> Any:
 def _listed(texts: Iterable[str]) -> list[str]:
     """Return the entries of lists separated by commas."""
     return [entry.strip() for text in texts for entry in text.split(",")]
-
-
-def _check_apart(networks: Sequence[str | None], written: Mapping[str, str | None]) -> None:
-    """Raise UsageError where a file to be written, by option, is a network or another of them."""
-    taken = {os.path.realpath(path): "IN.onnx or OUT.onnx" for path in networks if path is not None}
-    for option, path in written.items():
-        if path is not None:
-            other = taken.setdefault(os.path.realpath(path), option)
-            if other != option:
-                raise UsageError(f"{option} {path}: is {other}; give it a file of its own")
 
 
 def _round_to(text: str) -> int:

@@ -123,6 +123,15 @@ class CostModel:
             counts[node] = counts.get(node, 0.0) + float(macs)
         return counts
 
+    def macs_by_weight(self) -> dict[str, float]:
+        """Return the multiply-accumulates with each stored weight of a layer, in the network as it is."""
+        by_node = self.macs_by_node(self.dense)
+        counts: dict[str, float] = {}
+        for layer in self.analysis.layers:
+            for name in layer.sources:
+                counts[name] = counts.get(name, 0.0) + by_node.get(layer.name, 0.0)
+        return counts
+
 
 def _before(model: onnx.ModelProto) -> dict[str, float]:
     """Return the elements and bytes of the float initializers of a model."""

@@ -41,6 +41,7 @@ class Notes:
     analysis: Analysis | None = None
     criterion: str | None = None
     scores: NDArray[np.float64] | None = None
+    dense_scores: NDArray[np.float64] | None = None  # those of the first Score, before units were marked to go
     context: Context | None = None  # what the criterion was given
     data: dict[str, Any] | None = None  # what the criterion saw, see `Objective.summary`
     allocate: str | None = None
@@ -48,6 +49,7 @@ class Notes:
     cost: CostModel | None = None
     keep: NDArray[np.bool_] | None = None
     sensitivity: NDArray[np.float64] | None = None  # [groups]
+    left: dict[str, float] | None = None  # of each kind of cost, where single weights were set to zero
     done: bool = False  # the cut has been made: analysis and keep speak of the network before it
     reference: Reference | None = None
     verdict: Verdict | None = None

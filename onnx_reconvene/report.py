@@ -68,9 +68,9 @@ class Report:
         return {"version": VERSION, **asdict(self)}
 
 
-def size(cost: CostModel, widths: Widths, nodes: int) -> Size:
-    """Return what the network costs at these widths."""
-    costs = cost.all(widths)
+def size(cost: CostModel, widths: Widths, nodes: int, left: Mapping[str, float] | None = None) -> Size:
+    """Return what the network costs at these widths; left says otherwise, where zeros do not count."""
+    costs = cost.all(widths) | dict(left or {})
     return Size(round(costs["params"]), round(costs["macs"]), round(costs["size"]), nodes)
 
 

@@ -43,7 +43,7 @@ class Outcome:
     its own would have ended."""
 
     report: dict[str, Any] | None
-    keep: NDArray[np.bool_] | None
+    keep: NDArray[np.bool_] | None  # [units]
     status: int = 0
     reason: str | None = None
 
@@ -51,6 +51,8 @@ class Outcome:
 def product(stem: str, base: Options, targets: Sequence[Target], criteria: Sequence[str], allocate: Sequence[str]) -> list[Cell]:
     """Return a cell for each target, criterion and allocator, each once. Raises UsageError where a list
     is empty or a target cannot be read."""
+    if base.from_plan is not None or base.granularity != "channel":
+        raise UsageError("sweep: removes channels as its targets ask, so it goes with neither --from-plan nor --granularity weight")
     for option, values in (("--targets", targets), ("--criteria", criteria), ("--allocate", allocate)):
         if isinstance(values, str) or not values or not all(values):
             raise UsageError(f"{option}: give a list of at least one")
@@ -74,7 +76,7 @@ def cut(source: str, output: str, options: Options) -> Outcome:
         return Outcome(None, None, error.exit_status, " ".join(str(error).split()))
     finally:
         gc.collect()  # graphs are full of cycles, and the next cell wants the room
-    return Outcome(result.report.json(), result.keep)
+    return Outcome(result.report.json(), np.concatenate([np.empty(0, bool), *result.plan.keep.values()]))
 
 
 def cut_away(files: dict[str, bytes], cell: Cell, version: str) -> tuple[Outcome, dict[str, bytes]]:

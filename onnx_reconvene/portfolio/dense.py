@@ -41,7 +41,7 @@ def opened(model: Any, yardstick: str, cells: Sequence[Options]) -> Dense:
     graph, _ = open_model(model)
     source = without_weights(graph)
     steps = [step for options in cells for step in options.passes()]
-    for step in replace(cells[0], criterion=yardstick).passes():
+    for step in replace(cells[0], criterion=yardstick, steps=1).passes():
         if isinstance(step, Load | Score):
             step.run(graph)
     for step in steps:
