@@ -10,6 +10,7 @@ import importlib.util
 import io
 import re
 from collections.abc import Iterator
+from html import escape
 from typing import TYPE_CHECKING
 
 from onnx_reconvene.errors import UsageError
@@ -26,6 +27,7 @@ COLOURS = """svg { --ink: #1d2329; --faint: #d5d9de; --paper: #ffffff; backgroun
 SETTINGS = {
     "svg.hashsalt": "onnx-reconvene",
     "svg.fonttype": "none",
+    "text.parse_math": False,  # names of nodes are no formulas
     "font.family": "sans-serif",
     "font.size": 9.0,
     "axes.spines.top": False,
@@ -69,4 +71,4 @@ def svg(figure: Figure, title: str) -> str:
     for colour, variable in VARIABLES.items():
         text = text.replace(colour, variable)
     head, rest = text.split(">", 1)
-    return f'{head} role="img" aria-label="{title}">\n<style>{COLOURS}</style>{rest}'
+    return f'{head} role="img" aria-label="{escape(title)}">\n<style>{COLOURS}</style>{rest}'

@@ -120,7 +120,7 @@ def _row(store: Store, cell: Cell, untimed: dict[str, str]) -> Row:
 
 
 def _write(store: Store, rows: Sequence[Row], plot: bool) -> None:
-    """Write the portfolio: as JSON and Markdown and, if it is to be drawn, as a plot and a page; else these go."""
+    """Write the portfolio: as JSON and Markdown and, if it is and can be drawn, as a plot and a page; else old ones go."""
     from onnx_reconvene.pages import portfolio
 
     dense = store.dense
@@ -129,7 +129,7 @@ def _write(store: Store, rows: Sequence[Row], plot: bool) -> None:
         "portfolio.json": json.dumps(content, indent=1) + "\n",
         "portfolio.md": portfolio.markdown(rows, dense.yardstick),
     }
-    if plot:
+    if plot and any(row.after for row in rows):
         written["portfolio.svg"] = portfolio.plot(rows, dense.yardstick)
         written["portfolio.html"] = portfolio.page(rows, dense.yardstick, dense.path or "model", written["portfolio.svg"])
     for name in ("portfolio.svg", "portfolio.html"):

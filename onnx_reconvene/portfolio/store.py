@@ -85,19 +85,22 @@ class Store:
 
     def _key(self, cell: Cell) -> Report:
         """Return what the cut of cell depends on, as JSON types."""
-        key = {"version": __version__, "network": self.dense.digest, "yardstick": self.dense.yardstick, "files": self.files}
-        try:
-            known: Report = json.loads(json.dumps(key | {"options": vars(cell.options)}, default=os.fspath))
-        except TypeError as error:
-            raise UsageError(
-                f"sweep: data and loss have to be named by text, as cells are cut in other processes ({error})"
-            ) from error
-        return known
+        dense = {"network": self.dense.digest, "yardstick": self.dense.yardstick}
+        return {"version": __version__, **dense, "files": self.files, "options": as_json(cell.options)}
+
+
+def as_json(options: Options) -> Report:
+    """Return options as JSON types. Raises UsageError where one is none."""
+    try:
+        content: Report = json.loads(json.dumps(vars(options), default=os.fspath))
+    except TypeError as error:
+        raise UsageError(f"sweep: data and loss have to be named by text, as cells are cut in other processes ({error})") from error
+    return content
 
 
 def files_in(options: Options) -> dict[str, str]:
-    """Return the files that options name, and the SHA-256 of what is in each."""
-    names = [os.fspath(value) for value in vars(options).values() if isinstance(value, str | os.PathLike)]
+    """Return the files that options name, and the SHA-256 of what is in each. Raises UsageError where options are not all JSON."""
+    names = [value for value in as_json(options).values() if isinstance(value, str)]
     return {name: _digest(name) for name in names if os.path.isfile(name)}
 
 
