@@ -251,6 +251,14 @@ def test_a_process_that_dies_is_told_in_a_line(start):
     assert "internal error" not in line
 
 
+def test_what_cannot_be_cut_again_leaves_nothing_of_other_options(file, folder):
+    rc.sweep(file(), folder, **HERE)
+    (folder / "in.macs-0.5.l2.uniform.onnx.01234567.part").write_text("half")
+    (row,) = rc.sweep(file(), folder, min_width=60, **HERE)
+    assert row.status == 4
+    assert not contents(folder, "in.*")
+
+
 # --- what cannot be cut ----------------------------------------------------------------------------------------------
 
 

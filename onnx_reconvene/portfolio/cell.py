@@ -36,6 +36,10 @@ class Cell:
         """What is asked, as it is written on the command line."""
         return "+".join(self.options.target)
 
+    def network(self, folder: pathlib.Path) -> pathlib.Path:
+        """Return where in folder the cut is written."""
+        return folder / f"{self.name}.onnx"
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -67,11 +71,11 @@ def product(stem: str, base: Options, targets: Sequence[Target], criteria: Seque
     return list(cells.values())
 
 
-def cut(source: str, output: str, options: Options) -> Outcome:
-    """Cut the network in the file source and write the result to output."""
+def cut(source: str, cell: Cell, folder: pathlib.Path) -> Outcome:
+    """Cut the network in the file source and write the result to folder."""
     try:
         graph, back = open_model(source)
-        result = run(graph, back, options, output)
+        result = run(graph, back, cell.options, os.fspath(cell.network(folder)))
     except ReconveneError as error:
         return Outcome(None, None, error.exit_status, " ".join(str(error).split()))
     finally:
@@ -90,7 +94,7 @@ def cut_away(files: dict[str, bytes], cell: Cell, version: str) -> tuple[Outcome
             place.mkdir()
         for name, content in files.items():
             (source / name).write_bytes(content)
-        outcome = cut(os.fspath(source / next(iter(files))), os.fspath(written / f"{cell.name}.onnx"), cell.options)
+        outcome = cut(os.fspath(source / next(iter(files))), cell, written)
         return outcome, {
             path.name: path.read_bytes() for path in sorted(written.iterdir(), key=lambda path: path.suffix == ".onnx")
         }

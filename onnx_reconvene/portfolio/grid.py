@@ -103,7 +103,7 @@ def _time(store: Store, cells: Sequence[Cell], threads: int, watch: Watch) -> di
     waiting = [cell for cell in cells if not store.is_timed(cell, threads)]
     reasons = {}
     for cell in watch(waiting, len(waiting)):
-        cut = without_weights(load(store.network(cell)))
+        cut = without_weights(load(cell.network(store.folder)))
         try:
             before, after = latencies([store.dense.source, cut], store.dense.sizes, threads)
         except ModelError as error:

@@ -38,31 +38,28 @@ class Store:
             raise UsageError(f"{self.folder}: cannot be made a folder: {error.strerror or error}") from error
         check_writable(self.folder / "portfolio.json")
 
-    def network(self, cell: Cell) -> Path:
-        """Return where the cut is."""
-        return self.folder / f"{cell.name}.onnx"
-
     def report(self, cell: Cell) -> Report | None:
         """Return the report of cell, None where it has not been cut, or not under these options."""
         try:
             report: Report = json.loads(self._report(cell).read_bytes())
-            done = self.network(cell).is_file() and report[SECTION]["key"] == self._key(cell)
+            done = cell.network(self.folder).is_file() and report[SECTION]["key"] == self._key(cell)
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return report if done else None
 
     def clear(self, cell: Cell) -> None:
-        """Make way for cell: its report goes, and so does what an interrupted run left half written."""
-        self._report(cell).unlink(missing_ok=True)
-        for left in self.folder.glob(f"{glob.escape(cell.name)}.*.part"):
-            left.unlink()
+        """Make way for cell: its report goes, then the cut under other options, and what an interrupted run left half written."""
+        for path in (self._report(cell), cell.network(self.folder), *self.folder.glob(f"{glob.escape(cell.name)}.*.part")):
+            path.unlink(missing_ok=True)
 
     def enter(self, cell: Cell, outcome: Outcome) -> None:
         """Write the report of a cell whose cut is in its place."""
         assert outcome.report is not None
         assert outcome.keep is not None
         found = {"key": self._key(cell), "yardstick_kept": score_kept(self.dense.scores, outcome.keep), "threads": None}
-        self._write(cell, outcome.report | {"input": self.dense.path, "output": os.fspath(self.network(cell)), SECTION: found})
+        self._write(
+            cell, outcome.report | {"input": self.dense.path, "output": os.fspath(cell.network(self.folder)), SECTION: found}
+        )
 
     def is_timed(self, cell: Cell, threads: int) -> bool:
         """Tell whether the cut of cell has been timed with that many threads."""

@@ -29,7 +29,7 @@ ANSWERS_WITHIN = 10  # seconds, for a scheduler
 def here(source: str, folder: Path, cells: Sequence[Cell]) -> Outcomes:
     """Cut one cell after the other in this process."""
     for cell in cells:
-        yield cell, cut(source, path_of(folder, cell), cell.options)
+        yield cell, cut(source, cell, folder)
 
 
 def in_pool(source: str, folder: Path, cells: Sequence[Cell], jobs: int) -> Outcomes:
@@ -38,7 +38,7 @@ def in_pool(source: str, folder: Path, cells: Sequence[Cell], jobs: int) -> Outc
     with ProcessPoolExecutor(jobs, spawn, _end_with_parent) as pool:
         with _environment(dict.fromkeys(VARIABLES, str(max(1, processors() // jobs)))):
             others = multiprocessing.active_children()
-            waiting = {pool.submit(_interruptible, source, path_of(folder, cell), cell): cell for cell in cells}
+            waiting = {pool.submit(_interruptible, source, cell, folder): cell for cell in cells}
             own = [process for process in multiprocessing.active_children() if process not in others]
         try:
             for future in as_completed(waiting):
@@ -57,22 +57,17 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def path_of(folder: Path, cell: Cell) -> str:
-    """Return where the network of cell is written."""
-    return os.fspath(folder / f"{cell.name}.onnx")
-
-
 def _interrupt(process: BaseProcess) -> None:
     if process.is_alive() and process.pid is not None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGINT)
 
 
-def _interruptible(source: str, output: str, cell: Cell) -> Outcome:
+def _interruptible(source: str, cell: Cell, folder: Path) -> Outcome:
     """Cut cell; an interrupt ends the process, once it has tidied up after itself."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        return cut(source, output, cell.options)
+        return cut(source, cell, folder)
     except KeyboardInterrupt:
         os._exit(INTERRUPTED)
     finally:
