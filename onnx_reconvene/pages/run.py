@@ -70,8 +70,9 @@ def _felt(group: GroupReport) -> str:
 
 
 def _chart(groups: Sequence[GroupReport]) -> str:
-    """Return, as SVG, the width of each group before and after, and beside it the sensitivities where there are any."""
+    """Return, as SVG, which share of the width of each group is kept, and beside it the sensitivities where there are any."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
 
     felt = [group.sensitivity for group in groups]
     known = any(value is not None for value in felt)
@@ -79,17 +80,18 @@ def _chart(groups: Sequence[GroupReport]) -> str:
     with drawing():
         figure = Figure(figsize=(9, 1 + ROW * len(groups)), layout="constrained")
         axes = figure.subplots(1, 2 if known else 1, sharey=True, squeeze=False, width_ratios=(3, 1) if known else (1,))[0]
-        axes[0].barh(places, [group.width for group in groups], color=FAINT, label="before")
-        axes[0].barh(places, [group.kept for group in groups], height=0.5, color=SERIES[0], label="kept")
-        axes[0].set(xlabel="units", ylim=(len(groups) - 0.4, -0.6))
+        whole = axes[0].barh(places, [1.0] * len(groups), color=FAINT)
+        axes[0].barh(places, [group.kept / group.width for group in groups], height=0.5, color=SERIES[0])
+        axes[0].bar_label(whole, [f"{group.kept:,} of {group.width:,}" for group in groups], padding=4, size=7)
+        axes[0].set(xlabel="units kept", xlim=(0, 1.15), xticks=(0, 0.25, 0.5, 0.75, 1), ylim=(len(groups) - 0.4, -0.6))
+        axes[0].xaxis.set_major_formatter(PercentFormatter(1))
         axes[0].set_yticks(places, [_shortened(group.name) for group in groups], size=7)
-        axes[0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
         if known:
             axes[1].barh(places, [value or 0 for value in felt], height=0.5, color=SERIES[1])
             axes[1].set(xlabel="sensitivity")
         for each in axes:
             each.grid(visible=False, axis="y")
-        return svg(figure, "width of each group before and after")
+        return svg(figure, "share of the width of each group that is kept")
 
 
 def _shortened(name: str) -> str:
