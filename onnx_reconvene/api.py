@@ -21,8 +21,9 @@ from onnx_reconvene.graph import without_weights
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.match import match
 from onnx_reconvene.notes import analysis_of, forget, notes_of
-from onnx_reconvene.passes import Allocate, Cut, Emit, Load, Pass, Replay, Score, Sparsify, Verify
+from onnx_reconvene.passes import Allocate, Cut, Emit, Load, Pass, Rectify, Replay, Score, Sparsify, Verify
 from onnx_reconvene.plan import Plan, read_fractions, read_plan
+from onnx_reconvene.rectify import Rectified
 from onnx_reconvene.reference import reference
 from onnx_reconvene.report import Report, Size
 from onnx_reconvene.verify import Verdict, latencies, verify
@@ -37,6 +38,7 @@ STAGES = {
     Sparsify: "allocate",
     Cut: "cut",
     Verify: "verify",
+    Rectify: "rectify",
     Emit: "write",
 }
 
@@ -60,6 +62,7 @@ class Options:
     input_shape: Mapping[str, Sequence[int]] = field(default_factory=dict)
     attention: str = "heads"
     verify: bool = True
+    rectify: str = "auto"
     seed: int = 0
     aggregate: str = "sum"
     data: Any = None
@@ -86,7 +89,8 @@ class Options:
         rounds = [step for k in range(1, self.steps + 1) for step in (score, replace(allocate, progress=k / self.steps))]
         choose = [Replay(plan_of(self.from_plan))] if self.from_plan is not None else rounds
         steps: list[Pass] = [load, *choose, Cut()]
-        return [*steps, Verify(seed=self.seed)] if self.verify else steps
+        verify = [Verify(seed=self.seed)] if self.verify else []
+        return [*steps, *verify, Rectify(self.rectify, self.seed)]
 
     def _check(self) -> None:
         if self.steps < 1:
@@ -160,11 +164,11 @@ def run(
         options = replace(options, from_plan=plan, **{key: plan.settings[key] for key in PLANNED if key in plan.settings})
     seconds = {"load": time.perf_counter() - begin}
     nodes = len(graph.nodes)
-    stage = reports.stage(graph)
     seconds |= _run_all(graph, watch(options.passes() + ([Emit(output)] if output is not None else [])))
     notes, analysis = notes_of(graph), analysis_of(graph)
     assert notes.keep is not None
     assert notes.cost is not None
+    assert notes.stage is not None
     kept = analysis.widths(notes.keep)
     seconds["total"] = time.perf_counter() - begin
     report = Report(
@@ -173,13 +177,14 @@ def run(
         notes.criterion or options.criterion,
         notes.allocate or options.allocate,
         options.seed,
-        stage,
+        notes.stage.name,
         {name: list(shape) for name, shape in analysis.sizes.items()},
         reports.size(notes.cost, notes.cost.dense, nodes),
         reports.size(notes.cost, kept, len(graph.nodes), notes.left),
         reports.group_reports(analysis, notes.keep, notes.sensitivity),
         list(analysis.frozen),
         notes.verdict or Verdict("skipped", None, "not asked for"),
+        notes.rectified or Rectified("none", "no channel was removed"),
         seconds,
         notes.data,
         None if notes.dense_scores is None else reports.score_kept(notes.dense_scores, notes.keep),

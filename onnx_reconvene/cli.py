@@ -65,6 +65,13 @@ LOUD = click.option("-v", "--verbose", is_flag=True, help="Say more; add the tra
 @click.option(
     "--attention", default="heads", show_default=True, metavar="heads|dims", help="Attention loses heads, or width of each."
 )
+@click.option(
+    "--rectify",
+    default="auto",
+    show_default=True,
+    metavar="MODE",
+    help="Weights of layers that were cut: none (keep), rescale, reinit (draw anew) or auto (reinit if evidently untrained).",
+)
 @INPUT_SHAPE
 @click.option("--report", "report_file", metavar="FILE.json", type=click.Path(), help="Write a machine-readable report.")
 @click.option("--html", "html_file", metavar="FILE.html", type=click.Path(), help="Write a page with plots.")
@@ -263,7 +270,7 @@ def _options(given: dict[str, Any]) -> Any:
         seed=given["seed"],
         image=dict(_pair(text, "--image", str) for text in given["image"]),
         **{name: given[name] for name in ("keep_file", "from_plan", "steps", "granularity")},
-        **{name: given[name] for name in ("aggregate", "data", "samples", "batch_size", "loss", "gradients")},
+        **{name: given[name] for name in ("aggregate", "rectify", "data", "samples", "batch_size", "loss", "gradients")},
     )
 
 

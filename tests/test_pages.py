@@ -87,6 +87,7 @@ def test_the_page_of_a_run_says_what_the_report_does(report):
     assert all(entry.reason in text for entry in report.frozen)
     assert f"{report.score_kept:.1%}" in text
     assert f"verification: {report.verify.status}" in text
+    assert report.rectify.why in text
 
 
 def test_the_plot_of_a_run_has_a_bar_for_each_group_before_and_after(report):

@@ -8,7 +8,7 @@ from html import escape
 from onnx_reconvene.inspection import by_reason
 from onnx_reconvene.pages import layout
 from onnx_reconvene.pages.charts import FAINT, SERIES, drawing, svg
-from onnx_reconvene.report import GroupReport, Report, data_lines, size_rows, verify_line
+from onnx_reconvene.report import GroupReport, Report, data_lines, rectify_line, size_rows, verify_line
 
 ROW, LONGEST = 0.2, 40  # inches for one group; characters of its name
 MANY_NAMES = 3
@@ -39,6 +39,7 @@ def _how(report: Report) -> str:
         ("criterion", report.criterion, kept),
         ("allocation", report.allocate, f"seed {report.seed}"),
         ("network", report.stage, ", ".join(f"{name}: {'x'.join(map(str, n))}" for name, n in report.input_shapes.items())),
+        ("weights", report.rectify.mode, rectify_line(report.rectify)),
         *(("data", "", line) for line in (data_lines(report.data) if report.data else [])),
     ]
     return layout.table(("", "", ""), [[escape(cell) for cell in row] for row in rows])
