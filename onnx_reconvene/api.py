@@ -146,13 +146,19 @@ def prune(model: Any, options: Options | None = None, **given: Any) -> Result:
     Options are given by keyword, see `Options`. Raises UsageError, ModelError, TargetError or VerificationError, each with one
     line that names what to mend.
     """
-    try:
-        chosen = replace(options or Options(), **given)
-    except TypeError as error:
-        raise UsageError(f"prune: {error}") from error
+    chosen = chosen_options(options, given)
     start = time.perf_counter()
     graph, back = open_model(model)
     return run(graph, back, chosen, start=start)
+
+
+def chosen_options(options: Options | None, given: Mapping[str, Any]) -> Options:
+    """Return options, the defaults where there are none, with those given put in their place. Raises UsageError where one of these
+    is unknown."""
+    try:
+        return replace(options or Options(), **given)
+    except TypeError as error:
+        raise UsageError(f"no such option: {error}") from error
 
 
 def run(
@@ -194,6 +200,7 @@ def run(
         notes.rectified or Rectified("none", "no channel was removed"),
         seconds,
         notes.data,
+        None if notes.dense_scores is None else reports.score_kept(notes.dense_scores, notes.keep),
     )
     settings = {key: getattr(options, key) for key in PLANNED}
     plan = Plan.of(analysis, notes.keep, settings | {"criterion": report.criterion, "rectify": report.rectify.mode})
@@ -261,3 +268,11 @@ def _size(analysis: Analysis, latency_ms: float) -> Size:
 def write_report(report: Report, path: str) -> None:
     """Write the report as JSON to path."""
     write_whole(path, (json.dumps(report.json(), indent=1) + "\n").encode())
+
+
+def write_page(report: Report, path: str) -> None:
+    """Write the report as an HTML page to path. Raises UsageError where plots cannot be drawn."""
+    from onnx_reconvene.pages import check_plots, run
+
+    check_plots("the page of a run")
+    write_whole(path, run.page(report).encode())
