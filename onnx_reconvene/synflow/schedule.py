@@ -22,15 +22,20 @@ def iterated(analysis: Analysis, score: Callable[[Keep], Scores], rounds: int = 
     score gives the scores of the units that stay; those of others do not matter. After round k, density**(k / rounds) of all units
     stay, the best of all groups (Tanaka et al. 2020), but at least one of each block of each group, and as many in all its blocks.
     A unit scores what it scored in the round that took it away, on top of the largest score that was taken away before.
+
+    Scores are shares of a flow that every group conserves: when units go, what they had passes through the others of their group.
+    Within a round, each unit counts with what it will score when all lesser ones of its group are gone, so that a round comes out
+    as ever smaller rounds would. Else it takes as much as it may from the group whose units score least, the next round from
+    another, and the last digits of scores decide whose turn it is.
     """
     order = _Removal(analysis)
     keep, result, base = np.ones(analysis.width, bool), np.zeros(analysis.width), 0.0
     for k in range(1, rounds + 1):
-        scores = np.where(keep, base + score(keep), 0)
+        scores = order.foreseen(np.where(keep, score(keep), 0))
         stay = order.best(keep, scores, round(density ** (k / rounds) * order.rows))
         gone = keep & ~stay
-        result[gone] = scores[gone]
-        base = max(base, scores[gone].max(initial=0))
+        result[gone] = base + scores[gone]
+        base = result[gone].max(initial=base)
         keep = stay
     result[keep] = base + score(keep)[keep]
     return result
@@ -44,11 +49,25 @@ class _Removal:
         self.rows = sum(widths)
         self._starts = np.append(0, np.cumsum(widths)).astype(np.int64)
         self._row = np.zeros(analysis.width, np.int64)
+        per_block = np.repeat(widths, [group.blocks for group in analysis.groups])
+        self._block = np.repeat(np.arange(per_block.size), per_block)
+        self._first = np.repeat(np.cumsum(per_block) - per_block, per_block)  # of its block
         self._blocked: list[tuple[Group, int]] = []
         for group, first in zip(analysis.groups, self._starts.tolist(), strict=False):
             group.by_block(self._row)[:] = first + np.arange(group.width)
             if group.blocks > 1:
                 self._blocked.append((group, first))
+
+    def foreseen(self, scores: Scores) -> Scores:
+        """Return what units will score when all that score less in their blocks are gone, and the rest shares what these had."""
+        order = np.lexsort((scores, self._block))
+        ranked = scores[order]
+        whole = np.bincount(self._block, ranked)[self._block]
+        before = np.cumsum(ranked) - ranked
+        rest = np.maximum(whole - (before - before[self._first]), ranked)
+        result = np.zeros(scores.size)
+        result[order] = np.divide(ranked * whole, rest, out=np.zeros(scores.size), where=ranked > 0)
+        return result
 
     def best(self, keep: Keep, scores: Scores, rows: int) -> Keep:
         """Return which units stay of those in keep: the best rows, one of each group at least."""
