@@ -3,8 +3,8 @@
 A profile of levels u, and one of derivatives z, are arrays [positions], with mean(u) = 1 and mean(u * z) = 1. In a map whose
 channels all have the profiles u and z, and the means f, the flow through a channel is the product of f with its derivative. Both
 profiles take little: a layer passes them through its taps, each with the share of the flow that passes it, and no convolution of
-the network itself is computed. Where the channels of a layer differ in profile, shares weigh the mean; a change of the units that
-stay changes profiles slowly.
+the network itself is computed. Where the channels of a layer differ in profile, shares weigh the mean, and a maximum is taken of
+that. Profiles change slowly as units go.
 """
 
 from __future__ import annotations
