@@ -21,7 +21,7 @@ from onnx_reconvene.graph import plain_source, without_weights
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.match import match
 from onnx_reconvene.notes import analysis_of, forget, notes_of
-from onnx_reconvene.passes import Allocate, Cut, Emit, Load, Pass, Rectify, Replay, Score, Sparsify, Verify
+from onnx_reconvene.passes import Allocate, Cut, Emit, Load, Pass, Rectify, Repair, Replay, Score, Sparsify, Verify
 from onnx_reconvene.plan import Plan, read_fractions, read_plan
 from onnx_reconvene.rectify import Rectified
 from onnx_reconvene.reference import reference
@@ -42,6 +42,7 @@ STAGES = {
     Cut: "cut",
     Verify: "verify",
     Rectify: "rectify",
+    Repair: "repair",
     Emit: "write",
 }
 
@@ -66,6 +67,7 @@ class Options:
     attention: str = "heads"
     verify: bool = True
     rectify: str = "auto"
+    repair: str = "none"
     seed: int = 0
     aggregate: str = "sum"
     data: Any = None
@@ -93,7 +95,12 @@ class Options:
         choose = [Replay(plan_of(self.from_plan))] if self.from_plan is not None else rounds
         steps: list[Pass] = [load, *choose, Cut()]
         verify = [Verify(seed=self.seed)] if self.verify else []
-        return [*steps, *verify, Rectify(self.rectify, self.seed)]
+        rectify, repair = Rectify(self.rectify, self.seed), Repair(self.repair, calibration, self.seed)
+        rectify.check()
+        if self.repair == "none":
+            return [*steps, *verify, rectify]
+        repair.check()
+        return [*steps, *verify, rectify, repair]
 
     def for_stage(self, stage: Stage) -> Options:
         """Return these options with what was left open chosen for a network of this stage."""
@@ -109,6 +116,8 @@ class Options:
             raise UsageError(f"--steps {self.steps}: must be at least 1")
         if self.granularity not in ("channel", "weight"):
             raise UsageError(f"--granularity {self.granularity}: not one of channel, weight")
+        if self.granularity == "weight" and self.repair != "none":
+            raise UsageError("--granularity weight: goes without --repair, no layer loses inputs")
         if self.granularity == "weight" and (self.from_plan is not None or self.steps > 1):
             raise UsageError("--granularity weight: goes with neither --from-plan nor --steps")
 
@@ -201,6 +210,7 @@ def run(
         seconds,
         notes.data,
         None if notes.dense_scores is None else reports.score_kept(notes.dense_scores, notes.keep),
+        notes.repaired,
     )
     settings = {key: getattr(options, key) for key in PLANNED}
     plan = Plan.of(analysis, notes.keep, settings | {"criterion": report.criterion, "rectify": report.rectify.mode})

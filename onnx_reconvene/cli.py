@@ -43,9 +43,7 @@ LOUD = click.option("-v", "--verbose", is_flag=True, help="Say more; add the tra
 @click.option(
     "--aggregate", default="sum", show_default=True, metavar="NAME", help="How a unit's sites count: sum, mean, max or normalized."
 )
-@click.option(
-    "--data", metavar="SOURCE", help="Samples, for criteria that need them: .npz, .npy, images or package.module:function."
-)
+@click.option("--data", metavar="SOURCE", help="Samples, for criteria and repairs: .npz, .npy, images or package.module:function.")
 @click.option("--samples", default=128, show_default=True, metavar="N", help="How many of the samples are used.")
 @click.option("--batch-size", default=0, metavar="N", help="Samples at a time; automatic if left out.")
 @click.option("--image", multiple=True, metavar="KEY=VALUE", help="How images are prepared: resize, crop, mean, std, order.")
@@ -83,6 +81,13 @@ LOUD = click.option("-v", "--verbose", is_flag=True, help="Say more; add the tra
     show_default=True,
     metavar="MODE",
     help="Weights of layers that were cut: none (keep), rescale, reinit (draw anew) or auto (reinit if evidently untrained).",
+)
+@click.option(
+    "--repair",
+    default="none",
+    show_default=True,
+    metavar="MODE",
+    help="Trained networks, with --data: bn (statistics and biases) or lstsq (weights of layers that lost inputs, too).",
 )
 @INPUT_SHAPE
 @click.option("--report", "report_file", metavar="FILE.json", type=click.Path(), help="Write a machine-readable report.")
@@ -282,7 +287,7 @@ def _options(given: dict[str, Any]) -> Any:
         seed=given["seed"],
         image=dict(_pair(text, "--image", str) for text in given["image"]),
         **{name: given[name] for name in ("keep_file", "from_plan", "steps", "granularity")},
-        **{name: given[name] for name in ("aggregate", "rectify", "data", "samples", "batch_size", "loss", "gradients")},
+        **{name: given[name] for name in ("aggregate", "rectify", "repair", "data", "samples", "batch_size", "loss", "gradients")},
     )
 
 

@@ -57,6 +57,7 @@ class Notes:
     verdict: Verdict | None = None
     stage: Stage | None = None  # of the network before the cut
     rectified: Rectified | None = None
+    repaired: dict[str, Any] | None = None  # what a repair did, see `Repaired`
     written: dict[str, Any] = field(default_factory=dict)  # as read from metadata, by group
 
 

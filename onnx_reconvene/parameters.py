@@ -103,7 +103,7 @@ class _Reader:
             name, turned = self._moved_from(given)
             values = self.values(name)
             if values is not None and values.ndim > 1:
-                fans, reads = _layer_fans(node, values.shape, turned != (side == 0 or bool(_attribute(node, "transB", 0))))
+                fans, reads = _layer_fans(node, values.shape, turned != (side == 0 or bool(attribute(node, "transB", 0))))
                 yield Parameter(name, values, "weight", node, fans, reads)
                 if node.op_type not in ("MatMul", "FusedMatMul") and len(node.input) > 2:
                     yield from self._parameter(node, node.input[2], "bias", fans=fans)
@@ -117,7 +117,7 @@ class _Reader:
                     yield Parameter(name, values, "bias", node, weight.fans)
 
     def _recurrent(self, node: NodeProto) -> Iterator[Parameter]:
-        hidden = float(_attribute(node, "hidden_size", 0))
+        hidden = float(attribute(node, "hidden_size", 0))
         for name, part in zip(node.input[1:4], ("weight", "weight", "bias"), strict=False):
             values = self.values(name)
             if values is not None:
@@ -139,7 +139,7 @@ def _layer_fans(node: NodeProto, shape: tuple[int, ...], outputs_first: bool) ->
     if node.op_type in PRODUCTS:
         fan_out, fan_in = _matrix(shape)[:: 1 if outputs_first else -1]
         return _fans(fan_in, fan_out), fan_in
-    groups, kernel = int(_attribute(node, "group", 1)), math.prod(shape[2:])
+    groups, kernel = int(attribute(node, "group", 1)), math.prod(shape[2:])
     fans = _fans(shape[1] * kernel, shape[0] * kernel, groups)
     if node.op_type == "ConvTranspose":
         return {**fans, "inputs": shape[0]}, shape[0] // groups * kernel
@@ -167,5 +167,6 @@ def is_quantized(values: NDArray[Any]) -> bool:
     return values.dtype.name.lstrip("u") in ("int2", "int4", "int8") or values.dtype.name.startswith("float8")
 
 
-def _attribute(node: NodeProto, name: str, default: int) -> Any:
+def attribute(node: NodeProto, name: str, default: Any) -> Any:
+    """Return an attribute of node, or default where it has none."""
     return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)

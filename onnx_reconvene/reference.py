@@ -8,7 +8,7 @@ copies of it where channels are gone (nothing reads them, and zeros might be div
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
+from onnx_reconvene.cutting import Cutting
 from onnx_reconvene.files import write_data
 from onnx_reconvene.flow import Value, weight_values
 from onnx_reconvene.graph import Source, plain_source, put_values
@@ -75,13 +76,15 @@ class Reference:
     masked: tuple[Masked, ...]
     inexact: str | None  # the first operator that computes statistics over removed channels, if any
     sizes: Mapping[str, Sequence[int]]  # of the graph inputs
+    stays: Callable[[str, int], Mask]  # which positions along an axis of a tensor stay
 
 
 def reference(analysis: Analysis, keep: Mask) -> Reference:
     """Return the counterpart of cutting analysis by keep; call it before the cut."""
     masked = tuple(_masked(analysis, keep))
     inexact = next((g.inexact for g in analysis.groups if g.inexact and not keep[g.units].all()), None)
-    return Reference(plain_source(analysis.graph), tuple(zeroed_slices(analysis, keep)), masked, inexact, analysis.sizes)
+    source, zero = plain_source(analysis.graph), tuple(zeroed_slices(analysis, keep))
+    return Reference(source, zero, masked, inexact, analysis.sizes, Cutting(analysis, keep).kept_along)
 
 
 def zeroed_slices(analysis: Analysis, keep: Mask) -> list[Slices]:

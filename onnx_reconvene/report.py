@@ -61,6 +61,7 @@ class Report:
     seconds: dict[str, float]
     data: dict[str, Any] | None = None  # what the criterion saw, if it needs data
     score_kept: float | None = None  # see `score_kept`
+    repair: dict[str, Any] | None = None  # what a repair did, see `repair.Repaired`
 
     def json(self) -> dict[str, Any]:
         """Return the report as JSON types."""
@@ -97,7 +98,16 @@ def summary(report: Report) -> str:
     units, kept = sum(g.width for g in report.groups), sum(g.kept for g in report.groups)
     lines.append(f"{pruned} of {len(report.groups)} groups pruned, {units - kept:,} of {units:,} removable units gone")
     seen = data_lines(report.data) if report.data else []
-    return "\n".join([*lines, *seen, frozen_line(report.frozen), verify_line(report.verify), rectify_line(report.rectify)])
+    return "\n".join(
+        [
+            *lines,
+            *seen,
+            frozen_line(report.frozen),
+            verify_line(report.verify),
+            rectify_line(report.rectify),
+            *repair_lines(report.repair),
+        ]
+    )
 
 
 def data_lines(data: Mapping[str, Any]) -> list[str]:
@@ -157,3 +167,13 @@ def rectify_line(rectified: Rectified) -> str:
     done = {"none": "kept as they are", "rescale": "rescaled", "reinit": "drawn anew"}[rectified.mode]
     count = f"{rectified.tensors} tensors " if rectified.mode != "none" else ""
     return f"weights of layers that were cut: {count}{done} ({rectified.why})"
+
+
+def repair_lines(done: Mapping[str, Any] | None) -> list[str]:
+    """Return what a repair did and what it could not do, in a line or two; none where there was no repair."""
+    if done is None:
+        return []
+    counts = {"layers fitted": "fitted", "BatchNormalizations recalibrated": "recalibrated", "biases corrected": "corrected"}
+    what = ", ".join(f"{done[key]} {text}" for text, key in counts.items() if done[key]) or "nothing to do"
+    missed = "; ".join(done["skipped"][:3]) + ("; ..." if len(done["skipped"]) > 3 else "")
+    return [f"repair: {what}, on {done['samples']:,} samples", *([f"not repaired: {missed}"] if missed else [])]

@@ -47,7 +47,7 @@ def verify(graph: gs.Graph, against: Reference, seed: int = 0) -> Verdict:
 
     Raises VerificationError where they differ, or where the pruned network does not run.
     """
-    with tempfile.TemporaryDirectory(prefix="reconvene-") as folder, _room(folder):
+    with tempfile.TemporaryDirectory(prefix="reconvene-") as folder, room(folder, "verification", "; --no-verify leaves it out"):
         job = {
             "original": store(against.source, folder, "original", against.zero, against.masked),
             "pruned": store(without_weights(graph), folder, "pruned"),
@@ -75,12 +75,13 @@ def verify(graph: gs.Graph, against: Reference, seed: int = 0) -> Verdict:
 
 
 @contextlib.contextmanager
-def _room(folder: str) -> Iterator[None]:
+def room(folder: str, what: str, otherwise: str = "") -> Iterator[None]:
+    """Raise UsageError where the disk on which folder lies has no room for what is done."""
     try:
         yield
     except OSError as error:
         where = os.path.dirname(folder)
-        raise UsageError(f"verification needs room in {where}: {error.strerror or error}; --no-verify leaves it out") from error
+        raise UsageError(f"{what} needs room in {where}: {error.strerror or error}{otherwise}") from error
 
 
 def sizes_to_try(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> list[dict[str, list[int]]]:
@@ -104,7 +105,7 @@ def latencies(models: Sequence[Source], sizes: Mapping[str, Sequence[int]], thre
 
     Raises ModelError where onnxruntime does not run one of them.
     """
-    with tempfile.TemporaryDirectory(prefix="reconvene-") as folder, _room(folder):
+    with tempfile.TemporaryDirectory(prefix="reconvene-") as folder, room(folder, "verification", "; --no-verify leaves it out"):
         paths = [store(model, folder, f"model{k}") for k, model in enumerate(models)]
         job = os.path.join(folder, "job.json")
         with open(job, "w", encoding="utf-8") as file:

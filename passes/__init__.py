@@ -12,6 +12,7 @@ from onnx_reconvene.passes.cut import Cut
 from onnx_reconvene.passes.emit import Emit
 from onnx_reconvene.passes.load import Load
 from onnx_reconvene.passes.rectify import Rectify
+from onnx_reconvene.passes.repair import Repair
 from onnx_reconvene.passes.replay import Replay
 from onnx_reconvene.passes.score import Score
 from onnx_reconvene.passes.sparsify import Sparsify
@@ -25,6 +26,7 @@ __all__ = [
     "Pass",
     "PassResult",
     "Rectify",
+    "Repair",
     "Replay",
     "Score",
     "Sequential",

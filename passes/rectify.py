@@ -30,10 +30,14 @@ class Rectify(Pass):
     seed: int = 0
     original: Any = None
 
-    def requires(self, graph: gs.Graph) -> None:
-        """The cut has been made and the network before it is known."""
+    def check(self) -> None:
+        """Raise UsageError where an option makes no sense."""
         if self.mode not in MODES:
             raise UsageError(f"--rectify {self.mode}: not one of {', '.join(MODES)}")
+
+    def requires(self, graph: gs.Graph) -> None:
+        """The cut has been made and the network before it is known."""
+        self.check()
         reference_of(graph, "Rectify", self.original)
 
     def call(self, graph: gs.Graph) -> bool:

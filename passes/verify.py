@@ -26,9 +26,9 @@ class Verify(Pass):
     def requires(self, graph: gs.Graph) -> None:
         """The cut has been made and the network before it is known."""
         reference_of(graph, "Verify", self.original)
-        rectified = notes_of(graph).rectified
-        if rectified is not None and rectified.tensors:
-            raise UsageError("Verify compares weights as they were: run it before Rectify")
+        notes = notes_of(graph)
+        if notes.repaired or (notes.rectified is not None and notes.rectified.tensors):
+            raise UsageError("Verify compares weights as they were: run it before Rectify and Repair")
 
     def call(self, graph: gs.Graph) -> bool:
         """Note the verdict."""

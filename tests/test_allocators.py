@@ -34,6 +34,12 @@ def densities(unstructured, x):
     return dict(zip(unstructured.histograms, np.exp(unstructured.log_density(x)).tolist(), strict=True))
 
 
+def answer(model, image):
+    """Return the first output of a network."""
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"input": image})[0].ravel()
+
+
 def test_flat_keeps_one_width_where_there_is_as_much(network):
     kept, before = widths(prune(network("vgg16-bn"), target="params=0.1", allocate="flat"))
     narrowed = kept < before
@@ -183,13 +189,7 @@ def test_response_is_what_the_cut_network_answers(network):
         rng, correlations = np.random.default_rng(0), []
         for _ in range(runs):
             (image,) = response._drawn(model, analysis.sizes, rng).values()
-            before, after = (
-                ort.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"])
-                .run(None, {"input": image})[0]
-                .ravel()
-                for m in (model, cut)
-            )
-            correlations.append(np.corrcoef(before, after)[0, 1])
+            correlations.append(np.corrcoef(answer(model, image), answer(cut, image))[0, 1])
         assert felt[g] == pytest.approx(1 - np.mean(correlations), abs=1e-3)
 
 

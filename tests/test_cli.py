@@ -615,13 +615,13 @@ def test_no_progress_bar_when_piped(command, file, out):
 # --- the report ------------------------------------------------------------------------------------------------------
 
 KEYS = {
-    "": "version input output criterion allocate seed stage before after groups frozen verify rectify seconds input_shapes data "
-    "score_kept",
+    "": "version input output criterion allocate seed stage before after groups frozen verify rectify repair seconds "
+    "input_shapes data score_kept",
     "before": "params macs bytes nodes latency_ms",
     "after": "params macs bytes nodes latency_ms",
     "verify": "status max_rel_err reason",
     "rectify": "mode why tensors",
-    "seconds": "load analyse score allocate cut verify rectify write total",
+    "seconds": "load analyse score allocate cut verify rectify repair write total",
     "groups": "name width kept sensitivity pruned sites",
     "frozen": "tensor channels reason",
 }
