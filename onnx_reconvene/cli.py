@@ -121,7 +121,7 @@ def prune(
     from onnx_reconvene.bridges import open_model
     from onnx_reconvene.files import check_writable
     from onnx_reconvene.plan import write_plan
-    from onnx_reconvene.report import summary
+    from onnx_reconvene.report import group_table, summary
 
     taken = {os.path.realpath(path) for path in (source, output) if path is not None}
     for option, path in (("", output), ("--report", report_file), ("--plan", plan_file), ("--html", html_file)):
@@ -148,6 +148,7 @@ def prune(
     if not quiet:
         click.echo(summary(result.report))
         if given["verbose"]:
+            click.echo(group_table(result.report))
             click.echo("seconds: " + ", ".join(f"{stage} {s:.3f}" for stage, s in result.report.seconds.items()))
 
 

@@ -96,7 +96,8 @@ def summary(report: Report) -> str:
     lines = [sizes(report.before, report.after)]
     pruned = sum(group.pruned for group in report.groups)
     units, kept = sum(g.width for g in report.groups), sum(g.kept for g in report.groups)
-    lines.append(f"{pruned} of {len(report.groups)} groups pruned, {units - kept:,} of {units:,} removable units gone")
+    how = f"by {report.criterion}, {report.allocate}" if report.criterion and report.allocate else "as planned"
+    lines.append(f"{pruned} of {len(report.groups)} groups pruned {how}: {units - kept:,} of {units:,} removable units gone")
     seen = data_lines(report.data) if report.data else []
     return "\n".join(
         [
@@ -108,6 +109,15 @@ def summary(report: Report) -> str:
             *repair_lines(report.repair),
         ]
     )
+
+
+def group_table(report: Report) -> str:
+    """Return one line per group, most sensitive first where sensitivities are known: units before and after, sensitivity."""
+    rows = [("group", "units", "kept", "sensitivity")]
+    for group in sorted(report.groups, key=lambda g: -(g.sensitivity or 0)):
+        felt = "-" if group.sensitivity is None else f"{group.sensitivity:.3f}"
+        rows.append((group.name, f"{group.width:,}", f"{group.kept:,}", felt))
+    return aligned(rows)
 
 
 def data_lines(data: Mapping[str, Any]) -> list[str]:
