@@ -83,11 +83,12 @@ def reference(analysis: Analysis, keep: Mask) -> Reference:
     """Return the counterpart of cutting analysis by keep; call it before the cut."""
     masked = tuple(_masked(analysis, keep))
     inexact = next((g.inexact for g in analysis.groups if g.inexact and not keep[g.units].all()), None)
-    source, zero = plain_source(analysis.graph), tuple(_zeroed(analysis, keep))
+    source, zero = plain_source(analysis.graph), tuple(zeroed_slices(analysis, keep))
     return Reference(source, zero, masked, inexact, analysis.sizes, Cutting(analysis, keep).kept_along)
 
 
-def _zeroed(analysis: Analysis, keep: Mask) -> list[Slices]:
+def zeroed_slices(analysis: Analysis, keep: Mask) -> list[Slices]:
+    """Return the positions of weights that read removed channels."""
     found = []
     for name, tensor in analysis.flow.weights.items():
         gone = [analysis.is_read(labels) & ~analysis.stays(labels, keep) for labels in analysis.spread(name).values()]

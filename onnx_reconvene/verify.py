@@ -23,6 +23,7 @@ from onnx_reconvene.errors import ModelError, UsageError, VerificationError
 from onnx_reconvene.graph import Source, every_node, without_weights
 from onnx_reconvene.inference import has_free_sizes
 from onnx_reconvene.reference import Reference, store
+from onnx_reconvene.threads import allowed
 
 TOLERANCE, HALF_TOLERANCE = 1e-3, 5e-2  # of the largest output value, in float32 and in 16-bit types
 TIME_LIMIT = 600  # seconds
@@ -52,6 +53,7 @@ def verify(graph: gs.Graph, against: Reference, seed: int = 0) -> Verdict:
             "pruned": store(without_weights(graph), folder, "pruned"),
             "sizes": sizes_to_try(graph, against.sizes),
             "seed": seed,
+            "threads": allowed(),
             "attempts": ATTEMPTS if any(node.op in DECIDING for node in every_node(graph)) else 1,
         }
         path = os.path.join(folder, "job.json")
@@ -108,7 +110,10 @@ def latencies(models: Sequence[Source], sizes: Mapping[str, Sequence[int]], thre
         job = os.path.join(folder, "job.json")
         with open(job, "w", encoding="utf-8") as file:
             json.dump({"models": paths, "sizes": {name: list(shape) for name, shape in sizes.items()}, "threads": threads}, file)
-        done = _isolated("latency.py", job)
+        try:
+            done = _isolated("latency.py", job)
+        except subprocess.TimeoutExpired as error:
+            raise ModelError(f"onnxruntime does not run the models a few times within {TIME_LIMIT} s") from error
     if done.returncode:
         raise ModelError(f"onnxruntime does not run one of the models: {_last_line(done.stderr)}")
     times: list[float] = json.loads(done.stdout)

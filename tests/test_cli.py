@@ -616,7 +616,7 @@ def test_no_progress_bar_when_piped(command, file, out):
 
 KEYS = {
     "": "version input output criterion allocate seed stage before after groups frozen verify rectify repair seconds "
-    "input_shapes data",
+    "input_shapes data score_kept",
     "before": "params macs bytes nodes latency_ms",
     "after": "params macs bytes nodes latency_ms",
     "verify": "status max_rel_err reason",
