@@ -125,6 +125,7 @@ def run(
     assert notes.keep is not None
     assert notes.cost is not None
     kept = analysis.widths(notes.keep)
+    memory = any(target.kind == "memory" for target in notes.targets)
     seconds["total"] = time.perf_counter() - begin
     report = Report(
         graph.source.path,
@@ -134,8 +135,8 @@ def run(
         options.seed,
         stage,
         {name: list(shape) for name, shape in analysis.sizes.items()},
-        reports.size(notes.cost, notes.cost.dense, nodes),
-        reports.size(notes.cost, kept, len(graph.nodes)),
+        reports.size(notes.cost, notes.cost.dense, nodes, memory),
+        reports.size(notes.cost, kept, len(graph.nodes), memory),
         reports.group_reports(analysis, notes.keep, notes.sensitivity),
         list(analysis.frozen),
         notes.verdict or Verdict("skipped", None, "not asked for"),

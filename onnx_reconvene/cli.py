@@ -29,7 +29,7 @@ LOUD = click.option("-v", "--verbose", is_flag=True, help="Say more; add the tra
     default=["macs=0.5"],
     show_default=True,
     metavar="KIND=VALUE",
-    help="What is kept: KIND is channels, params, macs or size; VALUE 0.5, 50%, 1/16, 2.5M or 2MB. Repeatable; all hold.",
+    help="What is kept: KIND is channels, params, macs, size or memory; VALUE 0.5, 50%, 1/16, 2.5M or 2MB. Repeatable; all hold.",
 )
 @click.option("--criterion", default="l2", show_default=True, metavar="NAME", help="Saliency; 'list' prints all.")
 @click.option(

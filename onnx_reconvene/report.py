@@ -11,7 +11,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_reconvene.cost import CostModel, Widths
+from onnx_reconvene.axes import Widths
+from onnx_reconvene.cost import CostModel
 from onnx_reconvene.flow import weight_values
 from onnx_reconvene.graph import every_node
 from onnx_reconvene.groups import Analysis, Frozen
@@ -22,13 +23,15 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Size:
-    """What a network costs: elements and bytes of float initializers, multiply-accumulates, nodes, milliseconds if measured."""
+    """What a network costs: elements and bytes of float initializers, multiply-accumulates, nodes; if asked for, milliseconds of a
+    run and bytes of memory at its peak."""
 
     params: int
     macs: int
     bytes: int
     nodes: int
     latency_ms: float | None = None
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -67,10 +70,10 @@ class Report:
         return {"version": VERSION, **asdict(self)}
 
 
-def size(cost: CostModel, widths: Widths, nodes: int) -> Size:
-    """Return what the network costs at these widths."""
-    costs = cost.all(widths)
-    return Size(round(costs["params"]), round(costs["macs"]), round(costs["size"]), nodes)
+def size(cost: CostModel, widths: Widths, nodes: int, memory: bool = False) -> Size:
+    """Return what the network costs at these widths, peak memory only if asked for."""
+    params, macs, stored = (round(cost(kind, widths)) for kind in ("params", "macs", "size"))
+    return Size(params, macs, stored, nodes, memory=round(cost("memory", widths)) if memory else None)
 
 
 def group_reports(analysis: Analysis, keep: NDArray[np.bool_], sensitivity: NDArray[np.float64] | None) -> list[GroupReport]:
@@ -127,7 +130,14 @@ def sizes(before: Size, after: Size) -> str:
     )
 
 
-LABELS = {"params": "parameters", "macs": "MACs", "bytes": "weight bytes", "nodes": "nodes", "latency_ms": "latency, ms"}
+LABELS = {
+    "params": "parameters",
+    "macs": "MACs",
+    "bytes": "weight bytes",
+    "nodes": "nodes",
+    "latency_ms": "latency, ms",
+    "memory": "peak memory",
+}
 
 
 def frozen_line(frozen: list[Frozen]) -> str:

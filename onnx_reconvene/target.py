@@ -59,5 +59,5 @@ def _relative(kind: str, value: str) -> Target | None:
 def _absolute(kind: str, value: str) -> Target | None:
     match = re.fullmatch(r"(\d*\.?\d+(?:e\d+)?)\s*([a-z]*)", value)
     unit = match[2] if match else ""
-    scales = {**BYTES, **SCALES} if kind == "size" else SCALES
+    scales = {**BYTES, **SCALES} if kind in ("size", "memory") else SCALES
     return Target(kind, float(match[1]) * scales[unit], False) if match and unit in scales else None

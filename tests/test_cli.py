@@ -616,8 +616,8 @@ def test_no_progress_bar_when_piped(command, file, out):
 
 KEYS = {
     "": "version input output criterion allocate seed stage before after groups frozen verify seconds input_shapes data",
-    "before": "params macs bytes nodes latency_ms",
-    "after": "params macs bytes nodes latency_ms",
+    "before": "params macs bytes nodes latency_ms memory",
+    "after": "params macs bytes nodes latency_ms memory",
     "verify": "status max_rel_err reason",
     "seconds": "load analyse score allocate cut verify write total",
     "groups": "name width kept sensitivity pruned sites",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from numpy.typing import NDArray
 
 from onnx_reconvene.allocate.budget import Budget
-from onnx_reconvene.cost import Widths
+from onnx_reconvene.axes import Widths
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.saliency import Scores
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_reconvene.cost import CostModel, Widths
+from onnx_reconvene.axes import Widths
+from onnx_reconvene.cost import CostModel
 from onnx_reconvene.errors import TargetError
 from onnx_reconvene.groups import Analysis, Group
 from onnx_reconvene.saliency import Elements, Scores

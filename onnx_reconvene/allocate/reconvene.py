@@ -17,7 +17,7 @@ from onnx_reconvene.allocate.allocator import Allocation, allocator, closest
 from onnx_reconvene.allocate.budget import Budget
 from onnx_reconvene.allocate.density import DensitySolver
 from onnx_reconvene.allocate.unstructured import Histogram, Unstructured
-from onnx_reconvene.cost import Widths
+from onnx_reconvene.axes import Widths
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.saliency import Scores, layer_weights
 from onnx_reconvene.saliency.criterion import marginals
