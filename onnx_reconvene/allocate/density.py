@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_reconvene.allocate.allocator import allocator, closest
 from onnx_reconvene.allocate.budget import Budget
+from onnx_reconvene.allocate.registry import allocator
+from onnx_reconvene.allocate.search import closest
 from onnx_reconvene.axes import Widths
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.saliency import Scores, layer_weights

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_reconvene.allocate.allocator import Allocation, allocator, closest
 from onnx_reconvene.allocate.budget import Budget
 from onnx_reconvene.allocate.density import DensitySolver
+from onnx_reconvene.allocate.registry import Allocation, allocator
+from onnx_reconvene.allocate.search import closest
 from onnx_reconvene.allocate.unstructured import Histogram, Unstructured
 from onnx_reconvene.axes import Widths
 from onnx_reconvene.groups import Analysis

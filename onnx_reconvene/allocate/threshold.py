@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 
-from onnx_reconvene.allocate.allocator import allocator, fill, largest
 from onnx_reconvene.allocate.budget import Budget
+from onnx_reconvene.allocate.registry import allocator
+from onnx_reconvene.allocate.search import fill, largest
 from onnx_reconvene.axes import Widths
 from onnx_reconvene.groups import Analysis, Group
 from onnx_reconvene.saliency import Scores

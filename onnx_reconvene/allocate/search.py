@@ -1,38 +1,14 @@
-"""The registry of allocators, and the two searches that they share."""
+"""Searches that allocators share: the most that a budget allows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
+import numpy as np
 from numpy.typing import NDArray
 
 from onnx_reconvene.allocate.budget import Budget
 from onnx_reconvene.axes import Widths
-from onnx_reconvene.groups import Analysis
-from onnx_reconvene.saliency import Scores
-
-
-@dataclass(frozen=True)
-class Allocation:
-    """Units that each group keeps (of each block), and how sensitive it is to that, if the allocator says."""
-
-    widths: Widths
-    sensitivity: NDArray | None = None  # [groups], 0 where nothing is lost
-
-
-Allocator = Callable[[Analysis, Scores, Budget], "Widths | Allocation"]
-allocators: dict[str, Allocator] = {}
-
-
-def allocator(name: str) -> Callable[[Allocator], Allocator]:
-    """Register the decorated function as allocator `name`."""
-
-    def register(function: Allocator) -> Allocator:
-        allocators[name] = function
-        return function
-
-    return register
 
 
 def largest(holds: Callable[[float], bool]) -> float:
@@ -66,7 +42,7 @@ def fill(within: Budget, widths: Widths, order: Iterable[int]) -> Widths:
     return widths
 
 
-def closest(within: Budget, wanted: Callable[[float], NDArray]) -> Widths:
+def closest(within: Budget, wanted: Callable[[float], NDArray[np.floating]]) -> Widths:
     """Return the widths wanted(x), rounded down, at the largest x in [0, 1] at which all targets hold, the room that is left given
     to the groups that miss most."""
     ideal = wanted(largest(lambda x: within.holds(within.down(wanted(x)))))
