@@ -21,20 +21,31 @@ from onnx_reconvene.graph import without_weights
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.match import match
 from onnx_reconvene.notes import analysis_of, forget, notes_of
-from onnx_reconvene.passes import Allocate, Cut, Emit, Load, Pass, Score, Verify
+from onnx_reconvene.passes import Allocate, Cut, Emit, Load, Pass, Replay, Score, Sparsify, Verify
+from onnx_reconvene.plan import Plan, read_fractions, read_plan
 from onnx_reconvene.reference import reference
 from onnx_reconvene.report import Report, Size
 from onnx_reconvene.verify import Verdict, latencies, verify
 
+PLANNED = ("allocate", "attention", "seed")  # options that a plan replays
 Watch = Callable[[Sequence[Pass]], Iterable[Pass]]
-STAGES = {Load: "analyse", Score: "score", Allocate: "allocate", Cut: "cut", Verify: "verify", Emit: "write"}
+STAGES = {
+    Load: "analyse",
+    Score: "score",
+    Allocate: "allocate",
+    Replay: "allocate",
+    Sparsify: "allocate",
+    Cut: "cut",
+    Verify: "verify",
+    Emit: "write",
+}
 
 
 @dataclass(frozen=True)
 class Options:
     """What `prune` can be told; the options of the command line have the same names."""
 
-    target: str | Sequence[str] = "macs=0.5"
+    target: str | Sequence[str] = ()  # macs=0.5, if no file says what is kept
     criterion: str = "l2"
     allocate: str = "uniform"
     round_to: int = 0  # automatic
@@ -42,6 +53,10 @@ class Options:
     ignore: Sequence[str] = ()
     only: Sequence[str] = ()
     keep: Mapping[str, float] = field(default_factory=dict)
+    keep_file: str | None = None
+    from_plan: str | Plan | None = None
+    steps: int = 1
+    granularity: str = "channel"
     input_shape: Mapping[str, Sequence[int]] = field(default_factory=dict)
     attention: str = "heads"
     verify: bool = True
@@ -56,14 +71,30 @@ class Options:
 
     def passes(self) -> list[Pass]:
         """Return the passes that do it, all but the last that writes."""
+        self._check()
         target = (self.target,) if isinstance(self.target, str) else tuple(self.target)
+        target = target or ("channels=1" if self.keep_file else "macs=0.5",)
+        keep = {**(read_fractions(self.keep_file) if self.keep_file else {}), **self.keep}
         allocate = Allocate(
-            target, self.allocate, self.round_to, self.min_width, tuple(self.ignore), tuple(self.only), tuple(self.keep.items())
+            target, self.allocate, self.round_to, self.min_width, tuple(self.ignore), tuple(self.only), tuple(keep.items())
         )
         calibration = Calibration(self.data, self.samples, self.batch_size, self.loss, self.gradients, self.image)
         score = Score(self.criterion, self.seed, self.aggregate, calibration)
-        steps: list[Pass] = [Load(self.input_shape, self.attention), score, allocate, Cut()]
+        load = Load(self.input_shape, self.attention)
+        if self.granularity == "weight":
+            return [load, Sparsify(target, score)]
+        rounds = [step for k in range(1, self.steps + 1) for step in (score, replace(allocate, progress=k / self.steps))]
+        choose = [Replay(plan_of(self.from_plan))] if self.from_plan is not None else rounds
+        steps: list[Pass] = [load, *choose, Cut()]
         return [*steps, Verify(seed=self.seed)] if self.verify else steps
+
+    def _check(self) -> None:
+        if self.steps < 1:
+            raise UsageError(f"--steps {self.steps}: must be at least 1")
+        if self.granularity not in ("channel", "weight"):
+            raise UsageError(f"--granularity {self.granularity}: not one of channel, weight")
+        if self.granularity == "weight" and (self.from_plan is not None or self.steps > 1):
+            raise UsageError("--granularity weight: goes with neither --from-plan nor --steps")
 
 
 @dataclass
@@ -72,6 +103,7 @@ class Result:
 
     graph: gs.Graph
     report: Report
+    plan: Plan
     _back: Callable[[gs.Graph], Any]
     _path: str | os.PathLike[str] | None = None
     _model: Any = None
@@ -117,6 +149,9 @@ def run(
 ) -> Result:
     """Run the passes over graph, and the one that writes to output if one is given; watch may show progress."""
     begin = time.perf_counter() if start is None else start
+    if options.from_plan is not None:
+        plan = plan_of(options.from_plan)
+        options = replace(options, from_plan=plan, **{key: plan.settings[key] for key in PLANNED if key in plan.settings})
     seconds = {"load": time.perf_counter() - begin}
     nodes = len(graph.nodes)
     stage = reports.stage(graph)
@@ -130,21 +165,27 @@ def run(
     report = Report(
         graph.source.path,
         output,
-        options.criterion,
-        options.allocate,
+        notes.criterion or options.criterion,
+        notes.allocate or options.allocate,
         options.seed,
         stage,
         {name: list(shape) for name, shape in analysis.sizes.items()},
-        reports.size(notes.cost, notes.cost.dense, nodes, memory),
-        reports.size(notes.cost, kept, len(graph.nodes), memory),
+        reports.size(notes.cost, notes.cost.dense, nodes, memory=memory),
+        reports.size(notes.cost, kept, len(graph.nodes), notes.left, memory),
         reports.group_reports(analysis, notes.keep, notes.sensitivity),
         list(analysis.frozen),
         notes.verdict or Verdict("skipped", None, "not asked for"),
         seconds,
         notes.data,
     )
+    plan = Plan.of(analysis, notes.keep, {key: getattr(options, key) for key in PLANNED} | {"criterion": report.criterion})
     forget(graph)
-    return Result(graph, report, back)
+    return Result(graph, report, plan, back)
+
+
+def plan_of(given: str | Plan) -> Plan:
+    """Return a plan, read if its path is given."""
+    return given if isinstance(given, Plan) else read_plan(given)
 
 
 def _run_all(graph: gs.Graph, steps: Iterable[Pass]) -> dict[str, float]:
@@ -153,7 +194,7 @@ def _run_all(graph: gs.Graph, steps: Iterable[Pass]) -> dict[str, float]:
     for step in steps:
         began = time.perf_counter()
         step.run(graph)
-        seconds[STAGES[type(step)]] = time.perf_counter() - began
+        seconds[STAGES[type(step)]] += time.perf_counter() - began
     return seconds
 
 

@@ -26,10 +26,9 @@ LOUD = click.option("-v", "--verbose", is_flag=True, help="Say more; add the tra
 @click.option(
     "--target",
     multiple=True,
-    default=["macs=0.5"],
-    show_default=True,
     metavar="KIND=VALUE",
-    help="What is kept: KIND is channels, params, macs, size or memory; VALUE 0.5, 50%, 1/16, 2.5M or 2MB. Repeatable; all hold.",
+    help="What is kept: KIND is channels, params, macs, size or memory; VALUE 0.5, 50%, 1/16, 2.5M or 2MB. Repeatable; all hold. "
+    "macs=0.5 if left out.",
 )
 @click.option("--criterion", default="l2", show_default=True, metavar="NAME", help="Saliency; 'list' prints all.")
 @click.option(
@@ -48,6 +47,17 @@ LOUD = click.option("-v", "--verbose", is_flag=True, help="Say more; add the tra
 @click.option("--min-width", default=1, show_default=True, metavar="N", help="No group is left with fewer units.")
 @click.option("--ignore", multiple=True, metavar="PATTERN", help="Nodes or weights whose output channels stay (shell pattern).")
 @click.option("--only", multiple=True, metavar="PATTERN", help="Nodes or weights whose output channels alone may go.")
+@click.option("--keep-file", metavar="FILE", type=click.Path(), help="More of these, a table in TOML or JSON, or a plan.")
+@click.option("--steps", default=1, show_default=True, metavar="N", help="Go to the targets in N steps, scoring anew at each.")
+@click.option(
+    "--granularity",
+    default="channel",
+    show_default=True,
+    metavar="channel|weight",
+    help="Remove channels, or set single weights to zero.",
+)
+@click.option("--plan", "plan_file", metavar="FILE.json", type=click.Path(), help="Write which units stay.")
+@click.option("--from-plan", metavar="FILE.json", type=click.Path(), help="Keep the units that a plan keeps.")
 @click.option("--keep", multiple=True, metavar="PATTERN=FRACTION", help="Keep this fraction of these channels.")
 @click.option(
     "--attention", default="heads", show_default=True, metavar="heads|dims", help="Attention loses heads, or width of each."
@@ -59,7 +69,15 @@ LOUD = click.option("-v", "--verbose", is_flag=True, help="Say more; add the tra
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), metavar="N")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @LOUD
-def prune(source: str | None, output: str | None, report_file: str | None, dry_run: bool, quiet: bool, **given: Any) -> None:
+def prune(
+    source: str | None,
+    output: str | None,
+    report_file: str | None,
+    plan_file: str | None,
+    dry_run: bool,
+    quiet: bool,
+    **given: Any,
+) -> None:
     """Prune an ONNX network: whole low-sensitivity channels go, and every shape that depended on them follows.
 
     Other commands: inspect IN.onnx (what could be removed, what is frozen and why); compare A.onnx B.onnx (size, MACs, latency,
@@ -73,21 +91,25 @@ def prune(source: str | None, output: str | None, report_file: str | None, dry_r
     from onnx_reconvene import api
     from onnx_reconvene.bridges import open_model
     from onnx_reconvene.files import check_writable
+    from onnx_reconvene.plan import write_plan
     from onnx_reconvene.report import summary
 
-    for path in (output, report_file):
-        if path is not None:
-            check_writable(path)
-    if report_file is not None and os.path.realpath(report_file) in {
-        os.path.realpath(p) for p in (source, output) if p is not None
-    }:
-        raise UsageError(f"--report {report_file}: is IN.onnx or OUT.onnx; give the report a file of its own")
+    taken = {os.path.realpath(path) for path in (source, output) if path is not None}
+    for option, path in (("", output), ("--report", report_file), ("--plan", plan_file)):
+        if path is None:
+            continue
+        check_writable(path)
+        if option and os.path.realpath(path) in taken:
+            raise UsageError(f"{option} {path}: is IN.onnx, OUT.onnx or another file to write; give it a file of its own")
+        taken.add(os.path.realpath(path))
     options = _options(given)
     start = time.perf_counter()
     graph, back = open_model(source)
     result = api.run(graph, back, options, None if dry_run else output, start, watch=iter if quiet else _progress)
     if report_file:
         api.write_report(result.report, report_file)
+    if plan_file:
+        write_plan(result.plan, plan_file)
     if not quiet:
         click.echo(summary(result.report))
         if given["verbose"]:
@@ -176,6 +198,7 @@ def _options(given: dict[str, Any]) -> Any:
         verify=not given["no_verify"],
         seed=given["seed"],
         image=dict(_pair(text, "--image", str) for text in given["image"]),
+        **{name: given[name] for name in ("keep_file", "from_plan", "steps", "granularity")},
         **{name: given[name] for name in ("aggregate", "data", "samples", "batch_size", "loss", "gradients")},
     )
 

@@ -86,6 +86,15 @@ class CostModel:
             counts[node] = counts.get(node, 0.0) + float(macs)
         return counts
 
+    def macs_by_weight(self) -> dict[str, float]:
+        """Return the multiply-accumulates with each stored weight of a layer, in the network as it is."""
+        by_node = self.macs_by_node(self.dense)
+        counts: dict[str, float] = {}
+        for layer in self.analysis.layers:
+            for name in layer.sources:
+                counts[name] = counts.get(name, 0.0) + by_node.get(layer.name, 0.0)
+        return counts
+
 
 def _plain_axes(analysis: Analysis, name: str) -> tuple[Axis, ...]:
     return tuple((name, axis) for axis in range(len(analysis.shapes[name])))

@@ -48,6 +48,7 @@ class Notes:
     cost: CostModel | None = None
     keep: NDArray[np.bool_] | None = None
     sensitivity: NDArray[np.float64] | None = None  # [groups]
+    left: dict[str, float] | None = None  # of each kind of cost, where single weights were set to zero
     done: bool = False  # the cut has been made: analysis and keep speak of the network before it
     reference: Reference | None = None
     verdict: Verdict | None = None

@@ -70,10 +70,11 @@ class Report:
         return {"version": VERSION, **asdict(self)}
 
 
-def size(cost: CostModel, widths: Widths, nodes: int, memory: bool = False) -> Size:
-    """Return what the network costs at these widths, peak memory only if asked for."""
-    params, macs, stored = (round(cost(kind, widths)) for kind in ("params", "macs", "size"))
-    return Size(params, macs, stored, nodes, memory=round(cost("memory", widths)) if memory else None)
+def size(cost: CostModel, widths: Widths, nodes: int, left: Mapping[str, float] | None = None, memory: bool = False) -> Size:
+    """Return what the network costs at these widths, peak memory if asked for; left says otherwise, where zeros do not count."""
+    costs = {kind: cost(kind, widths) for kind in ("params", "macs", "size")} | dict(left or {})
+    peak = round(cost("memory", widths)) if memory else None
+    return Size(round(costs["params"]), round(costs["macs"]), round(costs["size"]), nodes, memory=peak)
 
 
 def group_reports(analysis: Analysis, keep: NDArray[np.bool_], sensitivity: NDArray[np.float64] | None) -> list[GroupReport]:

@@ -11,7 +11,9 @@ from onnx_reconvene.passes.base import Pass, PassResult, Sequential
 from onnx_reconvene.passes.cut import Cut
 from onnx_reconvene.passes.emit import Emit
 from onnx_reconvene.passes.load import Load
+from onnx_reconvene.passes.replay import Replay
 from onnx_reconvene.passes.score import Score
+from onnx_reconvene.passes.sparsify import Sparsify
 from onnx_reconvene.passes.verify import Verify
 
-__all__ = ["Allocate", "Cut", "Emit", "Load", "Pass", "PassResult", "Score", "Sequential", "Verify"]
+__all__ = ["Allocate", "Cut", "Emit", "Load", "Pass", "PassResult", "Replay", "Score", "Sequential", "Sparsify", "Verify"]

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_reconvene.allocate import Allocation, ElementScores, Limits, allocators, budget, masks
+from onnx_reconvene.allocate import Allocation, Limits, allocators, budget, masks
 from onnx_reconvene.errors import UsageError
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.notes import analysis_of, notes_of
 from onnx_reconvene.passes.base import Pass, needed
-from onnx_reconvene.saliency import Context, criteria
+from onnx_reconvene.saliency import Context, ElementScores, criteria, element_scores
 from onnx_reconvene.target import Target, parse_target
 
 UPAI = "synflow"  # unstructured pruning at initialization, by default
@@ -24,7 +24,8 @@ class Allocate(Pass):
 
     target: what is kept, "macs=0.5" or several of them; all hold. allocate: see `onnx_reconvene.allocators`. ignore and only:
     shell patterns of nodes or weights whose channels stay, or alone may go. keep: (pattern, fraction) pairs. round_to: widths are
-    multiples of it, 0 for automatic. Raises TargetError where the target cannot be reached.
+    multiples of it, 0 for automatic. progress: how much of the way to the targets is to be done, from 0 to 1; what an earlier
+    Allocate has marked to go stays so. Raises TargetError where the target cannot be reached.
     """
 
     target: str | tuple[str, ...] = "macs=0.5"
@@ -34,6 +35,7 @@ class Allocate(Pass):
     ignore: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     keep: tuple[tuple[str, float], ...] = ()
+    progress: float = 1.0
 
     def requires(self, graph: gs.Graph) -> None:
         """The units are scored and the options make sense."""
@@ -48,8 +50,10 @@ class Allocate(Pass):
         analysis = analysis_of(graph)
         notes = needed(graph, "scores", "Allocate", "Score")
         assert notes.scores is not None
-        limits = Limits(self.round_to, self.min_width, tuple(self._fixed(analysis).items()))
-        within = budget(analysis, self.targets, limits, lambda: _elements(graph))
+        gone = None if notes.keep is None else ~notes.keep
+        left = None if gone is None else tuple(analysis.widths(~gone).tolist())
+        limits = Limits(self.round_to, self.min_width, tuple(self._fixed(analysis).items()), left)
+        within = budget(analysis, self.targets, limits, lambda: _elements(graph), self.progress)
         found = allocators[self.allocate](analysis, notes.scores, within)
         found = found if isinstance(found, Allocation) else Allocation(found)
         widths = np.asarray(found.widths)
@@ -57,8 +61,9 @@ class Allocate(Pass):
             raise UsageError(f"allocator {self.allocate} returns no whole number for each of {len(analysis.groups)} groups")
         if (widths < 1).any() or (widths > within.cost.dense).any() or not within.holds(widths):
             raise UsageError(f"allocator {self.allocate} returns widths outside 1 to that of the group, or above the target")
+        ranked = notes.scores if gone is None else np.where(gone, -np.inf, notes.scores)
         notes.cost, notes.sensitivity = within.cost, found.sensitivity
-        notes.allocate, notes.targets, notes.keep = self.allocate, self.targets, masks(analysis, notes.scores, widths)
+        notes.allocate, notes.targets, notes.keep = self.allocate, self.targets, masks(analysis, ranked, widths)
         return True
 
     @property
@@ -83,8 +88,6 @@ class Allocate(Pass):
 def _elements(graph: gs.Graph) -> ElementScores:
     """Return the scores of single weights by the criterion that units were scored by, by synflow where it scores only units."""
     notes = notes_of(graph)
-    chosen = criteria[notes.criterion or UPAI]
-    chosen = chosen if chosen.elements is not None else criteria[UPAI]
-    context = notes.context or Context()
-    assert chosen.elements is not None
-    return ElementScores(chosen.name, chosen.elements(analysis_of(graph), context), chosen.conserved)
+    chosen = criteria.get(notes.criterion or UPAI)
+    method = chosen.name if chosen is not None and chosen.elements is not None else UPAI
+    return element_scores(analysis_of(graph), method, notes.context or Context())

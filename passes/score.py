@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from onnx_reconvene.notes import analysis_of, notes_of
 from onnx_reconvene.passes.base import Pass, needed
 from onnx_reconvene.report import stage
 from onnx_reconvene.saliency import AGGREGATES, Context, axes_with_units, criteria
+from onnx_reconvene.saliency.masking import without
 
 if TYPE_CHECKING:
     from onnx_reconvene.calibration import Objective
@@ -49,11 +51,13 @@ class Score(Pass):
         _check_finite(analysis_of(graph))
 
     def call(self, graph: gs.Graph) -> bool:
-        """Score the units of graph."""
+        """Score the units of graph; those that Allocate has marked to go count as gone."""
         notes, analysis = notes_of(graph), analysis_of(graph)
-        context = Context(np.random.default_rng(self.seed), self.aggregate, self._objective(graph))
+        context = self.context(graph)
         notes.context = context
-        scores = criteria[self.criterion].score(analysis, context)
+        left = contextlib.nullcontext() if notes.keep is None else without(analysis, notes.keep)
+        with left:
+            scores = criteria[self.criterion].score(analysis, context)
         if "objective" in vars(context):
             notes.data = context.objective.summary()
         try:
@@ -62,6 +66,10 @@ class Score(Pass):
             raise UsageError(f"criterion {self.criterion} returns no numbers: {error}") from error
         notes.criterion = self.criterion
         return True
+
+    def context(self, graph: gs.Graph) -> Context:
+        """Return what the criterion is given."""
+        return Context(np.random.default_rng(self.seed), self.aggregate, self._objective(graph))
 
     def _objective(self, graph: gs.Graph) -> Callable[[], Objective] | None:
         """Return what makes the loss on data, None where there are no data."""

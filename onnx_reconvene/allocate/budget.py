@@ -13,7 +13,7 @@ from onnx_reconvene.axes import Widths
 from onnx_reconvene.cost import CostModel
 from onnx_reconvene.errors import TargetError
 from onnx_reconvene.groups import Analysis, Group
-from onnx_reconvene.saliency import Elements, Scores
+from onnx_reconvene.saliency import ElementScores, Scores
 from onnx_reconvene.target import Target
 
 AUTO_STEP = 8  # channels; the narrowest step at which vectorized kernels run at full speed
@@ -22,23 +22,12 @@ AUTO_STEP = 8  # channels; the narrowest step at which vectorized kernels run at
 @dataclass(frozen=True)
 class Limits:
     """What widths are allowed: multiples of round_to channels (0: automatic) where a group is that wide, at least min_width
-    units, and a fixed fraction for some groups (by name)."""
+    units, at most what is left of the group, and a fixed fraction for some groups (by name)."""
 
     round_to: int = 1
     min_width: int = 1
     fixed: tuple[tuple[str, float], ...] = ()
-
-
-@dataclass(frozen=True)
-class ElementScores:
-    """Scores of single weights, from which an unstructured method takes how dense each layer should be.
-
-    conserved: see `Criterion`.
-    """
-
-    method: str
-    score: Elements
-    conserved: bool
+    left: tuple[int, ...] | None = None  # of each group, where some units are gone already
 
 
 @dataclass(frozen=True)
@@ -71,14 +60,19 @@ class Budget:
         return int(self.allowed[group][place]) if place < len(self.allowed[group]) else None
 
 
-def budget(analysis: Analysis, targets: Sequence[Target], limits: Limits, upai: Callable[[], ElementScores]) -> Budget:
-    """Return the search space for these targets; upai scores elements, for allocators that ask for it.
+def budget(
+    analysis: Analysis, targets: Sequence[Target], limits: Limits, upai: Callable[[], ElementScores], progress: float = 1.0
+) -> Budget:
+    """Return the search space for these targets, or for the way to them: progress is how much is done, on a logarithmic scale.
+
+    upai scores elements, for allocators that ask for it.
 
     Raises TargetError, naming the best that can be reached, where even the narrowest network is above a target.
     """
     cost = CostModel(analysis)
-    bounds = tuple(t.bound(cost(t.kind, cost.dense)) for t in targets)
-    allowed = tuple(_allowed(group, limits) for group in analysis.groups)
+    bounds = tuple(_on_the_way(cost(t.kind, cost.dense), t, progress) for t in targets)
+    left = limits.left or tuple(cost.dense.tolist())
+    allowed = tuple(_allowed(group, limits, most) for group, most in zip(analysis.groups, left, strict=True))
     found = Budget(cost, allowed, tuple(targets), bounds, upai)
     hopeless = not allowed and any(t.relative and t.value < 1 for t in targets)
     if hopeless or not found.holds(found.smallest):
@@ -99,18 +93,23 @@ def _unreachable(tried: Budget) -> str:
     return "; ".join(parts)
 
 
-def _allowed(group: Group, limits: Limits) -> Widths:
+def _on_the_way(before: float, target: Target, progress: float) -> float:
+    bound = target.bound(before)
+    return bound if progress == 1 or bound >= before else before * (bound / before) ** progress
+
+
+def _allowed(group: Group, limits: Limits, most: int) -> Widths:
     fixed = dict(limits.fixed).get(group.name)
     if fixed is not None:
-        return np.asarray([max(1, math.floor(fixed * group.width + 1e-9))])
-    least = min(max(1, limits.min_width), group.width)
+        return np.asarray([min(most, max(1, math.floor(fixed * group.width + 1e-9)))])
+    least = min(max(1, limits.min_width), most)
     round_to = limits.round_to or AUTO_STEP
     step = round_to // math.gcd(round_to, group.channels)
-    widths = np.arange(step, group.width + 1, step)
+    widths = np.arange(step, most + 1, step)
     widths = widths[widths >= least]
     if group.width < step or (limits.round_to == 0 and group.width < 2 * step):
-        widths = np.arange(least, group.width + 1)  # too narrow to round
-    return np.unique(np.append(widths, group.width))
+        widths = np.arange(least, most + 1)  # too narrow to round
+    return np.unique(np.append(widths, most))
 
 
 def masks(analysis: Analysis, scores: Scores, widths: Widths) -> NDArray[np.bool_]:

@@ -76,18 +76,9 @@ def precrop(analysis: Analysis, scores: Scores, within: Budget) -> Widths:
     """Keep a layer dense as one over its cost, which maximizes the sum of log density (Cai et al. 2022, arXiv 2203.02549)."""
     solver = DensitySolver.of(analysis)
     by_params = {target.kind for target in within.targets} <= {"params", "size"}
-    macs = {} if by_params else _macs_by_weight(analysis, within)
+    macs = {} if by_params else within.cost.macs_by_weight()
     params = {name: float(np.prod(analysis.shapes[name])) for name in solver.weights}
     return by_density(within, solver, _scaled(-np.log([max(macs.get(name, params[name]), 1.0) for name in solver.weights])))
-
-
-def _macs_by_weight(analysis: Analysis, within: Budget) -> dict[str, float]:
-    by_node = within.cost.macs_by_node(within.cost.dense)
-    found: dict[str, float] = {}
-    for layer in analysis.layers:
-        for name in layer.sources:
-            found[name] = found.get(name, 0.0) + by_node.get(layer.name, 0.0)
-    return found
 
 
 def _scaled(log_density: Floats) -> Callable[[float], Floats]:

@@ -7,7 +7,8 @@ it touched. The formulas are this project's own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,63 +17,85 @@ from numpy.typing import NDArray
 from onnx_reconvene.allocate.budget import Budget
 from onnx_reconvene.allocate.density import DensitySolver
 from onnx_reconvene.allocate.registry import Allocation, allocator
-from onnx_reconvene.allocate.search import closest
-from onnx_reconvene.allocate.unstructured import Histogram, Unstructured
+from onnx_reconvene.allocate.search import closest, largest
+from onnx_reconvene.allocate.unstructured import Unstructured
 from onnx_reconvene.axes import Widths
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.saliency import Scores, layer_weights
 from onnx_reconvene.saliency.criterion import marginals
 
 Floats = NDArray[np.float64]
+CHOICES = 24  # of how many groups to cut
+TINY = 1e-12
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What groups lose where whole channels go, measured against what single weights would lose (the PSE)."""
+    """What the network loses with the units of a group (the PSE).
 
-    analysis: Analysis
-    histograms: Mapping[str, Histogram]  # by weight
-    curves: tuple[tuple[tuple[str, Floats], ...], ...]  # by group: weight and its score in the best k units, k = 0, 1, ...
+    A layer passes on what its remaining elements score, and layers compose, so what is left of a network is the product of what is
+    left of each of its layers. Groups that many layers share lose most.
+    """
+
+    curves: tuple[tuple[Floats, ...], ...]  # by group and site: the share of its layer's score in the best k units, k = 0, 1, ...
 
     def __call__(self, widths: Widths) -> Floats:
-        """Return, for each group, one minus the score kept in whole channels over that which as many single weights of the same
-        layers keep: 0 where whole channels lose nothing, [groups]."""
-        result = np.zeros(len(widths))
-        for g, (group, width) in enumerate(zip(self.analysis.groups, widths.tolist(), strict=True)):
-            kept = sum(float(curve[width]) for _, curve in self.curves[g])
-            single = sum(float(curve[-1]) * self.histograms[name].share(width / group.width) for name, curve in self.curves[g])
-            result[g] = 1 - kept / single if single > 0 else 0.0
-        return result.clip(0, 1)
+        """Return, for each group cut alone to its width, the share of the network's score that is lost, [groups]."""
+        return 1 - np.exp([self.log_kept(g, width) for g, width in enumerate(widths.tolist())])
+
+    def log_kept(self, group: int, width: int) -> float:
+        """Return the logarithm of the share of the network's score that is left when group is cut to width."""
+        kept = np.asarray([curve[width] for curve in self.curves[group]])
+        return float(np.log(np.maximum(kept, TINY)).sum())
 
 
-def sensitivity(
-    analysis: Analysis, scores: Scores, elements: Mapping[str, NDArray[np.float32]], found: Mapping[str, Histogram]
-) -> Sensitivity:
-    """Return the sensitivity of the groups of a network whose units go in the order of scores."""
-    curves: list[list[tuple[str, Floats]]] = [[] for _ in analysis.groups]
+def sensitivity(analysis: Analysis, scores: Scores, elements: Mapping[str, NDArray[np.float32]]) -> Sensitivity:
+    """Return the sensitivity of the groups of a network whose units go in the order of scores, given the scores of elements."""
+    curves: list[list[Floats]] = [[] for _ in analysis.groups]
+    order = [np.argsort(-group.by_block(scores), 1, kind="stable") for group in analysis.groups]
+    group_of_unit = np.repeat(np.arange(len(analysis.groups)), [g.blocks * g.width for g in analysis.groups])
     for name, (_, axes) in layer_weights(analysis).items():
         sums = marginals(elements[name], {axis: units.shape for axis, units in axes.items()})
         for axis, units in axes.items():
             free = units >= 0
             mass = np.bincount(units[free], sums[axis][free], analysis.width)
-            there = np.bincount(units[free], minlength=analysis.width) > 0
-            for g, group in enumerate(analysis.groups):
-                if there[group.units].any():
-                    order = np.argsort(-group.by_block(scores), 1, kind="stable")
-                    ranked = np.take_along_axis(group.by_block(mass), order, 1).sum(0)
-                    curves[g].append((name, np.append(0.0, np.cumsum(ranked))))
-    return Sensitivity(analysis, found, tuple(tuple(own) for own in curves))
+            total = float(sums[axis].sum()) or 1.0
+            for g in np.unique(group_of_unit[units[free]]).tolist():
+                best_first = np.take_along_axis(analysis.groups[g].by_block(mass), order[g], 1).sum(0)
+                lost = np.append(np.cumsum(best_first[::-1])[::-1], 0.0) / total
+                curves[g].append(1 - lost)
+    return Sensitivity(tuple(tuple(own) for own in curves))
 
 
 @allocator("reconvene")
 def reconvene(analysis: Analysis, scores: Scores, within: Budget) -> Allocation:
-    """Take widths from the layer densities of an unstructured method; cut the groups that are least sensitive to it."""
-    upai = within.upai()
-    elements = {name: upai.score(name, values) for name, (values, _) in layer_weights(analysis).items()}
-    histograms = {name: Histogram.of(scored) for name, scored in elements.items()}
-    compared = [h.conserved() if upai.conserved else h for h in histograms.values()]
+    """Take widths from the layer densities of an unstructured method; cut the groups whose loss is felt least."""
+    elements = within.upai()
+    density = Unstructured.of(elements).log_density
+    evaluator = sensitivity(analysis, scores, elements.by_weight)
     solver, dense = DensitySolver.of(analysis), within.cost.dense
-    density = Unstructured(compared).log_density
-    widths = closest(within, lambda x: solver.fractions(density(x)) * dense)
-    evaluator = sensitivity(analysis, scores, elements, histograms)
+
+    def wanted(cut: NDArray[np.bool_], x: float) -> Floats:
+        return np.where(cut, solver.fractions(density(x)), 1.0) * dense
+
+    widths = closest(within, lambda x: wanted(np.ones(dense.size, bool), x))
+    least_first = np.argsort(evaluator(widths), kind="stable")
+    best = max(_choices(least_first), key=lambda cut: _kept(evaluator, within, functools.partial(wanted, cut)))
+    widths = closest(within, functools.partial(wanted, best))
     return Allocation(widths, evaluator(widths))
+
+
+def _choices(least_first: NDArray[np.int64]) -> Iterator[NDArray[np.bool_]]:
+    """Yield which groups to cut: all, and fewer and fewer of those that are least sensitive."""
+    for count in np.unique(np.linspace(least_first.size, 1, CHOICES).astype(int))[::-1]:
+        cut = np.zeros(least_first.size, bool)
+        cut[least_first[:count]] = True
+        yield cut
+
+
+def _kept(evaluator: Sensitivity, within: Budget, wanted: Callable[[float], Floats]) -> float:
+    """Return the logarithm of the score that the network keeps when the targets hold, minus infinity where they cannot."""
+    if not within.holds(within.down(wanted(0.0))):
+        return -np.inf
+    widths = within.down(wanted(largest(lambda x: within.holds(within.down(wanted(x))))))
+    return sum(evaluator.log_kept(g, width) for g, width in enumerate(widths.tolist()))

@@ -6,11 +6,12 @@ float, read as an integer, grow with it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from onnx_reconvene.saliency import ElementScores
 
 Floats = NDArray[np.float64]
 BITS = 16  # of a float's 32 that are left out: 7 binary digits stay
@@ -57,25 +58,34 @@ class Histogram:
         above = int(np.searchsorted(-self.scores, -threshold, "right"))
         return max(float(self.count[above - 1]) if above else 0.0, 1.0) / self.size
 
-    def share(self, density: float) -> float:
-        """Return the share of the whole score that the best elements have, as many as density says."""
-        total = self.mass[-1]
-        if total <= 0:
-            return density
-        return float(np.interp(density * self.size, np.append(0, self.count), np.append(0, self.mass))) / float(total)
-
 
 @dataclass(frozen=True)
 class Unstructured:
     """One threshold on the elements of all weights."""
 
-    histograms: Sequence[Histogram]
+    histograms: dict[str, Histogram]
+
+    @classmethod
+    def of(cls, scores: ElementScores) -> Unstructured:
+        """Return the histograms of element scores."""
+        found = {name: Histogram.of(values) for name, values in scores.by_weight.items()}
+        return cls({name: h.conserved() for name, h in found.items()} if scores.conserved else found)
 
     def log_density(self, x: float) -> Floats:
         """Return the logarithm of the density of each weight; all elements stay at x = 1, one of each weight at x = 0."""
-        scores = np.concatenate([h.scores[h.scores > 0] for h in self.histograms])
+        scores = np.concatenate([np.empty(0), *(h.scores[h.scores > 0] for h in self.histograms.values())])
         if x >= 1 or not scores.size:
             return np.zeros(len(self.histograms))
         low, high = np.log(scores.min()), np.log(scores.max())
         threshold = float(np.exp(high + x * (low - high)))
-        return np.log([h.density(threshold) for h in self.histograms])
+        return np.log([h.density(threshold) for h in self.histograms.values()])
+
+
+def best(scores: NDArray[np.float32], density: float) -> NDArray[np.bool_]:
+    """Return which elements stay: those that score most, as many as density says, ties to the first."""
+    flat = scores.ravel()
+    count = max(1, int(density * flat.size + 1e-6))
+    least = np.partition(flat, flat.size - count)[flat.size - count]
+    stays: NDArray[np.bool_] = flat > least
+    stays[np.flatnonzero(flat == least)[: count - int(stays.sum())]] = True
+    return stays.reshape(scores.shape)

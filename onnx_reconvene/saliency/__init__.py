@@ -8,7 +8,7 @@ from onnx_reconvene.saliency.criterion import (
     AGGREGATES,
     Context,
     Criterion,
-    Elements,
+    ElementScores,
     Scores,
     SiteScores,
     axes_with_units,
@@ -16,6 +16,7 @@ from onnx_reconvene.saliency.criterion import (
     combined,
     criteria,
     criterion,
+    element_scores,
     layer_weights,
     unit_scores,
 )
@@ -24,7 +25,7 @@ __all__ = [
     "AGGREGATES",
     "Context",
     "Criterion",
-    "Elements",
+    "ElementScores",
     "Scores",
     "SiteScores",
     "axes_with_units",
@@ -32,6 +33,7 @@ __all__ = [
     "combined",
     "criteria",
     "criterion",
+    "element_scores",
     "layer_weights",
     "unit_scores",
 ]

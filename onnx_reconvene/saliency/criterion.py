@@ -99,6 +99,25 @@ def _summary(function: Callable[..., Any]) -> str:
 
 
 @dataclass(frozen=True)
+class ElementScores:
+    """Scores of the elements of each weight that bears units, float32, by its name. conserved: see `Criterion`."""
+
+    by_weight: dict[str, NDArray[np.float32]]
+    conserved: bool
+
+
+def element_scores(analysis: Analysis, method: str, context: Context) -> ElementScores:
+    """Return the scores of single weights by a criterion. Raises UsageError where it scores units alone."""
+    chosen = criteria[method]
+    if chosen.elements is None:
+        able = ", ".join(c.name for c in criteria.values() if c.elements is not None)
+        raise UsageError(f"--criterion {method} scores no single weights; these do: {able}")
+    score = chosen.elements(analysis, context)
+    by_weight = {name: score(name, values) for name, (values, _) in layer_weights(analysis).items()}
+    return ElementScores(by_weight, chosen.conserved)
+
+
+@dataclass(frozen=True)
 class SiteScores:
     """Scores along one axis of one tensor that bears units."""
 

@@ -1,0 +1,148 @@
+"""Train pruned networks on CIFAR-10 at equal size: are Reconvene's widths better than simpler ones? Needs torch.
+
+usage: python tools/bench/widths.py CIFAR_FOLDER [--networks NAME ...] [--seeds N] [--epochs N] [--images N]
+
+CIFAR_FOLDER holds a module cifar10 with load(split, count) that returns images [n, 32, 32, 3] and labels, both uint8.
+Every network is built, pruned, initialized anew (random channels keep their weights instead) and trained alike: SGD with momentum
+0.9, one cycle up to a rate of 0.1, weight decay 5e-4, batches of 128, shifts and flips, bfloat16. Cells that widths.json has
+already are not trained again; it is written after each, widths.md at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from common import HERE, table
+from numpy.typing import NDArray
+from train import prepared
+
+import models
+import onnx_reconvene as rc
+
+RATIOS = (4.0, 16.21)
+METHODS = ("uniform", "flat", "unstructured", "reconvene", "random")
+BATCH, RATE, DECAY, SHIFT = 128, 0.1, 5e-4, 4
+CELLS = HERE / "widths.json"
+
+
+def network(name: str, seed: int, method: str, ratio: float) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """Return the network to train, and its parameters, multiply-accumulates and widths."""
+    model = models.build(name, seed)
+    if method == "dense":
+        return model, described(rc.prune(model, target="params=1.0").report.before, [])
+    if method == "unstructured":
+        found = rc.prune(model, target=f"params={1 / ratio}", criterion="synflow", granularity="weight")
+        return found.model, described(found.report.after, [])
+    allocate = {"random": "reconvene"}.get(method, method)
+    options = {"target": f"params={1 / ratio}", "allocate": allocate, "round_to": 1, "rectify": "reinit", "seed": seed}
+    found = rc.prune(model, criterion="synflow", **options)
+    if method == "random":
+        keep = {f"{g.name}": g.kept / g.width for g in found.report.groups}
+        found = rc.prune(model, target="params=1.0", keep=keep, criterion="random", round_to=1, rectify="none", seed=seed)
+    return found.model, described(found.report.after, [group.kept for group in found.report.groups])
+
+
+def described(size: Any, widths: list[int]) -> dict[str, Any]:
+    """Return what a cell says of its network."""
+    return {"params": size.params, "macs": size.macs, "widths": widths}
+
+
+def shifted(images: torch.Tensor) -> torch.Tensor:
+    """Return each image shifted by up to SHIFT pixels, and half of them flipped."""
+    padded = torch.nn.functional.pad(images, (SHIFT,) * 4)
+    rows, columns = (torch.randint(0, 2 * SHIFT + 1, (len(images), 1)) + torch.arange(32) for _ in range(2))
+    columns = torch.where(torch.rand(len(images), 1) < 0.5, columns, columns.flip(1))
+    moved = torch.gather(padded, 2, rows[:, None, :, None].expand(-1, 3, -1, padded.shape[3]))
+    return torch.gather(moved, 3, columns[:, None, None, :].expand(-1, 3, 32, -1))
+
+
+def trained(model: onnx.ModelProto, seed: int, epochs: int, data: tuple[NDArray[Any], ...]) -> float:
+    """Train a network and return the accuracy on the test images. Weights that are zero stay so."""
+    torch.manual_seed(seed)
+    images, labels, tested, truth = (torch.from_numpy(array) for array in data)
+    module = rc.to_torch(model)
+    masks = [(p, (p != 0).to(p.dtype)) for p in module.parameters() if p.ndim > 1 and bool((p == 0).any())]
+    steps = len(images) // BATCH
+    optimizer = torch.optim.SGD(module.parameters(), lr=RATE, momentum=0.9, weight_decay=DECAY, nesterov=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=epochs * steps)
+    module.train()
+    for _ in range(epochs):
+        order = torch.randperm(len(images))
+        for chosen in order[: steps * BATCH].split(BATCH):
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = module(shifted(images[chosen]))
+            loss = torch.nn.functional.cross_entropy(logits.float(), labels[chosen])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            for parameter, mask in masks:
+                parameter.data.mul_(mask)
+    module.eval()
+    with torch.no_grad():
+        right = torch.cat([module(part).argmax(1) for part in tested.split(500)]) == truth
+    return float(right.float().mean())
+
+
+def cells(names: list[str], seeds: int) -> list[tuple[str, int, str, float]]:
+    """Return what is to be trained, seed by seed."""
+    return [
+        (name, seed, method, ratio)
+        for seed in range(seeds)
+        for name in names
+        for method, ratio in [("dense", 1.0), *((method, ratio) for ratio in RATIOS for method in METHODS)]
+    ]
+
+
+def main() -> None:
+    """Train what is missing and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder")
+    parser.add_argument("--networks", nargs="+", default=["resnet20", "vgg16-bn"])
+    parser.add_argument("--methods", nargs="+", default=["dense", *METHODS])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--images", type=int, default=12000)
+    parser.add_argument("--cells", type=Path, default=CELLS)
+    given = parser.parse_args()
+    sys.path.insert(0, given.folder)
+    torch.set_num_threads(1)
+    data = (*prepared("train", given.images), *prepared("test", 10000))
+    done = json.loads(given.cells.read_text()) if given.cells.exists() else []
+    for name, seed, method, ratio in cells(given.networks, given.seeds):
+        key = {"network": name, "seed": seed, "method": method, "ratio": ratio, "images": given.images, "epochs": given.epochs}
+        if method not in given.methods or any(key.items() <= cell.items() for cell in done):
+            continue
+        start = time.perf_counter()
+        model, about = network(name, seed, method, ratio)
+        accuracy = trained(model, seed, given.epochs, data)
+        done.append({**key, **about, "accuracy": accuracy, "seconds": round(time.perf_counter() - start)})
+        given.cells.write_text("[\n" + ",\n".join(json.dumps(cell) for cell in done) + "\n]\n")
+        print(done[-1], flush=True)
+    given.cells.with_suffix(".md").write_text(report(done))
+
+
+def report(done: list[dict[str, Any]]) -> str:
+    """Return the table: per network, ratio and method mean and spread over the seeds."""
+    rows = []
+    for name, ratio, method in dict.fromkeys((c["network"], c["ratio"], c["method"]) for c in done):
+        own = [c for c in done if (c["network"], c["ratio"], c["method"]) == (name, ratio, method)]
+        accuracy = 100 * np.asarray([c["accuracy"] for c in own])
+        error = accuracy.std(ddof=1) / np.sqrt(len(own)) if len(own) > 1 else float("nan")
+        sizes = (f"{np.mean([c[kind] for c in own]):,.0f}" for kind in ("params", "macs"))
+        rows.append((name, ratio, method, len(own), f"{accuracy.mean():.2f}", f"{error:.2f}", *sizes, own[0]["epochs"]))
+    rows.sort(key=lambda row: (row[0], row[1]))
+    head = ("network", "times smaller", "method", "seeds", "accuracy %", "standard error", "params", "MACs", "epochs")
+    return f"# Widths\n\n    python tools/bench/widths.py CIFAR_FOLDER\n\n{table(head, rows)}\n"
+
+
+if __name__ == "__main__":
+    main()
