@@ -41,6 +41,10 @@ class Axes:
         result: Sizes = self._frozen + free
         return result
 
+    def groups(self, axes: Iterable[Axis]) -> NDArray[np.int64]:
+        """Return the groups on which the sizes of these axes depend."""
+        return np.unique(self._group[np.isin(self._row, [self.row[axis] for axis in axes])])
+
 
 def axes_of(analysis: Analysis, name: str) -> tuple[Axis, ...]:
     """Return the axes of a tensor whose sizes multiply to the number of its elements."""

@@ -17,6 +17,13 @@ INPUT = click.argument("source", metavar="IN.onnx", type=click.Path())
 INPUT_SHAPE = click.option(
     "--input-shape", "input_shape", multiple=True, metavar="NAME=1,3,224,224", help="Size of an input with free dimensions."
 )
+THREADS: dict[str, Any] = {
+    "default": 0,
+    "show_default": True,
+    "type": click.IntRange(min=0),
+    "metavar": "N",
+    "help": "Of onnxruntime where latency is measured; 0: its choice.",
+}
 LOUD = click.option("-v", "--verbose", is_flag=True, help="Say more; add the traceback to an error.")
 
 
@@ -27,8 +34,8 @@ LOUD = click.option("-v", "--verbose", is_flag=True, help="Say more; add the tra
     "--target",
     multiple=True,
     metavar="KIND=VALUE",
-    help="What is kept: KIND is channels, params, macs, size or memory; VALUE 0.5, 50%, 1/16, 2.5M or 2MB. Repeatable; all hold. "
-    "macs=0.5 if left out.",
+    help="What is kept: KIND is channels, params, macs, size, memory or latency; VALUE 0.5, 50%, 1/16, 2.5M, 2MB or 8ms. "
+    "Repeatable; all hold. macs=0.5 if left out.",
 )
 @click.option("--criterion", default="l2", show_default=True, metavar="NAME", help="Saliency; 'list' prints all.")
 @click.option(
@@ -62,6 +69,14 @@ LOUD = click.option("-v", "--verbose", is_flag=True, help="Say more; add the tra
 @click.option(
     "--attention", default="heads", show_default=True, metavar="heads|dims", help="Attention loses heads, or width of each."
 )
+@click.option("--threads", **THREADS)
+@click.option("--provider", default="CPUExecutionProvider", show_default=True, metavar="NAME", help="Of onnxruntime, for latency.")
+@click.option(
+    "--latency-table", metavar="FILE.json", type=click.Path(), help="Latency as measured on a device, not on this machine."
+)
+@click.option(
+    "--latency-job", metavar="FILE.zip", type=click.Path(), help="Write what is to be measured on a device; prune nothing."
+)
 @INPUT_SHAPE
 @click.option("--report", "report_file", metavar="FILE.json", type=click.Path(), help="Write a machine-readable report.")
 @click.option("--no-verify", is_flag=True, help="Leave out the equivalence check.")
@@ -74,6 +89,7 @@ def prune(
     output: str | None,
     report_file: str | None,
     plan_file: str | None,
+    latency_job: str | None,
     dry_run: bool,
     quiet: bool,
     **given: Any,
@@ -85,6 +101,9 @@ def prune(
     """
     if given["criterion"] == "list":
         _list_criteria()
+        return
+    if source is not None and latency_job is not None:
+        _write_job(source, latency_job, given)
         return
     if source is None or (output is None and not dry_run):
         raise UsageError("give IN.onnx and OUT.onnx (or --dry-run); --help shows all options")
@@ -116,6 +135,16 @@ def prune(
             click.echo("seconds: " + ", ".join(f"{stage} {s:.3f}" for stage, s in result.report.seconds.items()))
 
 
+def _write_job(source: str, path: str, given: dict[str, Any]) -> None:
+    from onnx_reconvene import api
+    from onnx_reconvene.files import check_writable
+
+    check_writable(path)
+    if os.path.realpath(path) == os.path.realpath(source):
+        raise UsageError(f"--latency-job {path}: is IN.onnx; give the job a file of its own")
+    api.write_latency_job(source, path, _shapes(given["input_shape"]), given["attention"])
+
+
 @click.command()
 @INPUT
 @INPUT_SHAPE
@@ -133,9 +162,7 @@ def inspect(source: str, input_shape: Sequence[str], verbose: bool) -> None:
 @click.argument("before", metavar="A.onnx", type=click.Path())
 @click.argument("after", metavar="B.onnx", type=click.Path())
 @INPUT_SHAPE
-@click.option(
-    "--threads", default=0, show_default=True, type=click.IntRange(min=0), metavar="N", help="Of onnxruntime; 0: its choice."
-)
+@click.option("--threads", **THREADS)
 @LOUD
 def compare(before: str, after: str, input_shape: Sequence[str], threads: int, verbose: bool) -> None:
     """Compare a network and its pruned form: size, MACs, latency, zeroed-consumer equivalence."""
@@ -198,6 +225,7 @@ def _options(given: dict[str, Any]) -> Any:
         verify=not given["no_verify"],
         seed=given["seed"],
         image=dict(_pair(text, "--image", str) for text in given["image"]),
+        **{name: given[name] for name in ("threads", "provider", "latency_table")},
         **{name: given[name] for name in ("keep_file", "from_plan", "steps", "granularity")},
         **{name: given[name] for name in ("aggregate", "data", "samples", "batch_size", "loss", "gradients")},
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cached_property
 from itertools import chain
 from typing import Any
@@ -24,12 +25,13 @@ class CostModel:
 
     `KINDS` names what can be counted: `channels` (removable ones), `params` (elements of float initializers), `macs` (multiply-
     accumulates for one input of the analysed size), `size` (bytes of float initializers), `memory` (these and the largest number of
-    bytes that activations take at any time).
+    bytes that activations take at any time), `latency` (milliseconds of a run, as the function that is given predicts them).
     """
 
-    KINDS = ("channels", "params", "macs", "size", "memory")
+    KINDS = ("channels", "params", "macs", "size", "memory", "latency")
 
-    def __init__(self, analysis: Analysis) -> None:
+    def __init__(self, analysis: Analysis, latency: Callable[[Widths], float] | None = None) -> None:
+        self.latency = latency
         self.analysis = analysis
         self.dense = np.asarray([group.width for group in analysis.groups], np.int64)
         self.channels = np.asarray([group.channels for group in analysis.groups], np.int64)
@@ -54,6 +56,9 @@ class CostModel:
         """Return the cost of this kind at these widths."""
         if kind == "channels":
             return float((widths * self.channels).sum())
+        if kind == "latency":
+            assert self.latency is not None
+            return self.latency(widths)
         if kind == "memory":
             return self("size", widths) + self.activations(widths)
         if kind in self._before and np.array_equal(widths, self.dense):
@@ -76,8 +81,8 @@ class CostModel:
         return Activations(self.analysis)
 
     def all(self, widths: Widths) -> dict[str, float]:
-        """Return every kind of cost at these widths."""
-        return {kind: self(kind, widths) for kind in self.KINDS}
+        """Return every kind of cost at these widths that is counted, not measured."""
+        return {kind: self(kind, widths) for kind in self.KINDS if kind != "latency"}
 
     def macs_by_node(self, widths: Widths) -> dict[str, float]:
         """Return the multiply-accumulates of each node that does any."""

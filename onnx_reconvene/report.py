@@ -16,6 +16,7 @@ from onnx_reconvene.cost import CostModel
 from onnx_reconvene.flow import weight_values
 from onnx_reconvene.graph import every_node
 from onnx_reconvene.groups import Analysis, Frozen
+from onnx_reconvene.latency.runtime import Timing
 from onnx_reconvene.verify import Verdict
 
 VERSION = 1
@@ -64,17 +65,25 @@ class Report:
     verify: Verdict
     seconds: dict[str, float]
     data: dict[str, Any] | None = None  # what the criterion saw, if it needs data
+    latency: Timing | None = None  # if a target or the allocator asks for it
 
     def json(self) -> dict[str, Any]:
         """Return the report as JSON types."""
         return {"version": VERSION, **asdict(self)}
 
 
-def size(cost: CostModel, widths: Widths, nodes: int, left: Mapping[str, float] | None = None, memory: bool = False) -> Size:
+def size(
+    cost: CostModel,
+    widths: Widths,
+    nodes: int,
+    left: Mapping[str, float] | None = None,
+    memory: bool = False,
+    latency_ms: float | None = None,
+) -> Size:
     """Return what the network costs at these widths, peak memory if asked for; left says otherwise, where zeros do not count."""
     costs = {kind: cost(kind, widths) for kind in ("params", "macs", "size")} | dict(left or {})
     peak = round(cost("memory", widths)) if memory else None
-    return Size(round(costs["params"]), round(costs["macs"]), round(costs["size"]), nodes, memory=peak)
+    return Size(round(costs["params"]), round(costs["macs"]), round(costs["size"]), nodes, latency_ms, peak)
 
 
 def group_reports(analysis: Analysis, keep: NDArray[np.bool_], sensitivity: NDArray[np.float64] | None) -> list[GroupReport]:
@@ -106,7 +115,15 @@ def summary(report: Report) -> str:
     units, kept = sum(g.width for g in report.groups), sum(g.kept for g in report.groups)
     lines.append(f"{pruned} of {len(report.groups)} groups pruned, {units - kept:,} of {units:,} removable units gone")
     seen = data_lines(report.data) if report.data else []
+    seen += [latency_line(report.latency)] if report.latency else []
     return "\n".join([*lines, *seen, frozen_line(report.frozen), verify_line(report.verify)])
+
+
+def latency_line(timing: Timing) -> str:
+    """Return one line on latency."""
+    measured = "not measured here" if timing.measured is None else f"{timing.measured:,.3f} ms measured"
+    threads = f"{timing.threads} threads" if timing.threads else "as many threads as it likes"
+    return f"latency: {timing.predicted:,.3f} ms predicted, {measured} (onnxruntime, {threads}, {timing.provider})"
 
 
 def data_lines(data: Mapping[str, Any]) -> list[str]:

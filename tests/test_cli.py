@@ -615,7 +615,7 @@ def test_no_progress_bar_when_piped(command, file, out):
 # --- the report ------------------------------------------------------------------------------------------------------
 
 KEYS = {
-    "": "version input output criterion allocate seed stage before after groups frozen verify seconds input_shapes data",
+    "": "version input output criterion allocate seed stage before after groups frozen verify seconds input_shapes data latency",
     "before": "params macs bytes nodes latency_ms memory",
     "after": "params macs bytes nodes latency_ms memory",
     "verify": "status max_rel_err reason",
