@@ -35,10 +35,11 @@ class Allocate(Pass):
     """Spread the budget over groups and mark the best units of each to stay. Notes the masks; changes no weight.
 
     target: what is kept, "macs=0.5" or several of them; all hold. allocate: see `onnx_reconvene.allocators`. ignore and only:
-    shell patterns of nodes or weights whose channels stay, or alone may go. keep: (pattern, fraction) pairs. round_to: widths are
-    multiples of it, 0 for automatic. progress: how much of the way to the targets is to be done, from 0 to 1; what an earlier
-    Allocate has marked to go stays so. threads (0: its own choice) and provider: those of onnxruntime where latency is measured;
-    latency_table: a file that was measured on a device, instead. Raises TargetError where the target cannot be reached.
+    shell patterns of nodes or weights whose channels stay, or alone may go. keep: (pattern, fraction) pairs; the name of a group
+    stands for that group alone. round_to: widths are multiples of it, 0 for automatic. progress: how much of the way to the
+    targets is to be done, from 0 to 1; what an earlier Allocate has marked to go stays so. threads (0: its own choice) and
+    provider: those of onnxruntime where latency is measured; latency_table: a file that was measured on a device, instead. Raises
+    TargetError where the target cannot be reached.
     """
 
     target: str | tuple[str, ...] = "macs=0.5"
@@ -111,7 +112,8 @@ class Allocate(Pass):
         for pattern, fraction in self.keep:
             if not 0 < fraction <= 1:
                 raise UsageError(f"--keep {pattern}={fraction:g}: the fraction kept must be above 0 and at most 1")
-            fixed |= dict.fromkeys(analysis.matching(pattern, "--keep"), fraction)
+            named = {group.name for group in analysis.groups if group.name == pattern}
+            fixed |= dict.fromkeys(named or analysis.matching(pattern, "--keep"), fraction)
         if self.only:
             free = set().union(*(analysis.matching(pattern, "--only") for pattern in self.only))
             fixed |= {group.name: 1.0 for group in analysis.groups if group.name not in free}

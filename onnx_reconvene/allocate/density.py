@@ -17,6 +17,7 @@ from onnx_reconvene.saliency import Scores, layer_weights
 from onnx_reconvene.shapes import Shape
 
 Floats = NDArray[np.float64]
+DIGITS = 9  # of the logarithm of a fraction
 RANGE = 20.0  # of the logarithm of densities that are tried
 SMOOTHNESS = 1.0  # weight of the second differences of the logarithm of widths, one layer's density weighing 1
 
@@ -49,8 +50,11 @@ class DensitySolver:
         return cls(tuple(axes), shares, inverse)
 
     def fractions(self, log_density: Floats) -> Floats:
-        """Return the fraction of each group to keep, at most 1, given the logarithm of each weight's density."""
-        kept: Floats = np.exp(np.minimum(self.inverse @ log_density, 0))
+        """Return the fraction of each group to keep, at most 1, given the logarithm of each weight's density.
+
+        Rounded, so that what a library for linear algebra makes of the last digits decides nothing.
+        """
+        kept: Floats = np.exp(np.minimum(np.round(self.inverse @ log_density, DIGITS), 0))
         return kept
 
 

@@ -23,9 +23,9 @@ STEPS = 32  # in which the widest group may go, if its allowed widths are that c
 def latency(analysis: Analysis, scores: Scores, within: Budget) -> Widths:
     """Take away, step by step, what is least missed for the time that it saves, by prediction from measured layers.
 
-    What is missed when a group goes from a width to a smaller one is the multiply-accumulates that depend on it, times the rise of
-    one over the share of its score that it keeps: the less is left of a group the dearer it is, and none is emptied. So where all
-    layers do as many multiply-accumulates in a millisecond, all keep the same share; slow ones lose more.
+    The price of a step is the multiply-accumulates lost for each millisecond saved, over the shares of its score that the group
+    keeps before and after it: the less is left of a group the dearer it is, and none is emptied. So where all layers do as many
+    multiply-accumulates in a millisecond, all keep the same share; slow ones lose more.
     """
     market = _Market(analysis, scores, within)
     gone = []
@@ -36,7 +36,7 @@ def latency(analysis: Analysis, scores: Scores, within: Budget) -> Widths:
 
 @dataclass(order=True)
 class _Offer:
-    """A step of a group to a smaller width, and the score that goes for each millisecond saved."""
+    """A step of a group to a smaller width."""
 
     price: float
     group: int
@@ -50,9 +50,8 @@ class _Market:
     def __init__(self, analysis: Analysis, scores: Scores, within: Budget) -> None:
         self.within, cost = within, within.cost
         self.widths = np.asarray([allowed[-1] for allowed in within.allowed], np.int64)
-        self._over_shares = [_over_shares(group, scores) for group in analysis.groups]
-        self._worth = [_macs_that_depend(within, g) for g in range(len(analysis.groups))]
-        self._time = cost("latency", self.widths)
+        self._shares = [_shares(group, scores) for group in analysis.groups]
+        self._now = cost("macs", self.widths), cost("latency", self.widths)
         self._offers = [offer for g in range(len(analysis.groups)) if (offer := self._offer(g)) is not None]
         heapq.heapify(self._offers)
 
@@ -66,7 +65,8 @@ class _Market:
                 break
             heapq.heappush(self._offers, offer)
         self.widths[group] = offer.width
-        self._time = self.within.cost("latency", self.widths)
+        cost = self.within.cost
+        self._now = cost("macs", self.widths), cost("latency", self.widths)
         following = self._offer(group)
         if following is not None:
             heapq.heappush(self._offers, following)
@@ -81,22 +81,15 @@ class _Market:
         next_ = int(far[-1] if far.size else smaller[0])
         then = self.widths.copy()
         then[group] = next_
-        saved = self._time - self.within.cost("latency", then)
-        lost = self._worth[group] * float(self._over_shares[group][next_] - self._over_shares[group][width])
-        return _Offer(lost / saved if saved > 0 else math.inf, group, next_)
+        macs, milliseconds = self._now
+        lost, saved = macs - self.within.cost("macs", then), milliseconds - self.within.cost("latency", then)
+        shares = self._shares[group][[width, next_]]
+        return _Offer(lost / saved / float(shares.prod()) if lost > 0 and saved > 0 else math.inf, group, next_)
 
 
-def _over_shares(group: Group, scores: Scores) -> NDArray[np.float64]:
-    """Return one over the share of its score that a group keeps at each width, [width + 1]."""
+def _shares(group: Group, scores: Scores) -> NDArray[np.float64]:
+    """Return the share of its score that a group keeps at each width, [width + 1]; that of its units where nothing is scored."""
     best = np.sort(np.maximum(group.by_block(scores), 0), 1)[:, ::-1].sum(0)
-    kept = np.append(0, np.cumsum(best))
-    shares = kept / kept[-1] if kept[-1] > 0 else np.linspace(0, 1, kept.size)
-    result: NDArray[np.float64] = 1 / np.maximum(shares, np.finfo(float).tiny)
-    return result
-
-
-def _macs_that_depend(within: Budget, group: int) -> float:
-    """Return the multiply-accumulates that go with a group."""
-    least = within.cost.dense.copy()
-    least[group] = 1
-    return within.cost("macs", within.cost.dense) - within.cost("macs", least)
+    kept = np.append(0, np.cumsum(best if best.any() else np.ones_like(best)))
+    shares: NDArray[np.float64] = kept / kept[-1]
+    return shares

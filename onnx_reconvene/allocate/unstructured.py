@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx_reconvene.saliency import ElementScores
 
 Floats = NDArray[np.float64]
-BITS = 16  # of a float's 32 that are left out: 7 binary digits stay
+BITS = 12  # of a float's 32 that are left out: 11 binary digits stay
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from onnx_reconvene.axes import Axes, Axis, Widths
 from onnx_reconvene.latency.kernels import BYTES, MACS, MOVING, MULTIPLYING, Kernel, Layer, Work
 
 FRACTIONS = (0.25, 0.5, 1.0)  # of what a layer reads and of what it makes, at which it is measured
-STEP = 16  # channels
+STEP, FINEST = 16, 4  # channels
 Floats = NDArray[np.float64]
 Times = Callable[[Sequence[Kernel]], Mapping[Kernel, float]]  # milliseconds
 
@@ -35,20 +35,18 @@ class Surface:
             rising = np.insert(rising, 0, np.maximum(0, first - slope * points[0]), axis)
         return cls(np.append(0, read), np.append(0, made), rising)
 
-    def __call__(self, read: Floats, made: Floats) -> Floats:
-        """Return the milliseconds at these places, [n]."""
+    def __call__(self, read: float, made: float) -> float:
+        """Return the milliseconds at this place."""
         i, a = _between(self.read, read)
         j, b = _between(self.made, made)
-        t = self.milliseconds
-        low, high = ((1 - b) * t[k, j] + b * t[k, j + 1] for k in (i, i + 1))
-        result: Floats = (1 - a) * low + a * high
-        return result
+        low, high = ((1 - b) * self.milliseconds[k, j] + b * self.milliseconds[k, j + 1] for k in (i, i + 1))
+        return float((1 - a) * low + a * high)
 
 
-def _between(points: Floats, places: Floats) -> tuple[NDArray[np.int64], Floats]:
-    """Return the interval of points in which each place lies, and how far along it."""
-    left = np.clip(np.searchsorted(points, places, "right") - 1, 0, len(points) - 2)
-    return left, (places - points[left]) / (points[left + 1] - points[left])
+def _between(points: Floats, place: float) -> tuple[int, float]:
+    """Return the interval of points in which a place lies, and how far along it."""
+    left = min(max(int(np.searchsorted(points, place, "right")) - 1, 0), len(points) - 2)
+    return left, float((place - points[left]) / (points[left + 1] - points[left]))
 
 
 class LatencyModel:
@@ -63,14 +61,14 @@ class LatencyModel:
         groups = work.analysis.groups
         self.work, self.scale = work, 1.0
         self.dense = np.asarray([group.width for group in groups], np.int64)
-        steps = STEP // np.gcd(STEP, np.asarray([group.channels for group in groups], np.int64))
-        self._sampled = [_rounded(fraction, self.dense, steps) for fraction in FRACTIONS]
+        channels = np.asarray([group.channels for group in groups], np.int64)
+        self._sampled = [_rounded(fraction, self.dense, channels) for fraction in FRACTIONS]
         grids = [self._grid(layer) for layer in work.layers]
         kernels = [kernel for grid in grids for row in grid.kernels.tolist() for kernel in row]
         found = times(list(dict.fromkeys([MOVING, MULTIPLYING, *kernels])))
         self._per_byte, self._per_mac = found[MOVING] / BYTES, found[MULTIPLYING] / MACS
         self._surfaces = [Surface.of(g.read, g.made, np.vectorize(found.__getitem__, [float])(g.kernels)) for g in grids]
-        self._free = np.asarray([grid.read.size > 1 for grid in grids], bool)
+        self._free = np.asarray([grid.free for grid in grids], bool)
         self._read = np.asarray([grid.read[-1] for grid in grids])
 
     def _grid(self, layer: Layer) -> _Grid:
@@ -79,7 +77,8 @@ class LatencyModel:
         axes = self.work.axes
         reads, makes = axes.groups(layer.read), axes.groups(layer.made)
         together = np.intersect1d(reads, makes).size > 0
-        rows = [self.dense] if together or not reads.size else self._sampled
+        free = reads.size > 0 and not together
+        rows = self._sampled if free else [self.dense]
         columns = self._sampled if makes.size else [self.dense]
         varied = np.union1d(reads, makes) if together else makes
         found: dict[tuple[float, float], Kernel] = {}
@@ -89,26 +88,20 @@ class LatencyModel:
                 widths[reads] = row[reads]
                 widths[varied] = column[varied]
                 sizes = axes(widths)
-                place = (_elements(axes, sizes, layer.read if rows is self._sampled else ()), _elements(axes, sizes, layer.made))
+                place = (_elements(axes, sizes, layer.read if free else ()), _elements(axes, sizes, layer.made))
                 found[place] = layer.kernel(axes, sizes)
         read, made = (np.unique([place[k] for place in found]) for k in (0, 1))
         kernels = np.empty((read.size, made.size), object)
         kernels[:] = [[found[r, m] for m in made] for r in read]
-        return _Grid(read, made, kernels)
-
-    def of_each(self, batch: Sequence[Widths]) -> Floats:
-        """Return the milliseconds at each of several widths, [n]."""
-        sizes = [self.work.axes(widths) for widths in batch]
-        read, made = (np.stack([products.terms(s) for s in sizes]) for products in (self.work.read, self.work.made))
-        read = np.where(self._free, read, self._read)
-        total = np.asarray([self.work.bytes(s) * self._per_byte + self.work.macs(s) * self._per_mac for s in sizes])
-        for k, surface in enumerate(self._surfaces):
-            total += surface(read[:, k], made[:, k])
-        return self.scale * total
+        return _Grid(read, made, kernels, free)
 
     def __call__(self, widths: Widths) -> float:
         """Return the milliseconds at these widths."""
-        return float(self.of_each([widths])[0])
+        sizes = self.work.axes(widths)
+        read, made = self.work.read.terms(sizes), self.work.made.terms(sizes)
+        read = np.where(self._free, read, self._read)
+        layers = sum(surface(r, m) for surface, r, m in zip(self._surfaces, read.tolist(), made.tolist(), strict=True))
+        return self.scale * (layers + self.work.bytes(sizes) * self._per_byte + self.work.macs(sizes) * self._per_mac)
 
 
 @dataclass(frozen=True)
@@ -118,15 +111,19 @@ class _Grid:
     read: Floats
     made: Floats
     kernels: NDArray[np.object_]  # [read, made]
+    free: bool  # whether what it reads varies, apart from what it makes
 
 
 def _elements(axes: Axes, sizes: Floats, of: Sequence[Axis]) -> float:
     return float(np.prod([sizes[axes.row[axis]] for axis in of]))
 
 
-def _rounded(fraction: float, dense: Widths, steps: Widths) -> Widths:
-    """Return the multiples of steps nearest to a fraction of the dense widths; at least a step, and no more than dense."""
-    if fraction == 1:
-        return dense
+def _rounded(fraction: float, dense: Widths, channels: Widths) -> Widths:
+    """Return the multiples of STEP channels nearest to a fraction of the dense widths, in narrow groups of a part of STEP; at least
+    one, and no more than dense."""
+    steps = np.full_like(dense, STEP)
+    while (narrow := (steps > FINEST) & (dense * channels < 4 * steps)).any():
+        steps[narrow] //= 2
+    steps //= np.gcd(steps, channels)
     result: Widths = np.minimum(np.maximum(1, np.rint(fraction * dense / steps)).astype(np.int64) * steps, dense)
-    return result
+    return dense if fraction == 1 else result

@@ -79,7 +79,7 @@ def _distances(values: NDArray[np.float32], axis: int) -> NDArray[np.float64]:
     norms = np.einsum("ij,ij->i", filters, filters, dtype=np.float64)
     squared = norms[:, None] + norms - 2.0 * (filters @ filters.T)
     np.fill_diagonal(squared, 0)
-    result: NDArray[np.float64] = np.sqrt(np.maximum(squared, 0)).sum(1)
+    result: NDArray[np.float64] = np.sqrt(np.maximum(squared, 0))[:, norms > 0].sum(1)  # a filter of zeros is gone
     return result
 
 

@@ -1,0 +1,183 @@
+"""Allocators: what each says of widths holds, and the densities of the unstructured methods are those of their definitions."""
+
+from functools import reduce
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import onnx_reconvene as rc
+from onnx_reconvene.allocate.density import DensitySolver
+from onnx_reconvene.allocate.reconvene import sensitivity
+from onnx_reconvene.allocate.unstructured import Histogram, Unstructured, best
+from onnx_reconvene.cost import CostModel
+from onnx_reconvene.saliency import Context, ElementScores, criteria, element_scores, layer_weights
+
+ELEMENTS = ("l1", "synflow")
+
+
+def prune(model, **options):
+    """Prune without verification, which is not the point here, to any width."""
+    return rc.prune(model, **{"verify": False, "round_to": 1, **options})
+
+
+def widths(result):
+    """Return the width of each group after a run, and before."""
+    return np.array([group.kept for group in result.report.groups]), np.array([group.width for group in result.report.groups])
+
+
+def densities(unstructured, x):
+    """Return the density of each weight at one threshold."""
+    return dict(zip(unstructured.histograms, np.exp(unstructured.log_density(x)).tolist(), strict=True))
+
+
+def test_flat_keeps_one_width_where_there_is_as_much(network):
+    kept, before = widths(prune(network("vgg16-bn"), target="params=0.1", allocate="flat"))
+    narrowed = kept < before
+    assert narrowed.any()
+    assert np.ptp(kept[narrowed]) <= 1  # what is left of the budget widens some by one
+    assert (before[~narrowed] <= kept[narrowed].max()).all()
+
+
+def test_widths_give_back_the_fractions_that_densities_come_from(network):
+    analysis = rc.analyze(network("resnet20"))
+    solver = DensitySolver.of(analysis)
+    fractions = np.exp(np.linspace(-1.5, -0.2, len(analysis.groups)))  # no second differences
+    np.testing.assert_allclose(solver.fractions(solver.shares @ np.log(fractions)), fractions, rtol=1e-6)
+
+
+def test_densities_of_cut_layers_are_products_of_fractions(network):
+    analysis = rc.analyze(network("vgg16-bn"))
+    solver, cost = DensitySolver.of(analysis), CostModel(analysis)
+    half = cost.dense // 2
+    after = prune(network("vgg16-bn"), target="channels=0.5", criterion="random").model
+    sizes = {t.name: int(np.prod(t.dims)) for t in after.graph.initializer}
+    before = {t.name: int(np.prod(t.dims)) for t in network("vgg16-bn").graph.initializer}
+    found = solver.shares @ np.log(half / cost.dense)
+    np.testing.assert_allclose(np.exp(found), [sizes[name] / before[name] for name in solver.weights], rtol=1e-9)
+
+
+@pytest.mark.parametrize(("allocate", "kind"), [("erk", "params"), ("precrop", "params"), ("precrop", "macs")])
+def test_densities_are_in_the_published_proportions(network, allocate, kind):
+    model = network("vgg16-bn")
+    analysis, result = rc.analyze(model), prune(model, target=f"{kind}=0.02", allocate=allocate)
+    kept, before = widths(result)
+    solver = DensitySolver.of(analysis)
+    shapes = [analysis.shapes[name] for name in solver.weights]
+    if allocate == "erk":
+        wanted = np.array([sum(shape) / np.prod(shape) for shape in shapes])
+    else:
+        macs = CostModel(analysis).macs_by_weight()
+        wanted = 1 / np.array(
+            [np.prod(shape) if kind == "params" else macs[n] for n, shape in zip(solver.weights, shapes, strict=True)]
+        )
+    reached = np.exp(solver.shares @ np.log(kept / before))
+    below = reached < 0.5  # none of these is held back by its full width
+    assert below.sum() > len(below) // 2
+    assert np.corrcoef(np.log(wanted[below]), np.log(reached[below]))[0, 1] > 0.85  # widths can but come near
+
+
+@pytest.mark.parametrize("density", [0.0, 0.013, 0.4, 1.0])
+def test_best_are_those_of_a_stable_sort(density):
+    scores = np.round(np.random.default_rng(0).random((7, 11)) * 9).astype(np.float32)  # with ties
+    count = max(1, int(density * scores.size))
+    expected = np.zeros(scores.size, bool)
+    expected[np.argsort(-scores.ravel(), kind="stable")[:count]] = True
+    np.testing.assert_array_equal(best(scores, density).ravel(), expected)
+
+
+def test_histogram_counts_what_scores_at_least_a_threshold():
+    scores = np.random.default_rng(0).lognormal(0, 3, 5000).astype(np.float32)
+    histogram = Histogram.of(scores)
+    for threshold in (1e-3, 0.5, 7.0, 200.0):
+        assert histogram.density(threshold) == pytest.approx((scores >= threshold).mean(), abs=0.004)
+    assert histogram.size == scores.size
+    assert histogram.mass[-1] == pytest.approx(scores.sum(dtype=float))
+
+
+def test_conserved_scores_rank_as_removal_one_by_one_does():
+    """What stays of a layer carries what the layer carried before: take the least away, score anew, and so on."""
+    rng = np.random.default_rng(0)
+    layers = {"narrow": rng.lognormal(0, 1, 60), "wide": rng.lognormal(0, 1, 600)}
+    layers = {name: (scores / scores.sum()).astype(np.float32) for name, scores in layers.items()}
+    left = {name: np.sort(scores).tolist() for name, scores in layers.items()}
+    while sum(map(len, left.values())) > 200:
+        rescored = {name: scores[0] / sum(scores) for name, scores in left.items()}
+        left[min(rescored, key=rescored.__getitem__)].pop(0)
+    unstructured = Unstructured.of(ElementScores(layers, conserved=True))
+    x = min(np.linspace(0, 1, 2001), key=lambda x: abs(densities(unstructured, x) @ Sizes(layers) - 200))
+    for name, scores in layers.items():
+        assert densities(unstructured, x)[name] == pytest.approx(len(left[name]) / scores.size, abs=0.02)
+
+
+class Sizes(dict):
+    """Numbers of elements, to be multiplied with densities."""
+
+    def __init__(self, layers):
+        super().__init__({name: scores.size for name, scores in layers.items()})
+
+    def __rmatmul__(self, found):
+        return sum(found[name] * size for name, size in self.items())
+
+
+def test_conserved_densities_are_those_of_iterated_synflow(network):
+    """One score per element and the law of conservation say what a hundred rounds of scoring anew find."""
+    model = onnx.ModelProto()
+    model.CopyFrom(network("resnet20"))
+    names = list(layer_weights(rc.analyze(model)))
+    arrays = {t.name: numpy_helper.to_array(t).copy() for t in model.graph.initializer if t.name in names}
+    start = element_scores(rc.analyze(model), "synflow", Context())
+    total, goal, rounds = sum(a.size for a in arrays.values()), 0.1, 15
+    for k in range(1, rounds + 1):
+        for tensor in model.graph.initializer:
+            if tensor.name in arrays:
+                tensor.CopyFrom(numpy_helper.from_array(arrays[tensor.name], tensor.name))
+        scores = element_scores(rc.analyze(model), "synflow", Context()).by_weight
+        everything = np.sort(np.concatenate([scores[name].ravel() for name in arrays]))
+        threshold = everything[int((1 - goal ** (k / rounds)) * total)]
+        arrays = {name: np.where(scores[name] >= threshold, values, 0) for name, values in arrays.items()}
+    unstructured = Unstructured.of(start)
+    sizes = {name: values.size for name, values in arrays.items()}
+    found = min(
+        (densities(unstructured, x) for x in np.linspace(0, 1, 400)),
+        key=lambda found: abs(sum(found[name] * size for name, size in sizes.items()) - goal * total),
+    )
+    expected = np.array([(values != 0).mean() for values in arrays.values()])
+    reached = np.array([found[name] for name in arrays])
+    assert np.corrcoef(np.log(expected), np.log(reached))[0, 1] > 0.98
+    assert np.abs(reached - expected).max() < 0.1
+
+
+@pytest.mark.parametrize("method", ELEMENTS)
+def test_sensitivity_is_what_the_product_of_layers_loses(network, method):
+    analysis = rc.analyze(network("resnet20"))
+    scores, elements = criteria[method].score(analysis, Context()), element_scores(analysis, method, Context())
+    evaluator = sensitivity(analysis, scores, elements.by_weight)
+    dense = np.array([group.width for group in analysis.groups])
+    np.testing.assert_allclose(evaluator(dense), 0, atol=1e-6)
+    for group in analysis.groups[:4]:
+        gone = group.first + np.argsort(-scores[group.units], kind="stable")[group.width // 2 :]
+        shares = []
+        for name, (_, axes) in layer_weights(analysis).items():
+            for units in axes.values():
+                lost = np.broadcast_to(np.isin(units, gone), elements.by_weight[name].shape)
+                shares.append(1 - elements.by_weight[name][lost].sum(dtype=float) / elements.by_weight[name].sum(dtype=float))
+        cut = dense.copy()
+        cut[analysis.groups.index(group)] = group.width // 2
+        expected = 1 - reduce(lambda a, b: a * b, shares)
+        assert evaluator(cut)[analysis.groups.index(group)] == pytest.approx(expected, rel=1e-4)
+
+
+def test_reconvene_reports_how_sensitive_groups_are(network):
+    report = prune(network("resnet20"), target="macs=0.6", criterion="synflow", allocate="reconvene").report
+    felt = {group.name: group.sensitivity for group in report.groups}
+    assert all(0 <= value <= 1 for value in felt.values())
+    assert all((value > 0) == group.pruned for group, value in zip(report.groups, felt.values(), strict=True))
+    assert report.after.macs <= 0.6 * report.before.macs
+
+
+def test_reconvene_takes_densities_from_synflow_where_the_criterion_has_none(network):
+    alone = prune(network("resnet20"), criterion="fpgm", allocate="reconvene")
+    assert alone.report.after.macs <= 0.5 * alone.report.before.macs
+    assert {group.sensitivity is not None for group in alone.report.groups} == {True}
