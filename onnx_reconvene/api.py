@@ -23,9 +23,10 @@ from onnx_reconvene.latency.measure import latencies
 from onnx_reconvene.latency.runtime import CPU
 from onnx_reconvene.match import match
 from onnx_reconvene.notes import analysis_of, forget, notes_of
-from onnx_reconvene.passes import Allocate, Cut, Emit, Load, Pass, Replay, Score, Sparsify, Verify
+from onnx_reconvene.passes import Allocate, Cut, Emit, Load, Pass, Rectify, Replay, Score, Sparsify, Verify
 from onnx_reconvene.passes.allocate import builder
 from onnx_reconvene.plan import Plan, read_fractions, read_plan
+from onnx_reconvene.rectify import Rectified
 from onnx_reconvene.reference import reference
 from onnx_reconvene.report import Report, Size
 from onnx_reconvene.verify import Verdict, verify
@@ -40,6 +41,7 @@ STAGES = {
     Sparsify: "allocate",
     Cut: "cut",
     Verify: "verify",
+    Rectify: "rectify",
     Emit: "write",
 }
 
@@ -63,6 +65,7 @@ class Options:
     input_shape: Mapping[str, Sequence[int]] = field(default_factory=dict)
     attention: str = "heads"
     verify: bool = True
+    rectify: str = "auto"
     seed: int = 0
     aggregate: str = "sum"
     data: Any = None
@@ -92,7 +95,8 @@ class Options:
         rounds = [step for k in range(1, self.steps + 1) for step in (score, replace(allocate, progress=k / self.steps))]
         choose = [Replay(plan_of(self.from_plan))] if self.from_plan is not None else rounds
         steps: list[Pass] = [load, *choose, Cut()]
-        return [*steps, Verify(seed=self.seed)] if self.verify else steps
+        verify = [Verify(seed=self.seed)] if self.verify else []
+        return [*steps, *verify, Rectify(self.rectify, self.seed)]
 
     def _check(self) -> None:
         if self.steps < 1:
@@ -160,11 +164,11 @@ def run(
         options = replace(options, from_plan=plan, **{key: plan.settings[key] for key in PLANNED if key in plan.settings})
     seconds = {"load": time.perf_counter() - begin}
     nodes = len(graph.nodes)
-    stage = reports.stage(graph)
     seconds |= _run_all(graph, watch(options.passes() + ([Emit(output)] if output is not None else [])))
     notes, analysis = notes_of(graph), analysis_of(graph)
     assert notes.keep is not None
     assert notes.cost is not None
+    assert notes.stage is not None
     kept = analysis.widths(notes.keep)
     timing = notes.timing
     memory = any(target.kind == "memory" for target in notes.targets)
@@ -175,13 +179,14 @@ def run(
         notes.criterion or options.criterion,
         notes.allocate or options.allocate,
         options.seed,
-        stage,
+        notes.stage.name,
         {name: list(shape) for name, shape in analysis.sizes.items()},
         reports.size(notes.cost, notes.cost.dense, nodes, memory=memory, latency_ms=timing.before if timing else None),
         reports.size(notes.cost, kept, len(graph.nodes), notes.left, memory, timing.measured if timing else None),
         reports.group_reports(analysis, notes.keep, notes.sensitivity),
         list(analysis.frozen),
         notes.verdict or Verdict("skipped", None, "not asked for"),
+        notes.rectified or Rectified("none", "no channel was removed"),
         seconds,
         notes.data,
         timing,

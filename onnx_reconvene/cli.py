@@ -77,6 +77,13 @@ LOUD = click.option("-v", "--verbose", is_flag=True, help="Say more; add the tra
 @click.option(
     "--latency-job", metavar="FILE.zip", type=click.Path(), help="Write what is to be measured on a device; prune nothing."
 )
+@click.option(
+    "--rectify",
+    default="auto",
+    show_default=True,
+    metavar="MODE",
+    help="Weights of layers that were cut: none (keep), rescale, reinit (draw anew) or auto (reinit if evidently untrained).",
+)
 @INPUT_SHAPE
 @click.option("--report", "report_file", metavar="FILE.json", type=click.Path(), help="Write a machine-readable report.")
 @click.option("--no-verify", is_flag=True, help="Leave out the equivalence check.")
@@ -227,7 +234,7 @@ def _options(given: dict[str, Any]) -> Any:
         image=dict(_pair(text, "--image", str) for text in given["image"]),
         **{name: given[name] for name in ("threads", "provider", "latency_table")},
         **{name: given[name] for name in ("keep_file", "from_plan", "steps", "granularity")},
-        **{name: given[name] for name in ("aggregate", "data", "samples", "batch_size", "loss", "gradients")},
+        **{name: given[name] for name in ("aggregate", "rectify", "data", "samples", "batch_size", "loss", "gradients")},
     )
 
 

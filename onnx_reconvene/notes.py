@@ -22,9 +22,11 @@ from onnx_reconvene.errors import UsageError
 from onnx_reconvene.fold import fold
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.latency.runtime import Timing
+from onnx_reconvene.rectify import Rectified
 from onnx_reconvene.reference import Reference
 from onnx_reconvene.saliency.criterion import Context
 from onnx_reconvene.sharing import separate, unite
+from onnx_reconvene.stage import Stage
 from onnx_reconvene.target import Target
 from onnx_reconvene.verify import Verdict
 
@@ -54,6 +56,8 @@ class Notes:
     done: bool = False  # the cut has been made: analysis and keep speak of the network before it
     reference: Reference | None = None
     verdict: Verdict | None = None
+    stage: Stage | None = None  # of the network before the cut
+    rectified: Rectified | None = None
     written: dict[str, Any] = field(default_factory=dict)  # as read from metadata, by group
 
 

@@ -8,15 +8,13 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_reconvene.axes import Widths
 from onnx_reconvene.cost import CostModel
-from onnx_reconvene.flow import weight_values
-from onnx_reconvene.graph import every_node
 from onnx_reconvene.groups import Analysis, Frozen
 from onnx_reconvene.latency.runtime import Timing
+from onnx_reconvene.rectify import Rectified
 from onnx_reconvene.verify import Verdict
 
 VERSION = 1
@@ -63,6 +61,7 @@ class Report:
     groups: list[GroupReport]
     frozen: list[Frozen]
     verify: Verdict
+    rectify: Rectified
     seconds: dict[str, float]
     data: dict[str, Any] | None = None  # what the criterion saw, if it needs data
     latency: Timing | None = None  # if a target or the allocator asks for it
@@ -95,19 +94,6 @@ def group_reports(analysis: Analysis, keep: NDArray[np.bool_], sensitivity: NDAr
     ]
 
 
-def stage(graph: gs.Graph) -> str:
-    """Return "initialized" for a network that is evidently untrained, its BatchNormalizations all at their exact initial
-    values; else "trained"."""
-    norms = [node for node in every_node(graph) if node.op == "BatchNormalization"]
-    initial = (1.0, 0.0, 0.0, 1.0)  # scale, bias, mean, variance
-
-    def untouched(node: gs.Node) -> bool:
-        values = [weight_values(tensor) for tensor in node.inputs[1:5]]
-        return all(v is not None and bool((v == start).all()) for v, start in zip(values, initial, strict=True))
-
-    return "initialized" if norms and all(untouched(node) for node in norms) else "trained"
-
-
 def summary(report: Report) -> str:
     """Return the report as a short table for a terminal."""
     lines = [sizes(report.before, report.after)]
@@ -116,7 +102,7 @@ def summary(report: Report) -> str:
     lines.append(f"{pruned} of {len(report.groups)} groups pruned, {units - kept:,} of {units:,} removable units gone")
     seen = data_lines(report.data) if report.data else []
     seen += [latency_line(report.latency)] if report.latency else []
-    return "\n".join([*lines, *seen, frozen_line(report.frozen), verify_line(report.verify)])
+    return "\n".join([*lines, *seen, frozen_line(report.frozen), verify_line(report.verify), rectify_line(report.rectify)])
 
 
 def latency_line(timing: Timing) -> str:
@@ -174,3 +160,10 @@ def verify_line(verdict: Verdict) -> str:
     """Return one line on verification."""
     error = f", largest relative error {verdict.max_rel_err:.1e}" if verdict.max_rel_err is not None else ""
     return f"verification: {verdict.status}{error}{f' ({verdict.reason})' if verdict.reason else ''}"
+
+
+def rectify_line(rectified: Rectified) -> str:
+    """Return one line on what became of the weights of layers that were cut."""
+    done = {"none": "kept as they are", "rescale": "rescaled", "reinit": "drawn anew"}[rectified.mode]
+    count = f"{rectified.tensors} tensors " if rectified.mode != "none" else ""
+    return f"weights of layers that were cut: {count}{done} ({rectified.why})"

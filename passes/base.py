@@ -9,7 +9,8 @@ import onnx_graphsurgeon as gs
 
 from onnx_reconvene.bridges import open_model
 from onnx_reconvene.errors import UsageError
-from onnx_reconvene.notes import Notes, notes_of
+from onnx_reconvene.notes import Notes, analysis_of, apply, notes_of
+from onnx_reconvene.reference import Reference, reference
 
 
 @dataclass(frozen=True)
@@ -76,3 +77,21 @@ def needed(graph: gs.Graph, what: str, step: str, run_first: str) -> Notes:
     if what and getattr(notes, what) is None and what not in notes.written:
         raise UsageError(f"{step} needs {what}: run {run_first} first")
     return notes
+
+
+def reference_of(graph: gs.Graph, step: str, original: Any = None) -> Reference | None:
+    """Return the network before the cut, as noted by Cut or else from `original`; None where nothing was removed.
+
+    Raises UsageError where no cut has been made, or where nobody knows what was before.
+    """
+    notes = notes_of(graph)
+    if not notes.done:
+        raise UsageError(f"{step} needs a cut network: run Cut first")
+    if notes.reference is None and original is not None:
+        before, _ = open_model(original)
+        apply(notes, analysis_of(before))
+        assert notes.keep is not None
+        notes.reference = reference(analysis_of(before), notes.keep)
+    if notes.reference is None and (notes.keep is None or not notes.keep.all()):
+        raise UsageError(f"{step} needs the network before the cut: {step}(original=...)")
+    return notes.reference

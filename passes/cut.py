@@ -5,10 +5,12 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from onnx_reconvene.cut import cut
+from onnx_reconvene.graph import plain_source
 from onnx_reconvene.notes import analysis_of, notes_of, restore
 from onnx_reconvene.passes.base import Pass, needed
 from onnx_reconvene.reference import reference
 from onnx_reconvene.sharing import unite
+from onnx_reconvene.stage import stage_of
 
 
 class Cut(Pass):
@@ -23,10 +25,11 @@ class Cut(Pass):
         analysis, notes = analysis_of(graph), notes_of(graph)
         assert notes.keep is not None
         notes.done = True
+        notes.reference = None if notes.keep.all() else reference(analysis, notes.keep)
+        notes.stage = stage_of(notes.reference.source if notes.reference else plain_source(graph))
         if notes.keep.all():
             restore(graph)
             return False
-        notes.reference = reference(analysis, notes.keep)
         cut(analysis, notes.keep)
         unite(graph.shared)
         return True

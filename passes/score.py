@@ -13,13 +13,13 @@ import onnx_graphsurgeon as gs
 from onnx_reconvene.calibration import Calibration
 from onnx_reconvene.errors import ModelError, UsageError
 from onnx_reconvene.flow import weight_values
-from onnx_reconvene.graph import every_tensor
+from onnx_reconvene.graph import every_tensor, plain_source
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.notes import analysis_of, notes_of
 from onnx_reconvene.passes.base import Pass, needed
-from onnx_reconvene.report import stage
 from onnx_reconvene.saliency import AGGREGATES, Context, axes_with_units, criteria
 from onnx_reconvene.saliency.masking import without
+from onnx_reconvene.stage import batch_norms_start
 
 if TYPE_CHECKING:
     from onnx_reconvene.calibration import Objective
@@ -78,7 +78,7 @@ class Score(Pass):
         from onnx_reconvene.calibration import Objective
 
         sizes = analysis_of(graph).sizes
-        return lambda: Objective(graph, sizes, self.calibration, self.seed, warm_up=stage(graph) == "initialized")
+        return lambda: Objective(graph, sizes, self.calibration, self.seed, warm_up=batch_norms_start(plain_source(graph)))
 
     def ensures(self, graph: gs.Graph) -> None:
         """Every unit has a finite score."""

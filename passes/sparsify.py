@@ -13,11 +13,13 @@ from onnx_reconvene.allocate.unstructured import Unstructured, best
 from onnx_reconvene.cost import CostModel
 from onnx_reconvene.errors import TargetError, UsageError
 from onnx_reconvene.flow import weight_constant
+from onnx_reconvene.graph import plain_source
 from onnx_reconvene.notes import analysis_of, notes_of
 from onnx_reconvene.passes.base import Pass
 from onnx_reconvene.passes.score import Score
 from onnx_reconvene.saliency import element_scores
 from onnx_reconvene.sharing import unite
+from onnx_reconvene.stage import stage_of
 from onnx_reconvene.target import Target, parse_target
 from onnx_reconvene.verify import Verdict
 
@@ -47,6 +49,7 @@ class Sparsify(Pass):
         notes, analysis, cost = notes_of(graph), analysis_of(graph), CostModel(analysis_of(graph))
         context = self.score.context(graph)
         elements = element_scores(analysis, self.score.criterion, context)
+        notes.stage = stage_of(plain_source(graph))
         density, left = self._densities(cost, Unstructured.of(elements))
         for name, share in density.items():
             constant = weight_constant(analysis.flow.weights[name])

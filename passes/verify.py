@@ -7,11 +7,9 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 
-from onnx_reconvene.bridges import open_model
 from onnx_reconvene.errors import UsageError
-from onnx_reconvene.notes import analysis_of, apply, notes_of
-from onnx_reconvene.passes.base import Pass
-from onnx_reconvene.reference import reference
+from onnx_reconvene.notes import notes_of
+from onnx_reconvene.passes.base import Pass, reference_of
 from onnx_reconvene.verify import Verdict, verify
 
 
@@ -27,27 +25,16 @@ class Verify(Pass):
 
     def requires(self, graph: gs.Graph) -> None:
         """The cut has been made and the network before it is known."""
-        notes = notes_of(graph)
-        if not notes.done:
-            raise UsageError("Verify needs a cut network: run Cut first")
-        if notes.reference is None and self.original is None and not _nothing_removed(graph):
-            raise UsageError("Verify needs the network before the cut: Verify(original=...)")
+        reference_of(graph, "Verify", self.original)
+        rectified = notes_of(graph).rectified
+        if rectified is not None and rectified.tensors:
+            raise UsageError("Verify compares weights as they were: run it before Rectify")
 
     def call(self, graph: gs.Graph) -> bool:
         """Note the verdict."""
-        notes = notes_of(graph)
-        if notes.reference is None and self.original is not None:
-            before, _ = open_model(self.original)
-            apply(notes, analysis_of(before))
-            assert notes.keep is not None
-            notes.reference = reference(analysis_of(before), notes.keep)
-        if notes.reference is None:
+        notes, reference = notes_of(graph), reference_of(graph, "Verify", self.original)
+        if reference is None:
             notes.verdict = Verdict("exact", 0.0, "nothing was removed")
         else:
-            notes.verdict = verify(graph, notes.reference, self.seed)
+            notes.verdict = verify(graph, reference, self.seed)
         return False
-
-
-def _nothing_removed(graph: gs.Graph) -> bool:
-    keep = notes_of(graph).keep
-    return keep is not None and bool(keep.all())

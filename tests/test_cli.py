@@ -603,7 +603,7 @@ sys.exit(main())
 
 def test_progress_bar_on_a_terminal_for_work_over_a_second(file, out):
     words = [file("resnet20"), out, "--criterion", "slow"]
-    assert "/6" in on_a_terminal(SLOW, *words, 1.2)
+    assert "/7" in on_a_terminal(SLOW, *words, 1.2)
     assert on_a_terminal(SLOW, *words, 0).strip() == ""
 
 
@@ -615,11 +615,13 @@ def test_no_progress_bar_when_piped(command, file, out):
 # --- the report ------------------------------------------------------------------------------------------------------
 
 KEYS = {
-    "": "version input output criterion allocate seed stage before after groups frozen verify seconds input_shapes data latency",
+    "": "version input output criterion allocate seed stage input_shapes before after groups frozen verify rectify seconds data "
+    "latency",
     "before": "params macs bytes nodes latency_ms memory",
     "after": "params macs bytes nodes latency_ms memory",
     "verify": "status max_rel_err reason",
-    "seconds": "load analyse score allocate cut verify write total",
+    "rectify": "mode why tensors",
+    "seconds": "load analyse score allocate cut verify rectify write total",
     "groups": "name width kept sensitivity pruned sites",
     "frozen": "tensor channels reason",
 }

@@ -1,6 +1,7 @@
 """What `gradients` promises of whole networks: names, shapes, sums over users, what is zero, what is refused."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,7 +12,7 @@ from onnx import ModelProto, helper, numpy_helper
 import onnx_reconvene as rc
 from onnx_reconvene.autodiff import TAKEN_AS_ZERO, NoDerivativeError, differentiate
 from onnx_reconvene.graph import from_model, load
-from tests.derivatives.case import case, ints
+from tests.derivatives.case import Case, case, ints
 from tests.derivatives.oracle import Slope, check, run, trainable, weighted
 
 Network = Callable[[str], ModelProto]
@@ -225,6 +226,66 @@ def test_max_pool_gives_all_to_the_first_among_equals() -> None:
     model = case("y = MaxPool<kernel_shape = [2,2]>(x)", inputs="float[1,1,2,2] x").model
     found = evaluate(rc.gradients(model, ["x"]), x=np.ones((1, 1, 2, 2), np.float32))
     np.testing.assert_array_equal(found["x.grad"].ravel(), [1, 0, 0, 0])
+
+
+NORMALIZED = "a = Conv<pads = [1,1,1,1]>(x, w, c) h = BatchNormalization<epsilon = 0.1>(a, s, b, m, p) y = Sigmoid(h)"
+LARGER = "float[2,3,6,5] x"  # than the kernel: the maps are
+
+BRANCHES = """z = If (t) <then_branch = then () => (float[2,4,6,5] e) { e = Exp(a) },
+                         else_branch = other () => (float[2,4,6,5] f) { f = Neg(a) }>"""
+
+
+def normalized(body: str = NORMALIZED, inputs: str = LARGER, outputs: str = "y") -> Case:
+    return case(body, inputs=inputs, outputs=outputs, w=(4, 3, 3, 3), **dict.fromkeys("csbmp", (4,)))
+
+
+@pytest.mark.parametrize("body", [NORMALIZED, NORMALIZED.replace(", c)", ")")])
+def test_convolution_takes_in_the_normalization_after_it(body: str) -> None:
+    model, feeds = normalized(body).model, normalized(body).feeds()
+    check(weighted(model, feeds), feeds, [name for name in trainable(model) if name in body])
+    operators = [node.op_type for node in rc.gradients(model).graph.node]
+    assert "BatchNormalization" not in operators
+    assert operators.count("Conv") == 2  # there and, for the kernel, back
+
+
+@pytest.mark.parametrize(
+    ("changed", "options"),
+    [
+        (normalized(), {"wrt": ["w", "a"]}),
+        (normalized(outputs="y, a"), {}),
+        (normalized(NORMALIZED + " z = Exp(a)"), {}),
+        (normalized(inputs="float[1,3,2,2] x"), {}),
+        (normalized(NORMALIZED.replace("<epsilon", "<training_mode = 1, epsilon").replace("h = ", "h, q, r = ")), {}),
+        (normalized(NORMALIZED + BRANCHES, LARGER + ", bool t", "y, z"), {"missing": "zero"}),
+    ],
+    ids=["gradient asked for", "output", "read twice", "kernel larger", "training", "read inside a branch"],
+)
+def test_convolution_stays_apart_from_the_normalization_where_it_is_needed(changed: Case, options: dict[str, Any]) -> None:
+    operators = [node.op_type for node in rc.gradients(changed.model, **options).graph.node]
+    assert operators.count("BatchNormalization") == 1
+
+
+def test_factors_of_zero_leave_the_others_their_slope() -> None:
+    body = 'y = ScatterElements<axis = 0, reduction = "mul">(x, i, w)'
+    model = case(body, inputs="float[3] x", i=ints(0, 0, 1, 1, 2), w=np.float32([0, 2, 0, 0, 3])).model
+    found = evaluate(rc.gradients(model, ["x", "w"]), x=np.float32([5, 7, 11]))
+    np.testing.assert_array_equal(found["x.grad"], [0, 0, 3])
+    np.testing.assert_array_equal(found["w.grad"], [5 * 2, 0, 0, 0, 11])
+
+
+PRODUCTS = {
+    "": ("y = Conv<pads = [1,1,1,1]>(x, w)", (6, 4, 3, 3)),
+    "bias": ("h = Conv<pads = [0,1,1,1], strides = [1,2]>(x, w, b) y = Sigmoid(h)", (6, 4, 2, 3)),
+    "groups": ("h = Conv<group = 2, pads = [1,0,2,1], dilations = [2,1]>(x, w, b) y = Sigmoid(h)", (6, 2, 3, 2)),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_convolution_of_small_maps_is_a_product_of_matrices(name: str) -> None:
+    body, shape = PRODUCTS[name]
+    small = case(body, inputs="float[8,4,2,2] x", w=shape, b=(6,))
+    check(weighted(small.model, small.feeds()), small.feeds(), ["x"])
+    assert "Conv" not in [node.op_type for node in rc.gradients(small.model, ["x"]).graph.node]
 
 
 UNKNOWN = """<ir_version: 8, opset_import: ["": 18]> net (float[4,4] x) => (float y) {

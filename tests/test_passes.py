@@ -15,10 +15,10 @@ import onnxruntime
 import pytest
 
 import onnx_reconvene as rc
-from onnx_reconvene.passes import Allocate, Cut, Emit, Load, Pass, PassResult, Score, Sequential, Verify
+from onnx_reconvene.passes import Allocate, Cut, Emit, Load, Pass, PassResult, Rectify, Score, Sequential, Verify
 
 KINDS = ["str", "Path", "ModelProto", "gs.Graph", "onnx_ir.Model", "ONNXProgram"]
-MODIFIES = {Load: False, Score: True, Allocate: True, Cut: True, Verify: False}
+MODIFIES = {Load: False, Score: True, Allocate: True, Cut: True, Verify: False, Rectify: True}
 OPTIONS = ["--criterion", "l1", "--allocate", "global", "--target", "params=0.4", "--round-to", "2", "--no-verify"]
 STEPS = [Load(), Score("l1"), Allocate("params=0.4", "global", 2), Cut()]
 
@@ -95,7 +95,7 @@ def runs(model: Any) -> bool:
 
 def test_one_by_one(given, tmp_path):
     model = given.model
-    for step in [*STEPS, Verify(original=given.model)]:
+    for step in [*STEPS, Verify(original=given.model), Rectify(original=given.model)]:
         result = step(model)
         assert isinstance(result, PassResult)
         assert type(result.model) is type(given.model)
@@ -110,7 +110,7 @@ def test_one_by_one(given, tmp_path):
 
 
 def test_in_a_row(given, tmp_path):
-    result = Sequential(*STEPS, Verify(), Emit(tmp_path / "emitted.onnx"))(given.model)
+    result = Sequential(*STEPS, Verify(), Rectify(), Emit(tmp_path / "emitted.onnx"))(given.model)
     assert type(result.model) is type(given.model)
     assert result.modified
     assert given.untouched()
@@ -119,7 +119,8 @@ def test_in_a_row(given, tmp_path):
 
 
 def test_rows_within_rows(given, tmp_path):
-    first, second = Sequential(*STEPS[:2]), Sequential(Sequential(*STEPS[2:]), Emit(tmp_path / "emitted.onnx"))
+    inner = Sequential(*STEPS[2:], Rectify(original=given.model))
+    first, second = Sequential(*STEPS[:2]), Sequential(inner, Emit(tmp_path / "emitted.onnx"))
     assert second(first(given.model).model).modified
     assert (tmp_path / "emitted.onnx").read_bytes() == given.pruned
 
@@ -166,6 +167,8 @@ def test_verify_notices_a_weight_that_changed_after_the_cut(network):
         ([Allocate()], "Allocate needs scores: run Score first"),
         ([Score(), Cut()], "Cut needs keep: run Allocate first"),
         ([Score(), Allocate(), Verify()], "run Cut first"),
+        ([Score(), Allocate(), Rectify()], "run Cut first"),
+        ([*STEPS, Rectify("often")], "--rectify often: not one of none, rescale, reinit, auto"),
         ([*STEPS, Cut()], "has been cut already"),
         ([*STEPS, Score()], "has been cut already"),
         ([*STEPS, Allocate()], "has been cut already"),
@@ -188,6 +191,11 @@ def test_preconditions(file, kind, steps, complaint):
     with pytest.raises(rc.UsageError, match=complaint) as caught:
         last(model)
     assert "\n" not in str(caught.value)
+
+
+def test_verify_comes_before_rectify(network):
+    with pytest.raises(rc.UsageError, match="run it before Rectify"):
+        Sequential(*STEPS, Rectify(), Verify())(network("resnet20"))
 
 
 def test_verify_needs_the_original_of_a_model_that_was_written(network):
@@ -237,9 +245,9 @@ def test_passes_of_onnx_ir(file, row):
     path = file("resnet20")
     model = as_kind("onnx_ir.Model", path)
     before = ir.to_proto(model).SerializeToString(deterministic=True)
-    steps = [step.to_ir() for step in (*STEPS, Verify())]
+    steps = [step.to_ir() for step in (*STEPS, Verify(), Rectify())]
     assert all(isinstance(step, ir.passes.PassBase) for step in steps)
-    assert [step.name for step in steps] == ["Load", "Score", "Allocate", "Cut", "Verify"]
+    assert [step.name for step in steps] == ["Load", "Score", "Allocate", "Cut", "Verify", "Rectify"]
     result = row(*steps)(model)
     assert isinstance(result, ir.passes.PassResult)
     assert result.modified
@@ -250,7 +258,7 @@ def test_passes_of_onnx_ir(file, row):
 
 def test_one_pass_of_onnx_ir_tells_whether_it_modified(file):
     model = as_kind("onnx_ir.Model", file("resnet20"))
-    for step in (*STEPS, Verify()):
+    for step in (*STEPS, Verify(), Rectify()):
         result = step.to_ir()(model)
         assert result.modified == MODIFIES[type(step)]
         model = result.model
@@ -370,7 +378,7 @@ def test_a_criterion_of_ones_own(network, run):
 
     model = network("resnet20")
     before = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
-    result = rc.prune(model, target="channels=0.5", criterion="last", round_to=1, verify=False)
+    result = rc.prune(model, target="channels=0.5", criterion="last", round_to=1, rectify="none", verify=False)
     after = {t.name: onnx.numpy_helper.to_array(t) for t in result.model.graph.initializer}
     assert np.array_equal(after["layer1.0.bn1.weight"], before["layer1.0.bn1.weight"][-len(after["layer1.0.bn1.weight"]) :])
     wide, narrow = before["layer1.0.conv1.weight"], after["layer1.0.conv1.weight"]

@@ -257,6 +257,8 @@ class Tensor:
 
     def sum(self, axes: Sequence[int], keepdims: bool = True) -> Tensor:
         """Return the sums over axes."""
+        if keepdims and all(self.shape[axis] == 1 for axis in axes):
+            return self
         return self.reduce("ReduceSum", axes, keepdims)
 
     def mean(self, axes: Sequence[int], keepdims: bool = True) -> Tensor:

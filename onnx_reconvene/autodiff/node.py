@@ -10,6 +10,7 @@ from onnx import helper
 
 from onnx_reconvene.autodiff.builder import Builder, Tensor
 from onnx_reconvene.errors import ModelError
+from onnx_reconvene.plain import bodies, graphs_in
 
 # Takes a node and the gradient of each of its outputs (None where it is zero), returns the gradient of each of its inputs (None
 # where it is zero, or the input has none). A gradient may have any shape that broadcasts to or from that of its input.
@@ -71,3 +72,11 @@ class Node:
         name = self.proto.name or self.proto.output[0]
         operator = f"{self.proto.domain}.{self.op}" if self.proto.domain not in ("", "ai.onnx") else self.op
         return NoDerivativeError(f"node '{name}': no derivative rule for operator {operator}{what and f' with {what}'}")
+
+
+def tensors_read(node: onnx.NodeProto) -> set[str]:
+    """Return the tensors that node reads, those that its subgraphs capture among them."""
+    names = set(node.input)
+    for graph in [graph for body in bodies(node) for graph in graphs_in(body)]:
+        names |= {name for inner in graph.node for name in inner.input} | {value.name for value in graph.output}
+    return names

@@ -11,13 +11,13 @@ import onnx_graphsurgeon as gs
 from onnx import helper
 
 from onnx_reconvene.autodiff.builder import FLOATS, Builder, Tensor, total
-from onnx_reconvene.autodiff.node import Node, NoDerivativeError
+from onnx_reconvene.autodiff.node import Node, NoDerivativeError, tensors_read
 from onnx_reconvene.autodiff.prepare import STANDARD, prepare
+from onnx_reconvene.autodiff.rewriting import rewrite
 from onnx_reconvene.autodiff.rules import CONSTANT, RULES
 from onnx_reconvene.errors import UsageError
 from onnx_reconvene.graph import Source, plain_source
 from onnx_reconvene.inference import has_free_sizes
-from onnx_reconvene.plain import bodies, graphs_in
 from onnx_reconvene.sizes import input_sizes
 
 
@@ -45,6 +45,7 @@ def differentiate(
     builder = Builder(source, sizes if has_free_sizes(graph) else {})
     names = _weights(source.model) if wrt is None else list(dict.fromkeys(wrt))
     _check(builder, names)
+    rewrite(builder, [*names, *([loss] if loss else [])])
     sweep = _Sweep(builder, names, _seeds(builder, loss), missing)
     sweep.run()
     outputs = {name: _output(builder, name, sweep.gradient(name)) for name in names}
@@ -95,14 +96,14 @@ class _Sweep:
         """Return the tensors through which the gradients of those in wrt flow."""
         varying = set(wrt)
         for node in self._nodes:
-            if not _is_constant(node) and not varying.isdisjoint(_reads(node)):
+            if not _is_constant(node) and not varying.isdisjoint(tensors_read(node)):
                 varying.update(name for name in node.output if name and self._builder.is_float(name))
         return varying
 
     def run(self) -> None:
         """Sweep from the last node to the first."""
         for proto in reversed(self._nodes):
-            if _is_constant(proto) or self._varying.isdisjoint(_reads(proto)):
+            if _is_constant(proto) or self._varying.isdisjoint(tensors_read(proto)):
                 continue
             gradients = [self.gradient(name) for name in proto.output]
             if any(gradient is not None for gradient in gradients):
@@ -140,14 +141,6 @@ class _Sweep:
 
 def _is_constant(node: onnx.NodeProto) -> bool:
     return node.domain in STANDARD and node.op_type in CONSTANT
-
-
-def _reads(node: onnx.NodeProto) -> set[str]:
-    """Return the tensors that node reads, those that its subgraphs capture among them."""
-    names = set(node.input)
-    for graph in [graph for body in bodies(node) for graph in graphs_in(body)]:
-        names |= {name for inner in graph.node for name in inner.input} | {value.name for value in graph.output}
-    return names
 
 
 def _output(builder: Builder, name: str, gradient: Tensor | None) -> str:

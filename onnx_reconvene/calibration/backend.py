@@ -14,6 +14,8 @@ from onnx import helper
 
 from onnx_reconvene.autodiff import differentiate
 from onnx_reconvene.autodiff.builder import Builder, Tensor, total
+from onnx_reconvene.autodiff.rewriting import gain_and_shift, is_normalization, sole_readers
+from onnx_reconvene.autodiff.rules.normalization import per_channel
 from onnx_reconvene.errors import ModelError, UsageError
 from onnx_reconvene.graph import Source, from_source
 from onnx_reconvene.reference import store
@@ -84,14 +86,41 @@ class OnnxRuntime:
 
     def contractions(self, network: Network, taps: Sequence[Tap], samples: int) -> Run:
         """Return a function that returns the sums of tensor * dloss/dtensor over positions."""
-        derivative = differentiate(from_source(network.source), [tap.tensor for tap in taps], network.loss)
+        readings = [reading(network.source.model, tap) for tap in taps]
+        derivative = differentiate(from_source(network.source), [own.varied for own in readings], network.loss)
         builder = Builder(derivative.source, {})
 
-        def contracted(tap: Tap) -> Tensor:
-            return summed(builder.tensor(tap.tensor) * builder.tensor(derivative.outputs[tap.tensor]), tap, samples)
+        def contracted(tap: Tap, own: Reading) -> Tensor:
+            value = builder.tensor(own.value)
+            if own.normalization is not None:
+                value = value - per_channel(gain_and_shift(own.normalization, builder)[1], value.rank)
+            return summed(value * builder.tensor(derivative.outputs[own.varied]), tap, samples)
 
-        outputs = [contracted(tap).name for tap in taps]
+        outputs = [contracted(tap, own).name for tap, own in zip(taps, readings, strict=True)]
         return compiled(grown(builder, derivative.source), outputs, self.threads)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How to come by x dloss/dx: as y dloss/dv, y a tensor whose value is that of v wherever dloss/dv is not zero, and v = x or,
+    where a normalization v = a x + b alone reads x, with y - b for y."""
+
+    value: str
+    varied: str
+    normalization: onnx.NodeProto | None = None
+
+
+def reading(model: onnx.ModelProto, tap: Tap) -> Reading:
+    """Return how to come by tensor * dloss/dtensor with the least to keep: a convolution, its normalization and a Relu remain
+    one where only their result is asked for."""
+    reader = sole_readers(model.graph, [])
+    node = reader.get(tap.tensor)
+    if node is None or not is_normalization(node) or tap.channels != 1:
+        return Reading(tap.tensor, tap.tensor)
+    made = node.output[0]
+    bounded = reader.get(made)
+    clipped = bounded is not None and bounded.op_type in ("Relu", "Clip") and bounded.input[0] == made
+    return Reading(bounded.output[0] if bounded is not None and clipped else made, made, node)
 
 
 def summed(x: Tensor, tap: Tap, samples: int) -> Tensor:
@@ -147,6 +176,7 @@ def compiled(source: Source, outputs: Sequence[str], threads: int = 0) -> Run:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
+    options.enable_mem_pattern = False  # it lays out all memory anew beside that of the first run
     with tempfile.TemporaryDirectory(prefix="reconvene-") as folder:
         try:
             path = store(Source(model, source.arrays), folder, "network")

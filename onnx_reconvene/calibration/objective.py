@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -54,12 +54,17 @@ class Objective:
 
     def mean_gradients(self, names: Sequence[str]) -> dict[str, Array]:
         """Return the gradient of the loss by each of these tensors."""
-        return self._means(names, self._backend.gradients)[0]
+        return self._mean(self._results(names, self._backend.gradients, [{}]))
 
-    def mean_products(self, vectors: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:
-        """Return the products of the Hessian of the loss, by the tensors that vectors name, with each of vectors."""
-        names, feeds = list(vectors[0]), [{vector(name): array for name, array in own.items()} for own in vectors]
-        return self._means(names, self._backend.products, feeds)
+    def mean_products(self, along: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the product of the Hessian of the loss, by the tensors that the vector names, with that vector."""
+        return self._mean(self._results(list(along), self._backend.products, [along]))
+
+    def mean_curvatures(self, vectors: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+        """Return the mean over vectors v of v (H v), element by element, H as for `mean_products`."""
+        found = self._results(list(vectors[0]), self._backend.products, vectors)
+        totals = self._mean((count, v, {name: v[name] * products.pop(name) for name in v}) for count, v, products in found)
+        return {name: total / len(vectors) for name, total in totals.items()}
 
     def contractions(self, places: Sequence[Place], per_sample: bool = False) -> Iterator[tuple[int, list[Array]]]:
         """Yield, per batch, its number of samples and for each place the sums of tensor * dloss/dtensor over all positions of a
@@ -111,16 +116,24 @@ class Objective:
             "remarks": list(self.data.remarks),
         }
 
-    def _means(
-        self, names: Sequence[str], build: Callable[[Network, Sequence[str]], Run], feeds: Sequence[Feeds] = ({},)
-    ) -> list[dict[str, Array]]:
-        """Return the means over samples of what comes out for names, with each of feeds beside the data."""
-        totals: list[dict[str, Array]] = [{} for _ in feeds]
+    def _results(
+        self, names: Sequence[str], build: Callable[[Network, Sequence[str]], Run], vectors: Sequence[Mapping[str, Array]]
+    ) -> Iterator[tuple[int, Mapping[str, Array], dict[str, Array]]]:
+        """Yield, for each batch and each of vectors fed beside it, the number of samples, the vector, and what comes out for
+        names."""
         for count, run in self._passes(lambda count: build(self._network(self.source, count), names)):
-            for own, total in zip(feeds, totals, strict=True):
-                for name, array in zip(names, run(own), strict=True):
-                    total[name] = total.get(name, 0) + count * np.asarray(array, np.float32)
-        return [{name: array / self.samples for name, array in total.items()} for total in totals]
+            for own in vectors:
+                feeds = {vector(name): array.astype(np.float32, copy=False) for name, array in own.items()}
+                yield count, own, dict(zip(names, run(feeds), strict=True))
+
+    def _mean(self, results: Iterable[tuple[int, Mapping[str, Array], dict[str, Array]]]) -> dict[str, Array]:
+        """Return the sums of results, each weighted by its number of samples, over the number of all samples. Takes results out
+        of their dictionaries, so that they are gone when the next are computed."""
+        totals: dict[str, Array] = {}
+        for count, _, found in results:
+            for name in list(found):
+                totals[name] = totals.get(name, 0) + count * np.asarray(found.pop(name), np.float32)
+        return {name: total / self.samples for name, total in totals.items()}
 
     def _passes(self, build: Callable[[int], Run]) -> Iterator[tuple[int, Run]]:
         """Yield the number of samples of each batch, and what runs it when given other feeds; build makes that for a number."""

@@ -12,7 +12,7 @@ from onnx_reconvene.saliency.criterion import Context, Elements, Scores, criteri
 from onnx_reconvene.saliency.sites import combined_at, reads_and_makes
 
 PROBES = 8
-SIGNS = np.array([-1, 1], np.float32)
+SIGNS = np.array([-1, 1], np.int8)
 
 
 @element_criterion("snip", "Lee et al. 2019, arXiv 1810.02340", needs_data=True)
@@ -29,7 +29,7 @@ def grasp(analysis: Analysis, context: Context) -> Elements:
     The published score is -w (H g), of which the largest are removed.
     """
     g = context.objective.mean_gradients(list(layer_weights(analysis)))
-    (products,) = context.objective.mean_products([g])
+    products = context.objective.mean_products(g)
     return lambda name, w: w * products[name]
 
 
@@ -59,6 +59,5 @@ def hutchinson(analysis: Analysis, context: Context) -> Elements:
     """Sum of w^2 diag(H), the diagonal estimated by z (H z) with random signs z."""
     weights = {name: w for name, (w, _) in layer_weights(analysis).items()}
     signs = [{name: context.rng.choice(SIGNS, w.shape) for name, w in weights.items()} for _ in range(PROBES)]
-    products = context.objective.mean_products(signs)
-    diagonal = {name: sum(z[name] * hz[name] for z, hz in zip(signs, products, strict=True)) / PROBES for name in weights}
+    diagonal = context.objective.mean_curvatures(signs)
     return lambda name, w: w * w * diagonal[name]

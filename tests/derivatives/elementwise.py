@@ -49,6 +49,14 @@ ARITHMETIC: Table = {
         }
         for op in BROADCAST
     },
+    "DequantizeLinear": {
+        "": case(
+            "y = DequantizeLinear(i, p, z)", inputs="", i=np.int8([[3, -5, 7]]), opset=21, single=True, p=(1,), z=np.int8([2])
+        ),
+        "per channel": case(
+            "y = DequantizeLinear<axis = 0>(i, p)", inputs="", opset=21, single=True, i=np.uint8([[3, 5], [7, 1], [2, 9]]), p=(3,)
+        ),
+    },
     "Div": {
         "": case("y = Div(x, p)", p=(2, 3, 4)),
         "broadcast": case("y = Div(w, x)", low=0.5, w=(3, 1)),

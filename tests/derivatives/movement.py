@@ -72,14 +72,34 @@ INDICES: Table = {
     "ScatterElements": {
         "": case("y = ScatterElements<axis = 1>(x, i, w)", i=np.array([[[0, 1, 2, -1]]] * 2), w=(2, 1, 4)),
         "add": case('y = ScatterElements<axis = -1, reduction = "add">(x, i, w)', i=np.array([[[1, 1, -1]]]), w=(1, 1, 3)),
+        **{
+            how: case(
+                f'y = ScatterElements<axis = -1, reduction = "{how}">(x, i, w)', i=np.array([[[1, 1, -1], [0, 1, 0]]]), w=(1, 2, 3)
+            )
+            for how in ("max", "min", "mul")
+        },
     },
     "ScatterND": {
         "": case("y = ScatterND(x, i, w)", i=np.array([[0, 1], [1, 2]]), w=(2, 4)),
         "add": case('y = ScatterND<reduction = "add">(x, i, w)', i=np.array([[0, 1], [0, 1], [1, 0]]), w=(3, 4)),
+        **{
+            how: case(f'y = ScatterND<reduction = "{how}">(x, i, w)', i=np.array([[0, 1], [0, 1], [1, 0]]), w=(3, 4))
+            for how in ("max", "min", "mul")
+        },
     },
 }
 PADS = ints(0, 0, 2, 1, 0, 0, 1, 3)
 RESAMPLES: Table = {
+    "Col2Im": {
+        "": case("y = Col2Im(x, s, k)", inputs="float[2,12,20] x", s=ints(5, 6), k=ints(2, 2)),
+        "padded, strided, dilated": case(
+            "y = Col2Im<pads = [1,0,2,1], strides = [2,1], dilations = [1,2]>(x, s, k)",
+            inputs="float[2,12,15] x",
+            s=ints(5, 6),
+            k=ints(3, 2),
+        ),
+        "series": case("y = Col2Im<strides = [2]>(x, s, k)", inputs="float[1,6,4] x", s=ints(9), k=ints(3)),
+    },
     "Pad": {
         "": case("y = Pad(x, p)", inputs=IMAGE, p=PADS),
         "cropping": case("y = Pad(x, p)", inputs=IMAGE, p=ints(0, 0, -2, 1, 0, 0, 1, -1), single=True),

@@ -4,6 +4,7 @@ from tests.derivatives.case import IMAGE, Table, case
 
 SERIES, VOLUME = "float[2,4,9] x", "float[1,2,4,5,4] x"
 WIDE = "float[2,16,6,5] x"  # channels enough for the products per tap
+SMALL = "float[2,16,2,4] x"  # and no more positions than channels
 MATRICES: Table = {
     "Einsum": {
         "": case('y = Einsum<equation = "abc,cd->abd">(x, w)', w=(4, 5)),
@@ -56,9 +57,37 @@ CONVOLUTIONS: Table = {
             w=(2, 1, 3, 3),
         ),
         "depthwise series": case("y = Conv<group = 2, strides = [2], pads = [1,1]>(x, w)", inputs="float[2,2,70] x", w=(2, 1, 3)),
+        "depthwise, small": case(  # all positions in pairs
+            "y = Conv<group = 3, strides = [2,1], dilations = [1,2], pads = [1,2,1,1]>(x, w)",
+            inputs="float[20,3,3,4] x",
+            w=(3, 1, 3, 3),
+        ),
+        "depthwise, taps in padding alone": case(
+            "y = Conv<group = 2, pads = [2,2,2,2]>(x, w)", inputs="float[3,2,1,9] x", w=(2, 1, 3, 3)
+        ),
+        "depthwise volume": case("y = Conv<group = 2, pads = [1,1,0,1,0,1]>(x, w)", inputs="float[2,2,4,5,4] x", w=(2, 1, 3, 2, 2)),
         "wide": case("y = Conv<pads = [1,1,1,1]>(x, w, b)", inputs=WIDE, w=(3, 16, 3, 3), b=(3,)),
         "wide, strided": case("y = Conv<strides = [2,2], pads = [1,1,1,1]>(x, w)", inputs=WIDE, w=(3, 16, 3, 3)),
+        "wide, strided, ends cropped": case("y = Conv<strides = [2,3], pads = [0,3,1,0]>(x, w)", inputs=WIDE, w=(2, 16, 3, 2)),
+        "wide, strided and dilated": case(
+            "y = Conv<strides = [2,4], dilations = [3,2], pads = [2,1,3,2]>(x, w)", inputs="float[1,16,7,8] x", w=(2, 16, 3, 3)
+        ),
+        "wide series, strided": case("y = Conv<pads = [1,1], strides = [3]>(x, w)", inputs="float[2,16,10] x", w=(3, 16, 4)),
         "wide, rows unused": case("y = Conv<strides = [3,2], dilations = [1,2]>(x, w)", inputs=WIDE, w=(3, 16, 2, 2)),
+        "wide, padded by more than the kernel": case(
+            "y = Conv<pads = [3,1,2,4], strides = [2,1]>(x, w)", inputs=WIDE, w=(3, 16, 2, 2)
+        ),
+        "wide, small": case("y = Conv<pads = [1,0,1,1], strides = [1,2]>(x, w)", inputs=SMALL, w=(16, 16, 3, 2)),
+        "wide, small, taps in padding alone": case(
+            "y = Conv<pads = [2,2,1,1], dilations = [2,1]>(x, w)", inputs="float[2,16,1,2] x", w=(16, 16, 2, 3)
+        ),
+        "wide, grouped": case("y = Conv<group = 2, pads = [1,1,0,1]>(x, w)", inputs="float[2,32,4,5] x", w=(6, 16, 2, 3)),
+        "many small": case("y = Conv<pads = [1,1,1,1]>(x, w)", inputs="float[8,4,2,2] x", w=(3, 4, 3, 3)),
+        "many small, grouped, strided": case(
+            "y = Conv<group = 2, pads = [1,0,1,2], strides = [1,2], dilations = [2,1]>(x, w)",
+            inputs="float[9,4,2,2] x",
+            w=(6, 2, 2, 3),
+        ),
         "series": case("y = Conv<pads = [2,1], strides = [2]>(x, w, b)", inputs=SERIES, w=(3, 4, 3), b=(3,)),
         "series, wide": case("y = Conv<pads = [1,1]>(x, w)", inputs="float[2,16,9] x", w=(3, 16, 3)),
         "volume": case("y = Conv<pads = [1,0,1,0,1,1], strides = [1,2,1]>(x, w)", inputs=VOLUME, w=(3, 2, 2, 3, 2)),

@@ -33,7 +33,7 @@ from onnx_reconvene.saliency.sites import reads_and_makes
 REPEATS = 15
 TIMED = [("ResNet-18", 64, 32), ("ResNet-18", 64, 1), ("ResNet-18", 224, 1), ("MobileNetV2", 64, 32)]
 PIXELS = 224
-SCORED = {"taylor": 512, "snip": 64}  # samples
+SCORED = {"taylor": 512, "snip": 64, "grasp": 16, "hutchinson": 4}  # samples
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,8 @@ def text(times: list[Speed], held: list[Memory]) -> str:
         "Forward and backward of one batch, one thread, CPU milliseconds, in turns: with the sums over feature maps that taylor "
         "and fisher need, and with the gradients of all weights:",
         table(header, [(t.model, t.size, t.batch, t.feature_maps_ms, t.weights_ms, t.ratio) for t in times]),
+        "The way there, the way back to feature maps and that to weights are about as much arithmetic each: two thirds is what to "
+        "expect.",
         f"ResNet-50 at {PIXELS} pixels on samples from a file, the whole command, batches of automatic size:",
         table(
             ("criterion", "samples", "batch", "peak GB", "seconds to score"),

@@ -71,8 +71,21 @@ def select(node: Node, g: Tensor) -> Gradients:
     return (None, where(node[0], g, zero), where(node[0], zero, g))
 
 
+def dequantize(node: Node, g: Tensor) -> Gradients:
+    """y = (x - z) s, x and z integers: ds = sum g y / s over all that s scales"""
+    scale, shape = node[1], node[0].shape
+    if node.attribute("block_size"):
+        raise node.no_derivative("block_size")
+    axes = list(range(len(shape)))
+    if scale.rank and scale.shape[0] > 1:
+        axes.remove(node.axis)
+    along = scale.reshape(*(1 if axis in axes else size for axis, size in enumerate(shape)))
+    return (None, (g * node.y / along).sum(axes).reshape(*scale.shape), None)[: len(node.inputs)]
+
+
 RULES: dict[str, Rule] = {
     "Add": add,
+    "DequantizeLinear": dequantize,
     "Div": divide,
     "Max": extremum,
     "Mean": mean_of_all,

@@ -3,80 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import product
-from typing import Any
 
 from onnx_reconvene.autodiff.builder import Tensor, concat
 from onnx_reconvene.autodiff.node import Node, Rule
 from onnx_reconvene.autodiff.rules.elementwise import Gradients
+from onnx_reconvene.autodiff.rules.kernels import to_weight
+from onnx_reconvene.autodiff.rules.window import Window, convolved, window
 
-GEMM_FROM = 16  # input channels per group; with fewer the matrix products are too thin to be worth slicing for
-DIAGONALS_FROM = 64  # positions of a depthwise window, over the batch; with fewer one convolution takes less time than many nodes
-
-
-@dataclass(frozen=True)
-class Window:
-    """A window that slides over an input of `size` and stands at `steps` positions, per spatial axis."""
-
-    size: tuple[int, ...]
-    steps: tuple[int, ...]
-    kernel: tuple[int, ...]
-    strides: tuple[int, ...]
-    dilations: tuple[int, ...]
-    before: tuple[int, ...]  # rows of padding
-
-    @property
-    def after(self) -> tuple[int, ...]:
-        """Rows of padding at the end that windows do see; a negative number of rows is that of those no window sees."""
-        axes = zip(self.size, self.steps, self.kernel, self.strides, self.dilations, self.before, strict=True)
-        return tuple(s * (o - 1) + d * (k - 1) + 1 - n - b for n, o, k, s, d, b in axes)
-
-    @property
-    def border(self) -> tuple[int, ...]:
-        """The rows that the other way of sliding, from outputs to inputs, would have as padding."""
-        return tuple(d * (k - 1) - b for d, k, b in zip(self.dilations, self.kernel, self.before, strict=True))
-
-    @property
-    def border_after(self) -> tuple[int, ...]:
-        """As border, at the end."""
-        return tuple(d * (k - 1) - a for d, k, a in zip(self.dilations, self.kernel, self.after, strict=True))
-
-    def padded(self, x: Tensor) -> Tensor:
-        """Return x with just the padding that windows see."""
-        return x.pad([0, 0, *self.before], [0, 0, *self.after])
-
-    def taps(self, padded: Tensor) -> Iterator[Tensor]:
-        """Yield, per element of the kernel, what of the padded input it meets."""
-        return self._meets(padded, len(self.kernel))
-
-    def rows(self, padded: Tensor) -> Iterator[Tensor]:
-        """Yield, per row of the kernel, what of the padded input it meets, each column of it."""
-        return self._meets(padded, len(self.kernel) - 1)
-
-    def _meets(self, padded: Tensor, axes: int) -> Iterator[Tensor]:
-        for tap in product(*map(range, self.kernel[:axes])):
-            starts = [d * t for d, t in zip(self.dilations, tap, strict=False)]
-            ends = [a + s * (o - 1) + 1 for a, s, o in zip(starts, self.strides, self.steps, strict=False)]
-            yield padded.slice(starts, ends, range(2, axes + 2), self.strides[:axes]) if axes else padded
-
-
-def window(node: Node, size: Sequence[int], steps: Sequence[int], kernel: Sequence[int]) -> Window:
-    """Return the window of a convolution or pooling node that slides over size and makes steps, or the other way round."""
-    ones = [1] * len(size)
-    strides = node.attribute("strides") or ones
-    dilations = node.attribute("dilations") or ones
-    pads = node.attribute("pads") or [0] * 2 * len(size)
-    found = Window(tuple(size), tuple(steps), tuple(kernel), tuple(strides), tuple(dilations), (0,) * len(size))
-    auto = node.attribute("auto_pad")
-    if auto in ("SAME_UPPER", "SAME_LOWER") or (node.op == "ConvTranspose" and node.attribute("output_shape")):
-        extra = node.attribute("output_padding") or [0] * len(size)
-        totals = [max(0, total + more) for total, more in zip(found.after, extra, strict=True)]
-        before = [total // 2 if auto == "SAME_UPPER" else total - total // 2 for total in totals]
-    else:
-        before = [0] * len(size) if auto == "VALID" else pads[: len(size)]
-    return Window(found.size, found.steps, found.kernel, found.strides, found.dilations, tuple(before))
+BATCH_FROM = 8  # images; with fewer it takes longer to read the whole matrix of a convolution than to do without
+INTERLEAVED_FROM = 16  # channels; with fewer there is too little to copy at once
 
 
 def conv(node: Node, g: Tensor) -> Gradients:
@@ -101,21 +38,78 @@ def channel_sums(g: Tensor) -> Tensor:
     return g.sum([0, *range(2, g.rank)], keepdims=False)
 
 
-def convolved(x: Tensor, w: Tensor, before: Sequence[int], after: Sequence[int], **settings: Any) -> Tensor:
-    """Return the convolution of x with w and this padding, which is negative where it crops."""
-    if min(*before, *after) < 0:
-        x = x.pad([0, 0, *(min(p, 0) for p in before)], [0, 0, *(min(p, 0) for p in after)])
-    return x.apply("Conv", w, pads=[max(p, 0) for p in (*before, *after)], **settings)
-
-
 def to_input(g: Tensor, w: Tensor, slide: Window, groups: int) -> Tensor:
-    """Return dx of y = conv(x, w)."""
+    """Return dx of y = conv(x, w), by the way that runs fastest."""
+    if is_small(slide, g.shape[0]):
+        return product_of_maps(g, written_out(w, slide, groups)).reshape(g.shape[0], groups * w.shape[1], *slide.size)
     if set(slide.strides) == {1} and min(*slide.border, *slide.border_after) >= 0:
         settings = {"dilations": slide.dilations, "group": groups}
         return convolved(g, flipped(w, groups), slide.border, slide.border_after, **settings)
+    if groups == 1 and max(slide.strides) > 1 and w.shape[1] >= INTERLEAVED_FROM:
+        return convolutions_by_phase(g, w, slide)
     settings = {"strides": slide.strides, "dilations": slide.dilations, "group": groups}
     pads = [*slide.before, *(max(p, 0) for p in slide.after)]
     return g.apply("ConvTranspose", w, pads=pads, output_padding=[max(-p, 0) for p in slide.after], **settings)
+
+
+def convolutions_by_phase(g: Tensor, w: Tensor, slide: Window) -> Tensor:
+    """Return dx of an ungrouped convolution with strides. What lies a stride apart meets the same elements of the kernel, so each
+    phase of dx is a convolution without strides; they are interleaved with channels last, where there is most to copy at once."""
+    space, counts = range(2, g.rank), [-(-n // s) for n, s in zip(slide.size, slide.strides, strict=True)]
+    parts = [phase(g, w, slide, offsets, counts).transpose(0, *space, 1) for offsets in product(*map(range, slide.strides))]
+    for axis, stride in reversed(list(enumerate(slide.strides, 1))):
+        parts = [interleaved(parts[k : k + stride], axis) for k in range(0, len(parts), stride)]
+    dx = parts[0].slice([0] * len(counts), slide.size, range(1, g.rank - 1), [1] * len(counts))
+    return dx.transpose(0, g.rank - 1, *range(1, g.rank - 1))
+
+
+def phase(g: Tensor, w: Tensor, slide: Window, offsets: Sequence[int], counts: Sequence[int]) -> Tensor:
+    """Return dx at offsets and so many strides on, per spatial axis."""
+    axes = zip(offsets, slide.kernel, slide.strides, slide.dilations, slide.before, strict=True)
+    taps = [[t for t in range(k) if (a + b - d * t) % s == 0] for a, k, s, d, b in axes]
+    if not all(taps):
+        return g.builder.full([g.shape[0], w.shape[1], *counts], 0, g.dtype)
+    ahead = [a + b for a, b in zip(offsets, slide.before, strict=True)]
+    scales = [math.gcd(s, d) for s, d in zip(slide.strides, slide.dilations, strict=True)]
+    moves = list(zip(ahead, taps, slide.dilations, slide.strides, strict=True))
+    before = [-((a - d * own[-1]) // s) for a, own, d, s in moves]
+    after = [(a - d * own[0]) // s + n - o for (a, own, d, s), n, o in zip(moves, counts, slide.steps, strict=True)]
+    ends = [own[0] - 1 if own[0] else -(2**63) for own in taps]
+    steps = [-(s // scale) for s, scale in zip(slide.strides, scales, strict=True)]
+    kernel = w.slice([own[-1] for own in taps], ends, range(2, w.rank), steps).transpose(1, 0, *range(2, w.rank))
+    return convolved(g, kernel, before, after, dilations=[d // scale for d, scale in zip(slide.dilations, scales, strict=True)])
+
+
+def interleaved(parts: Sequence[Tensor], axis: int) -> Tensor:
+    """Return the elements of parts along axis in turns."""
+    shape = parts[0].shape
+    apart = [part.reshape(*shape[: axis + 1], 1, *shape[axis + 1 :]) for part in parts]
+    return concat(apart, axis + 1).reshape(*shape[:axis], shape[axis] * len(parts), *shape[axis + 1 :])
+
+
+def is_small(slide: Window, batch: int) -> bool:
+    """Tell whether to write a convolution out as a matrix: where this is no more than twice as large as the kernel, as on maps of
+    few positions, and read for enough images."""
+    pairs = math.prod(slide.steps) * math.prod(slide.size)
+    return pairs <= 2 * math.prod(slide.kernel) and batch >= BATCH_FROM
+
+
+def written_out(w: Tensor, slide: Window, groups: int) -> Tensor:
+    """Return, per group, the convolution with w as a matrix [all of y, all of x]."""
+    outputs, inputs = w.shape[0] // groups, w.shape[1]
+    steps, sizes = math.prod(slide.steps), math.prod(slide.size)
+    meetings = slide.meetings(range(len(slide.size))).reshape(steps * sizes, -1)
+    spread = (w.reshape(-1, meetings.shape[1]) @ w.beside(meetings.T)).reshape(groups, outputs, inputs, steps, sizes)
+    return spread.transpose(0, 1, 3, 2, 4).reshape(groups, outputs * steps, inputs * sizes)
+
+
+def product_of_maps(x: Tensor, matrices: Tensor) -> Tensor:
+    """Return all of x[n,...] times the matrix of each group, [n, groups * columns]."""
+    batch, groups = x.shape[0], matrices.shape[0]
+    if groups == 1:  # a product that onnxruntime prepares its constant side for
+        return x.reshape(batch, -1) @ matrices.reshape(*matrices.shape[1:])
+    maps = x.reshape(batch, groups, -1).transpose(1, 0, 2)
+    return (maps @ matrices).transpose(1, 0, 2).reshape(batch, -1)
 
 
 def flipped(w: Tensor, groups: int) -> Tensor:
@@ -131,56 +125,6 @@ def flipped(w: Tensor, groups: int) -> Tensor:
     if not long:
         return turned
     return turned.slice([-1] * len(long), [-(2**63)] * len(long), long, [-1] * len(long))
-
-
-def to_weight(x: Tensor, g: Tensor, slide: Window, groups: int) -> Tensor:
-    """Return dw of y = conv(x, w), by the way that runs fastest."""
-    if groups == 1 and x.shape[1] >= GEMM_FROM:
-        return products_per_tap(x, g, slide)
-    if groups == x.shape[1] == g.shape[1] and x.shape[0] * math.prod(slide.steps) >= DIAGONALS_FROM:
-        return diagonals_per_row(x, g, slide)
-    return convolution_over_batch(x, g, slide, groups)
-
-
-def convolution_over_batch(x: Tensor, g: Tensor, slide: Window, groups: int) -> Tensor:
-    """Return dw as a convolution of x with g, for which batch and channels, and strides and dilations, change places."""
-    space = range(2, x.rank)
-    batch, channels = x.shape[:2]
-    blocks = x.reshape(batch, groups, channels // groups, *x.shape[2:]).transpose(2, 1, 0, *(axis + 1 for axis in space))
-    inputs = blocks.reshape(channels // groups, groups * batch, *x.shape[2:])
-    settings = {"strides": slide.dilations, "dilations": slide.strides, "group": groups}
-    dw = convolved(inputs, g.transpose(1, 0, *space), slide.before, slide.after, **settings)
-    return dw.transpose(1, 0, *space)
-
-
-def products_per_tap(x: Tensor, g: Tensor, slide: Window) -> Tensor:
-    """Return dw of an ungrouped convolution: per tap, the matrix product of g and what the tap meets."""
-    space = range(2, x.rank)
-    outputs, inputs = g.shape[1], x.shape[1]
-    left = g.transpose(1, 0, *space).reshape(outputs, -1)
-    rights = slide.taps(slide.padded(x.transpose(1, 0, *space)))
-    parts = [left.apply("Gemm", right.reshape(inputs, -1), transB=1) for right in rights]
-    if len(parts) == 1:
-        return parts[0].reshape(outputs, inputs, *slide.kernel)
-    return concat(parts, 0).reshape(-1, outputs, inputs).transpose(1, 2, 0).reshape(outputs, inputs, *slide.kernel)
-
-
-def diagonals_per_row(x: Tensor, g: Tensor, slide: Window) -> Tensor:
-    """Return dw of a depthwise convolution: per row of the kernel, the products of all columns of x with all columns of g, of
-    which the taps of that row are sums along diagonals. More arithmetic than needed, but as matrix products."""
-    channels, columns = g.shape[1], slide.steps[-1]
-    space = range(2, x.rank)
-    right = g.transpose(1, 0, *space).reshape(channels, -1, columns)
-    step, dilation = slide.strides[-1] * columns + 1, slide.dilations[-1] * columns
-    parts = []
-    for rows in slide.rows(slide.padded(x.transpose(1, 0, *space))):
-        left = rows.reshape(channels, -1, rows.shape[-1])
-        products = (left.transpose(0, 2, 1) @ right).reshape(channels, -1)
-        for tap in range(slide.kernel[-1]):
-            first = tap * dilation
-            diagonal = products.slice([first], [first + step * (columns - 1) + 1], [1], [step])
-            parts.append(diagonal.sum([1]))
-    return concat(parts, 1).reshape(channels, 1, *slide.kernel)
 
 
 RULES: dict[str, Rule] = {"Conv": conv, "ConvTranspose": conv_transpose}

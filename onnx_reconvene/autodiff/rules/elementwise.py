@@ -220,10 +220,10 @@ def gelu(node: Node, g: Tensor) -> Gradients:
 
 
 def clip(node: Node, g: Tensor) -> Gradients:
-    """y = min(max(x, a), b): dx = g [a < x < b], da = g [x <= a, x < b], db = g [x >= b]; as Relu's, the slope at a bound is 0"""
+    """y = min(max(x, a), b): dx = g [a < y < b], da = g [y <= a, y < b], db = g [y >= b]; as Relu's, the slope at a bound is 0"""
     low, high = node.optional(1), node.optional(2)
-    above = None if low is None else node[0] > low
-    below = None if high is None else node[0] < high
+    above = None if low is None else node.y > low
+    below = None if high is None else node.y < high
     inside = above.apply("And", below) if above is not None and below is not None else above if above is not None else below
     dx = g if inside is None else only(inside, g)
     dhigh = None if below is None else only(below.apply("Not"), g)

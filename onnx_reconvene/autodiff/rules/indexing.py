@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from onnx_reconvene.autodiff.builder import Tensor, concat
+from onnx_reconvene.autodiff.builder import Tensor, concat, where
 from onnx_reconvene.autodiff.node import Node, Rule
 from onnx_reconvene.autodiff.rules.elementwise import Gradients
 from onnx_reconvene.autodiff.rules.movement import place
@@ -43,26 +45,45 @@ def gather_nd(node: Node, g: Tensor) -> Gradients:
 
 
 def scatter_elements(node: Node, g: Tensor) -> Gradients:
-    """y = x, y[..., i, ...] = u, or += u: du = g[..., i, ...]; dx = g, but 0 where x was overwritten"""
-    axis, reduction = node.axis, node.attribute("reduction")
-    origin, seen = [0] * g.rank, [g.shape[k] if k == axis else size for k, size in enumerate(node[1].shape)]
-    updates = g.slice(origin, seen, range(g.rank), [1] * g.rank).apply("GatherElements", node[1], axis=axis)
-    if reduction == "add":
-        return (g, None, updates)
-    if reduction != "none":
-        raise node.no_derivative(f"reduction {reduction}")
-    return (g.apply("ScatterElements", node[1], node[2].zeros(), axis=axis), None, updates)
+    """y = x, y[..., i, ...] = u, or combined with u: see `scattered`"""
+    axis, indices = node.axis, node[1]
+
+    def read(x: Tensor) -> Tensor:
+        seen = [x.shape[k] if k == axis else size for k, size in enumerate(indices.shape)]
+        return x.slice([0] * x.rank, seen, range(x.rank), [1] * x.rank).apply("GatherElements", indices, axis=axis)
+
+    def write(x: Tensor, updates: Tensor, reduction: str) -> Tensor:
+        return x.apply("ScatterElements", indices, updates, axis=axis, reduction=reduction)
+
+    return scattered(node, g, read, write)
 
 
 def scatter_nd(node: Node, g: Tensor) -> Gradients:
-    """y = x, y[i] = u, or += u: du = g[i]; dx = g, but 0 where x was overwritten"""
-    reduction = node.attribute("reduction")
-    updates = g.apply("GatherND", node[1])
+    """y = x, y[i] = u, or combined with u: see `scattered`"""
+
+    def write(x: Tensor, updates: Tensor, reduction: str) -> Tensor:
+        return x.apply("ScatterND", node[1], updates, reduction=reduction)
+
+    return scattered(node, g, lambda x: x.apply("GatherND", node[1]), write)
+
+
+def scattered(node: Node, g: Tensor, read: Callable[[Tensor], Tensor], write: Callable[[Tensor, Tensor, str], Tensor]) -> Gradients:
+    """y = x, y[i] = u: du = g[i], dx = g, but 0 where x was overwritten; y[i] += u: dx = g; y[i] = max(y[i], u), or min: as Max of
+    all that meet in an element; y[i] *= u: each times the product of the others"""
+    x, updates, reduction = node[0], node[2], node.attribute("reduction")
+    if reduction == "none":
+        return (write(g, updates.zeros(), "none"), None, read(g))
     if reduction == "add":
-        return (g, None, updates)
-    if reduction != "none":
-        raise node.no_derivative(f"reduction {reduction}")
-    return (g.apply("ScatterND", node[1], node[2].zeros()), None, updates)
+        return (g, None, read(g))
+    if reduction in ("max", "min"):
+        kept, chosen = x.equals(node.y).cast(g), updates.equals(read(node.y)).cast(g)
+        share = g / write(kept, chosen, "add")
+        return (share * kept, None, read(share) * chosen)
+    zero = updates.equals(0.0)
+    others, zeros = where(zero, updates.beside(1.0), updates), write(x.zeros(), zero.cast(g), "add")
+    alone = read(zeros).equals(zero.cast(g)).cast(g)  # no factor beside this one is zero
+    dx = write(g, updates, "mul")
+    return (dx, None, read(write(g * x, others, "mul")) * alone / others)
 
 
 RULES: dict[str, Rule] = {

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from onnx_reconvene.autodiff.builder import Tensor, where
 from onnx_reconvene.autodiff.node import Node, Rule
-from onnx_reconvene.autodiff.rules.convolution import Window, to_input, window
+from onnx_reconvene.autodiff.rules.convolution import to_input
 from onnx_reconvene.autodiff.rules.elementwise import Gradients
+from onnx_reconvene.autodiff.rules.window import Window, window
 
 
 def sliding(node: Node) -> Window:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_reconvene.autodiff.builder import Tensor
+from onnx_reconvene.autodiff.builder import Tensor, concat
 from onnx_reconvene.autodiff.node import Node, Rule
 from onnx_reconvene.autodiff.rules.elementwise import Gradients
 
@@ -83,4 +85,19 @@ def border_matrix(size: int, before: int, after: int, mode: str) -> NDArray[np.f
     return rows
 
 
-RULES: dict[str, Rule] = {"Pad": pad, "Resize": resize}
+def columns_to_image(node: Node, g: Tensor) -> Gradients:
+    """y = columns [n, c * kernel, steps] added up where their windows stand: dx = what of g each of them sees"""
+    n, channels, image = *g.shape[:2], g.shape[2:]
+    block, ones = node[2].value.tolist(), [1] * len(image)
+    strides, dilations = node.attribute("strides") or ones, node.attribute("dilations") or ones
+    pads = node.attribute("pads") or [0] * 2 * len(image)
+    padded = g.pad([0, 0, *pads[: len(image)]], [0, 0, *pads[len(image) :]])
+    axes, parts = range(2, g.rank), []
+    for tap in product(*map(range, block)):
+        starts = [d * t for d, t in zip(dilations, tap, strict=True)]
+        ends = [size - d * (k - 1) + a for size, d, k, a in zip(padded.shape[2:], dilations, block, starts, strict=True)]
+        parts.append(padded.slice(starts, ends, axes, strides).reshape(n, channels, 1, -1))
+    return (concat(parts, 2).reshape(*node[0].shape), None, None)
+
+
+RULES: dict[str, Rule] = {"Col2Im": columns_to_image, "Pad": pad, "Resize": resize}
