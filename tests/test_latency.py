@@ -285,6 +285,14 @@ def test_a_file_that_is_no_table(run, file, chain, tmp_path, content):
     assert ran.err.count("\n") == 1
 
 
+def test_a_provider_that_onnxruntime_lacks(run, file, chain, cache, tmp_path):
+    ran = run(file(chain), tmp_path / "o.onnx", "--target", "latency=0.7", "--provider", "NoSuchExecutionProvider")
+    assert ran.status == 2
+    assert "--provider NoSuchExecutionProvider" in ran.err
+    assert "CPUExecutionProvider" in ran.err
+    assert ran.err.count("\n") == 1
+
+
 @pytest.mark.slow
 def test_a_measured_target_is_met_and_found_again(run, file, cache, tmp_path):
     source, outs = file("resnet20"), [tmp_path / "a.onnx", tmp_path / "b.onnx"]

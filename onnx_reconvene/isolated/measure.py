@@ -152,7 +152,8 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("job", help="a folder or zip file, as --latency-job writes it")
     parser.add_argument("table", help="the JSON file to write")
     parser.add_argument("--threads", type=int, default=0, help="of onnxruntime; 0: its choice")
-    parser.add_argument("--provider", default="CPUExecutionProvider", help="execution provider of onnxruntime")
+    providers = ort.get_available_providers()
+    parser.add_argument("--provider", default="CPUExecutionProvider", choices=providers, help="execution provider of onnxruntime")
     given = parser.parse_args(words)
     where = {"runtime": f"onnxruntime {ort.__version__}", "processor": processor(), "threads": given.threads}
     table = {"version": VERSION, "setting": {**where, "provider": given.provider}}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import onnx
 
-from onnx_reconvene.errors import ModelError
+from onnx_reconvene.errors import ModelError, UsageError
 from onnx_reconvene.files import replacing
 from onnx_reconvene.graph import Source
 from onnx_reconvene.latency.kernels import Kernel
@@ -19,6 +19,7 @@ from onnx_reconvene.latency.runtime import Runtime
 from onnx_reconvene.process import PROGRAMS, TIME_LIMIT, isolated, last_line, workplace
 from onnx_reconvene.reference import store
 
+UNUSABLE = 2  # exit status of a program whose options are wrong
 PURPOSE = "measuring latency"
 Sizes = Mapping[str, Sequence[int]]
 
@@ -45,7 +46,7 @@ class Job:
     def run(self, runtime: Runtime) -> dict[str, float]:
         """Return the milliseconds of each kernel (by its text) and network, run in turn in a process of their own.
 
-        Raises ModelError where onnxruntime does not run one of them.
+        Raises ModelError where onnxruntime does not run one of them, UsageError where it has no such provider.
         """
         with workplace(PURPOSE) as folder:
             self.write(folder)
@@ -55,6 +56,8 @@ class Job:
                 done = isolated("measure.py", folder, table, *words)
             except subprocess.TimeoutExpired as error:
                 raise ModelError(f"measuring latency took over {TIME_LIMIT} s; give smaller sizes with --input-shape") from error
+            if done.returncode == UNUSABLE:
+                raise UsageError(f"--provider {runtime.provider}: {last_line(done.stderr).partition('error: ')[2]}")
             if done.returncode:
                 raise ModelError(f"onnxruntime does not run what is to be measured: {last_line(done.stderr)}")
             with open(table, encoding="utf-8") as file:

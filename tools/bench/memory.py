@@ -20,9 +20,9 @@ import onnx_reconvene as rc
 from onnx_reconvene.cost import CostModel
 
 TEXT = (
-    "Predicted: the largest sum of the activations that are alive at once, in MB (10^6 bytes). Arena: what onnxruntime, which knows\n"
-    "all sizes after its first run, asks its arena for in the second; it counts no inputs. Where both differ the arena has gaps\n"
-    "between buffers, copies in another layout of channels, or room in which kernels work."
+    "Predicted: the largest sum of the activations that are alive at once, in MB (10^6 bytes). Arena: what onnxruntime asks its "
+    "arena for in a second run, when it knows all sizes; it counts no inputs. Where both differ the arena has gaps between "
+    "buffers, copies in another layout of channels, or room in which kernels work."
 )
 
 
