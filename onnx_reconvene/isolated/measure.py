@@ -37,14 +37,12 @@ def draw(kind: str, shape: Sequence[int], rng: np.random.Generator) -> Any:
 
 
 def processor() -> str:
-    """Return the name of the processor."""
-    name = platform.processor()
+    """Return the kind and name of the processor."""
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
         for line in file:
             if line.startswith(("model name", "Model", "Hardware")):
-                name = line.partition(":")[2].strip()
-                break
-    return f"{platform.machine()} {name}".strip()
+                return f"{platform.machine()} {line.partition(':')[2].strip()}"
+    return f"{platform.machine()} {platform.processor()}".strip()
 
 
 def session(path: str, threads: int, provider: str, profile: str | None = None) -> Any:

@@ -1,6 +1,6 @@
 """Latency targets against latency measured anew, and what the allocator `latency` gains at equal MACs.
 
-usage: python tools/bench/latency.py [NETWORK ...]
+usage: PYTHONPATH=. python tools/bench/latency.py [NETWORK ...]
 
 The networks are those of `python -m models`. Writes latency.json and latency.md beside this script.
 """
