@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from onnx_reconvene.autodiff import gradients
     from onnx_reconvene.errors import ModelError, ReconveneError, TargetError, UsageError, VerificationError
     from onnx_reconvene.executor import from_torch, to_torch
+    from onnx_reconvene.portfolio.grid import sweep
     from onnx_reconvene.saliency.criterion import criteria, criterion
 
 __version__ = "0.1.0"
@@ -21,6 +22,7 @@ _HOME = {
     **dict.fromkeys(("allocator", "allocators"), "allocate"),
     **dict.fromkeys(("Options", "Result", "analyze", "prune"), "api"),
     "gradients": "autodiff",
+    "sweep": "portfolio.grid",
     **dict.fromkeys(("ModelError", "ReconveneError", "TargetError", "UsageError", "VerificationError"), "errors"),
     **dict.fromkeys(("criteria", "criterion"), "saliency"),
     **dict.fromkeys(("from_torch", "to_torch"), "executor"),
@@ -42,6 +44,7 @@ __all__ = [
     "from_torch",
     "gradients",
     "prune",
+    "sweep",
     "to_torch",
 ]
 

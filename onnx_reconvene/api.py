@@ -17,7 +17,7 @@ from onnx_reconvene.calibration import Calibration
 from onnx_reconvene.cost import CostModel
 from onnx_reconvene.errors import UsageError
 from onnx_reconvene.files import write_whole
-from onnx_reconvene.graph import without_weights
+from onnx_reconvene.graph import plain_source, without_weights
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.latency.measure import latencies
 from onnx_reconvene.latency.runtime import CPU
@@ -29,9 +29,12 @@ from onnx_reconvene.plan import Plan, read_fractions, read_plan
 from onnx_reconvene.rectify import Rectified
 from onnx_reconvene.reference import reference
 from onnx_reconvene.report import Report, Size
+from onnx_reconvene.stage import INITIALIZED, TRAINED, Stage, stage_of
 from onnx_reconvene.verify import Verdict, verify
 
-PLANNED = ("allocate", "attention", "seed")  # options that a plan replays
+AUTO = "auto"
+DEFAULTS = {INITIALIZED: ("synflow", "reconvene"), TRAINED: ("l2", "uniform")}  # criterion, allocator
+PLANNED = ("allocate", "attention", "rectify", "seed")  # options that a plan replays
 Watch = Callable[[Sequence[Pass]], Iterable[Pass]]
 STAGES = {
     Load: "analyse",
@@ -51,8 +54,8 @@ class Options:
     """What `prune` can be told; the options of the command line have the same names."""
 
     target: str | Sequence[str] = ()  # macs=0.5, if no file says what is kept
-    criterion: str = "l2"
-    allocate: str = "uniform"
+    criterion: str = AUTO
+    allocate: str = AUTO
     round_to: int = 0  # automatic
     min_width: int = 1
     ignore: Sequence[str] = ()
@@ -98,6 +101,15 @@ class Options:
         verify = [Verify(seed=self.seed)] if self.verify else []
         return [*steps, *verify, Rectify(self.rectify, self.seed)]
 
+    def for_stage(self, stage: Stage) -> Options:
+        """Return these options with what was left open chosen for a network of this stage."""
+        criterion, allocate = DEFAULTS[stage.name]
+        return replace(
+            self,
+            criterion=criterion if self.criterion == AUTO else self.criterion,
+            allocate=allocate if self.allocate == AUTO else self.allocate,
+        )
+
     def _check(self) -> None:
         if self.steps < 1:
             raise UsageError(f"--steps {self.steps}: must be at least 1")
@@ -140,13 +152,19 @@ def prune(model: Any, options: Options | None = None, **given: Any) -> Result:
     Options are given by keyword, see `Options`. Raises UsageError, ModelError, TargetError or VerificationError, each with one
     line that names what to mend.
     """
-    try:
-        chosen = replace(options or Options(), **given)
-    except TypeError as error:
-        raise UsageError(f"prune: {error}") from error
+    chosen = chosen_options(options, given)
     start = time.perf_counter()
     graph, back = open_model(model)
     return run(graph, back, chosen, start=start)
+
+
+def chosen_options(options: Options | None, given: Mapping[str, Any]) -> Options:
+    """Return options, the defaults where there are none, with those given put in their place. Raises UsageError where one of these
+    is unknown."""
+    try:
+        return replace(options or Options(), **given)
+    except TypeError as error:
+        raise UsageError(f"no such option: {error}") from error
 
 
 def run(
@@ -162,13 +180,14 @@ def run(
     if options.from_plan is not None:
         plan = plan_of(options.from_plan)
         options = replace(options, from_plan=plan, **{key: plan.settings[key] for key in PLANNED if key in plan.settings})
+    stage = notes_of(graph).stage = stage_of(plain_source(graph))
+    options = options.for_stage(stage)
     seconds = {"load": time.perf_counter() - begin}
     nodes = len(graph.nodes)
     seconds |= _run_all(graph, watch(options.passes() + ([Emit(output)] if output is not None else [])))
     notes, analysis = notes_of(graph), analysis_of(graph)
     assert notes.keep is not None
     assert notes.cost is not None
-    assert notes.stage is not None
     kept = analysis.widths(notes.keep)
     timing = notes.timing
     memory = any(target.kind == "memory" for target in notes.targets)
@@ -179,7 +198,7 @@ def run(
         notes.criterion or options.criterion,
         notes.allocate or options.allocate,
         options.seed,
-        notes.stage.name,
+        stage.name,
         {name: list(shape) for name, shape in analysis.sizes.items()},
         reports.size(notes.cost, notes.cost.dense, nodes, memory=memory, latency_ms=timing.before if timing else None),
         reports.size(notes.cost, kept, len(graph.nodes), notes.left, memory, timing.measured if timing else None),
@@ -190,8 +209,10 @@ def run(
         seconds,
         notes.data,
         timing,
+        None if notes.dense_scores is None else reports.score_kept(notes.dense_scores, notes.keep),
     )
-    plan = Plan.of(analysis, notes.keep, {key: getattr(options, key) for key in PLANNED} | {"criterion": report.criterion})
+    settings = {key: getattr(options, key) for key in PLANNED}
+    plan = Plan.of(analysis, notes.keep, settings | {"criterion": report.criterion, "rectify": report.rectify.mode})
     forget(graph)
     return Result(graph, report, plan, back)
 
@@ -270,3 +291,11 @@ def write_latency_job(
 def write_report(report: Report, path: str) -> None:
     """Write the report as JSON to path."""
     write_whole(path, (json.dumps(report.json(), indent=1) + "\n").encode())
+
+
+def write_page(report: Report, path: str) -> None:
+    """Write the report as an HTML page to path. Raises UsageError where plots cannot be drawn."""
+    from onnx_reconvene.pages import check_plots, run
+
+    check_plots("the page of a run")
+    write_whole(path, run.page(report).encode())

@@ -17,13 +17,14 @@ INPUT = click.argument("source", metavar="IN.onnx", type=click.Path())
 INPUT_SHAPE = click.option(
     "--input-shape", "input_shape", multiple=True, metavar="NAME=1,3,224,224", help="Size of an input with free dimensions."
 )
-THREADS: dict[str, Any] = {
-    "default": 0,
-    "show_default": True,
-    "type": click.IntRange(min=0),
-    "metavar": "N",
-    "help": "Of onnxruntime where latency is measured; 0: its choice.",
-}
+THREADS = click.option(
+    "--threads",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Of onnxruntime where latency is measured; 0: its choice.",
+)
 LOUD = click.option("-v", "--verbose", is_flag=True, help="Say more; add the traceback to an error.")
 
 
@@ -37,7 +38,13 @@ LOUD = click.option("-v", "--verbose", is_flag=True, help="Say more; add the tra
     help="What is kept: KIND is channels, params, macs, size, memory or latency; VALUE 0.5, 50%, 1/16, 2.5M, 2MB or 8ms. "
     "Repeatable; all hold. macs=0.5 if left out.",
 )
-@click.option("--criterion", default="l2", show_default=True, metavar="NAME", help="Saliency; 'list' prints all.")
+@click.option(
+    "--criterion",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="Saliency; 'list' prints all. Left out: synflow for an untrained network, l2 for a trained one.",
+)
 @click.option(
     "--aggregate", default="sum", show_default=True, metavar="NAME", help="How a unit's sites count: sum, mean, max or normalized."
 )
@@ -49,7 +56,13 @@ LOUD = click.option("-v", "--verbose", is_flag=True, help="Say more; add the tra
 @click.option("--image", multiple=True, metavar="KEY=VALUE", help="How images are prepared: resize, crop, mean, std, order.")
 @click.option("--loss", metavar="NAME", help="cross-entropy, squared-norm, an ONNX model, or a scalar tensor of the network.")
 @click.option("--gradients", default="ort", show_default=True, metavar="ort|torch", help="Who computes gradients.")
-@click.option("--allocate", default="uniform", show_default=True, metavar="NAME", help="How the budget is spread over groups.")
+@click.option(
+    "--allocate",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="How the budget is spread over groups. Left out: reconvene for an untrained network, uniform for a trained one.",
+)
 @click.option("--round-to", default="auto", show_default=True, metavar="N", help="Widths are multiples of N where a group allows.")
 @click.option("--min-width", default=1, show_default=True, metavar="N", help="No group is left with fewer units.")
 @click.option("--ignore", multiple=True, metavar="PATTERN", help="Nodes or weights whose output channels stay (shell pattern).")
@@ -69,7 +82,7 @@ LOUD = click.option("-v", "--verbose", is_flag=True, help="Say more; add the tra
 @click.option(
     "--attention", default="heads", show_default=True, metavar="heads|dims", help="Attention loses heads, or width of each."
 )
-@click.option("--threads", **THREADS)
+@THREADS
 @click.option("--provider", default="CPUExecutionProvider", show_default=True, metavar="NAME", help="Of onnxruntime, for latency.")
 @click.option(
     "--latency-table", metavar="FILE.json", type=click.Path(), help="Latency as measured on a device, not on this machine."
@@ -86,6 +99,7 @@ LOUD = click.option("-v", "--verbose", is_flag=True, help="Say more; add the tra
 )
 @INPUT_SHAPE
 @click.option("--report", "report_file", metavar="FILE.json", type=click.Path(), help="Write a machine-readable report.")
+@click.option("--html", "html_file", metavar="FILE.html", type=click.Path(), help="Write a page with plots.")
 @click.option("--no-verify", is_flag=True, help="Leave out the equivalence check.")
 @click.option("--dry-run", is_flag=True, help="Do everything but write OUT.onnx, which may be left out.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), metavar="N")
@@ -97,6 +111,7 @@ def prune(
     report_file: str | None,
     plan_file: str | None,
     latency_job: str | None,
+    html_file: str | None,
     dry_run: bool,
     quiet: bool,
     **given: Any,
@@ -104,7 +119,7 @@ def prune(
     """Prune an ONNX network: whole low-sensitivity channels go, and every shape that depended on them follows.
 
     Other commands: inspect IN.onnx (what could be removed, what is frozen and why); compare A.onnx B.onnx (size, MACs, latency,
-    equivalence).
+    equivalence); sweep IN.onnx OUTDIR (a portfolio of many cuts).
     """
     if given["criterion"] == "list":
         _list_criteria()
@@ -121,13 +136,17 @@ def prune(
     from onnx_reconvene.report import summary
 
     taken = {os.path.realpath(path) for path in (source, output) if path is not None}
-    for option, path in (("", output), ("--report", report_file), ("--plan", plan_file)):
+    for option, path in (("", output), ("--report", report_file), ("--plan", plan_file), ("--html", html_file)):
         if path is None:
             continue
         check_writable(path)
         if option and os.path.realpath(path) in taken:
             raise UsageError(f"{option} {path}: is IN.onnx, OUT.onnx or another file to write; give it a file of its own")
         taken.add(os.path.realpath(path))
+    if html_file is not None:
+        from onnx_reconvene.pages import check_plots
+
+        check_plots("--html")
     options = _options(given)
     start = time.perf_counter()
     graph, back = open_model(source)
@@ -136,6 +155,8 @@ def prune(
         api.write_report(result.report, report_file)
     if plan_file:
         write_plan(result.plan, plan_file)
+    if html_file:
+        api.write_page(result.report, html_file)
     if not quiet:
         click.echo(summary(result.report))
         if given["verbose"]:
@@ -169,7 +190,7 @@ def inspect(source: str, input_shape: Sequence[str], verbose: bool) -> None:
 @click.argument("before", metavar="A.onnx", type=click.Path())
 @click.argument("after", metavar="B.onnx", type=click.Path())
 @INPUT_SHAPE
-@click.option("--threads", **THREADS)
+@THREADS
 @LOUD
 def compare(before: str, after: str, input_shape: Sequence[str], threads: int, verbose: bool) -> None:
     """Compare a network and its pruned form: size, MACs, latency, zeroed-consumer equivalence."""
@@ -182,7 +203,63 @@ def compare(before: str, after: str, input_shape: Sequence[str], threads: int, v
     click.echo(verify_line(found.verdict) if found.verdict else same)
 
 
-COMMANDS = {"inspect": inspect, "compare": compare}
+@click.command()
+@INPUT
+@click.argument("outdir", metavar="OUTDIR", type=click.Path())
+@click.option(
+    "--targets", multiple=True, default=["macs=0.5"], show_default=True, metavar="LIST", help="As --target; a+b: both hold."
+)
+@click.option(
+    "--criteria", multiple=True, default=["l2"], show_default=True, metavar="LIST", help="As --criterion of a single run."
+)
+@click.option("--allocate", multiple=True, default=["uniform"], show_default=True, metavar="LIST", help="As that of a single run.")
+@click.option("--yardstick", default="l2", show_default=True, metavar="NAME", help="Criterion by which cuts are compared.")
+@click.option("--no-latency", is_flag=True, help="Time no cut.")
+@THREADS
+@click.option("--no-plot", is_flag=True, help="Leave out portfolio.svg and portfolio.html.")
+@click.option(
+    "--jobs", default=0, metavar="N", type=click.IntRange(min=0), help="Cells at a time; as many as processors if left out."
+)
+@click.option("--dask", metavar="ADDRESS", help="Cut on the workers of this Dask scheduler: tcp://host:8786.")
+def sweep(
+    source: str, outdir: str, targets: Sequence[str], criteria: Sequence[str], allocate: Sequence[str], quiet: bool, **given: Any
+) -> int:
+    """Cut a network by every target, criterion and allocator, and set the cuts side by side.
+
+    Lists are separated by commas; their options may be repeated. OUTDIR gets the networks, their reports and portfolio.json, .md,
+    .svg and .html. Run again after an interruption, it does what is missing. All further options are those of a single run.
+    """
+    from onnx_reconvene.portfolio import grid
+    from onnx_reconvene.portfolio.row import remarks, table
+    from onnx_reconvene.report import aligned
+
+    rows = grid.sweep(
+        source,
+        outdir,
+        [target.split("+") if "+" in target else target for target in _listed(targets)],
+        _listed(criteria),
+        _listed(allocate),
+        _options(given | VARIED),
+        yardstick=given["yardstick"],
+        latency=not given["no_latency"],
+        threads=given["threads"],
+        plot=not given["no_plot"],
+        jobs=given["jobs"],
+        dask=given["dask"],
+        watch=grid.unwatched if quiet else _cells_progress,
+    )
+    if all(row.status for row in rows):
+        return _fail(f"no cell could be cut; {'; '.join(remarks(rows))}", rows[0].status, given["verbose"])
+    if not quiet:
+        lines = table(rows, given["yardstick"])
+        click.echo("\n".join([aligned(lines, (0, len(lines[0]) - 1)), *remarks(rows)]))
+    return 0
+
+
+VARIED = {"target": (), "criterion": "", "allocate": "", "from_plan": None, "granularity": "channel"}  # by cell, or not at all
+ONE_RUN = VARIED.keys() | {"source", "output", "report_file", "plan_file", "html_file", "dry_run"}
+sweep.params.extend(option for option in prune.params if option.name not in ONE_RUN)
+COMMANDS = {"inspect": inspect, "compare": compare, "sweep": sweep}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -192,20 +269,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     loud = "-v" in words or "--verbose" in words
     try:
         if command is not None:
-            command.main(words[1:], prog_name=f"onnx-reconvene {words[0]}", standalone_mode=False)
-        else:
-            prune.main(words, prog_name="onnx-reconvene", standalone_mode=False)
+            return command.main(words[1:], prog_name=f"onnx-reconvene {words[0]}", standalone_mode=False) or 0
+        return prune.main(words, prog_name="onnx-reconvene", standalone_mode=False) or 0
     except click.ClickException as error:
         return _fail(error.format_message(), UsageError.exit_status, loud)
     except ReconveneError as error:
         return _fail(str(error), error.exit_status, loud)
     except (click.Abort, KeyboardInterrupt):
-        return _fail("interrupted; nothing was written", 130, False)
+        left = "run it again to go on" if command is sweep else "nothing was written"
+        return _fail(f"interrupted; {left}", 130, False)
     except MemoryError:
         return _fail("out of memory", 3, loud)
     except Exception as error:
         return _fail(f"internal error, please report it: {type(error).__name__}: {error}", 3, loud)
-    return 0
 
 
 def _fail(text: str, status: int, loud: bool) -> int:
@@ -236,6 +312,11 @@ def _options(given: dict[str, Any]) -> Any:
         **{name: given[name] for name in ("keep_file", "from_plan", "steps", "granularity")},
         **{name: given[name] for name in ("aggregate", "rectify", "data", "samples", "batch_size", "loss", "gradients")},
     )
+
+
+def _listed(texts: Iterable[str]) -> list[str]:
+    """Return the entries of lists separated by commas."""
+    return [entry.strip() for text in texts for entry in text.split(",")]
 
 
 def _round_to(text: str) -> int:
@@ -282,3 +363,13 @@ def _progress(passes: Sequence[Any]) -> Iterable[Any]:
         for step in bar:
             bar.set_description_str(type(step).__name__, refresh=False)
             yield step
+
+
+def _cells_progress(steps: Iterable[Any], count: int) -> Iterable[Any]:
+    """Show on a terminal how many cells are done."""
+    if not os.isatty(2):
+        yield from steps
+        return
+    from tqdm import tqdm
+
+    yield from tqdm(steps, total=count, delay=1, leave=False, bar_format="cells {bar:30} {n}/{total} {remaining}")

@@ -34,7 +34,7 @@ def inspection(analysis: Analysis, everything: bool = False) -> str:
         (_named(analysis, g), str(g.width), str(len(g.layers)), f"{share[g.name]:.1%}", "no" if g.inexact else "yes")
         for g in groups
     ]
-    reasons = _by_reason(analysis.frozen)
+    reasons = by_reason(analysis.frozen)
     frozen = [(str(sum(entry.channels for entry in own)), _and_more(own), reason) for reason, own in reasons]
     return "\n".join(
         [
@@ -72,7 +72,7 @@ def _named(analysis: Analysis, group: Group) -> str:
     return path + (numbered[1] or "") if numbered and path != group.name else group.name
 
 
-def _by_reason(frozen: Sequence[Frozen]) -> list[tuple[str, list[Frozen]]]:
+def by_reason(frozen: Sequence[Frozen]) -> list[tuple[str, list[Frozen]]]:
     """Return what is frozen by reason, those that differ in names alone taken together; most channels first."""
     alike: dict[str, list[Frozen]] = {}
     for entry in frozen:

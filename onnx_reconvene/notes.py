@@ -44,6 +44,7 @@ class Notes:
     analysis: Analysis | None = None
     criterion: str | None = None
     scores: NDArray[np.float64] | None = None
+    dense_scores: NDArray[np.float64] | None = None  # those of the first Score, before units were marked to go
     context: Context | None = None  # what the criterion was given
     data: dict[str, Any] | None = None  # what the criterion saw, see `Objective.summary`
     allocate: str | None = None

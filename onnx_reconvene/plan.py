@@ -39,7 +39,7 @@ class Plan:
     def masks(self, analysis: Analysis) -> Mask:
         """Return which units stay, [units]. Raises UsageError where the plan is not for this network."""
         names = {group.name for group in analysis.groups}
-        for name in self.keep.keys() ^ names:
+        for name in [*(self.keep.keys() - names), *(names - self.keep.keys())]:
             where = "the network has no such group" if name in self.keep else "the plan does not name it"
             raise UsageError(f"plan: group '{name}': {where}; it was made for another network")
         for group in analysis.groups:

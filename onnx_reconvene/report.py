@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -65,6 +65,7 @@ class Report:
     seconds: dict[str, float]
     data: dict[str, Any] | None = None  # what the criterion saw, if it needs data
     latency: Timing | None = None  # if a target or the allocator asks for it
+    score_kept: float | None = None  # see `score_kept`
 
     def json(self) -> dict[str, Any]:
         """Return the report as JSON types."""
@@ -92,6 +93,14 @@ def group_reports(analysis: Analysis, keep: NDArray[np.bool_], sensitivity: NDAr
         GroupReport(g.name, g.width, int(kept), felt, bool(kept < g.width), [(s.tensor, s.axis) for s in g.sites])
         for g, kept, felt in zip(analysis.groups, analysis.widths(keep), known, strict=True)
     ]
+
+
+def score_kept(scores: NDArray[np.float64], keep: NDArray[np.bool_]) -> float | None:
+    """Return the share of the sum of scores that units to be kept have, both [units]; scores below 0 count as 0. None where no
+    score is above 0."""
+    mass = np.maximum(scores, 0)
+    total = float(mass.sum())
+    return float(mass[keep].sum()) / total if total > 0 else None
 
 
 def summary(report: Report) -> str:
@@ -122,16 +131,25 @@ def data_lines(data: Mapping[str, Any]) -> list[str]:
 
 def sizes(before: Size, after: Size) -> str:
     """Return two sizes side by side, and the share of the first that is left in the second."""
-    rows = [("", "before", "after", "kept")]
+    return aligned(size_rows(before, after))
+
+
+def aligned(rows: Sequence[Sequence[str]], left: Container[int] = (0,)) -> str:
+    """Return the cells of a table as text; columns other than those to the left are set to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ([c.ljust(w) if k in left else c.rjust(w) for k, (c, w) in enumerate(zip(row, widths, strict=True))] for row in rows)
+    return "\n".join("  ".join(line).rstrip() for line in lines)
+
+
+def size_rows(before: Size, after: Size) -> list[tuple[str, ...]]:
+    """Return what `sizes` shows as the cells of a table, under a head."""
+    rows: list[tuple[str, ...]] = [("", "before", "after", "kept")]
     for field in fields(Size):
         old, new = getattr(before, field.name), getattr(after, field.name)
         if old is not None and new is not None:
             form = "{:,.3f}" if isinstance(old, float) else "{:,}"
             rows.append((LABELS[field.name], form.format(old), form.format(new), f"{new / old:.1%}" if old else "-"))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return "\n".join(
-        "  ".join([r[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(r[1:], widths[1:], strict=True))]) for r in rows
-    )
+    return rows
 
 
 LABELS = {

@@ -21,6 +21,7 @@ from onnx_reconvene.graph import every_node, without_weights
 from onnx_reconvene.inference import has_free_sizes
 from onnx_reconvene.process import TIME_LIMIT, isolated, last_line, workplace
 from onnx_reconvene.reference import Reference, store
+from onnx_reconvene.threads import allowed
 
 TOLERANCE, HALF_TOLERANCE = 1e-3, 5e-2  # of the largest output value, in float32 and in 16-bit types
 DECIDING = {"ArgMax", "ArgMin", "NonMaxSuppression", "NonZero", "TopK", "Unique"}  # where rounding can turn a tie
@@ -49,6 +50,7 @@ def verify(graph: gs.Graph, against: Reference, seed: int = 0) -> Verdict:
             "pruned": store(without_weights(graph), folder, "pruned"),
             "sizes": sizes_to_try(graph, against.sizes),
             "seed": seed,
+            "threads": allowed(),
             "attempts": ATTEMPTS if any(node.op in DECIDING for node in every_node(graph)) else 1,
         }
         path = os.path.join(folder, "job.json")

@@ -65,6 +65,8 @@ class Score(Pass):
         except (TypeError, ValueError) as error:
             raise UsageError(f"criterion {self.criterion} returns no numbers: {error}") from error
         notes.criterion = self.criterion
+        if notes.keep is None:
+            notes.dense_scores = notes.scores
         return True
 
     def context(self, graph: gs.Graph) -> Context:

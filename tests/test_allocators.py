@@ -51,7 +51,7 @@ def test_densities_of_cut_layers_are_products_of_fractions(network):
     analysis = rc.analyze(network("vgg16-bn"))
     solver, cost = DensitySolver.of(analysis), CostModel(analysis)
     half = cost.dense // 2
-    after = prune(network("vgg16-bn"), target="channels=0.5", criterion="random").model
+    after = prune(network("vgg16-bn"), target="channels=0.5", criterion="random", allocate="uniform").model
     sizes = {t.name: int(np.prod(t.dims)) for t in after.graph.initializer}
     before = {t.name: int(np.prod(t.dims)) for t in network("vgg16-bn").graph.initializer}
     found = solver.shares @ np.log(half / cost.dense)

@@ -616,7 +616,7 @@ def test_no_progress_bar_when_piped(command, file, out):
 
 KEYS = {
     "": "version input output criterion allocate seed stage input_shapes before after groups frozen verify rectify seconds data "
-    "latency",
+    "latency score_kept",
     "before": "params macs bytes nodes latency_ms memory",
     "after": "params macs bytes nodes latency_ms memory",
     "verify": "status max_rel_err reason",

@@ -19,6 +19,7 @@ WAYS = {
     "l2": ["--target", "macs=0.4"],
     "reconvene": ["--criterion", "synflow", "--allocate", "reconvene", "--target", "params=0.3"],
     "exact": ["--criterion", "synflow-exact", "--allocate", "erk", "--round-to", "1"],
+    "fpgm": ["--criterion", "fpgm", "--allocate", "global"],
     "random": ["--criterion", "random", "--seed", "7"],
     "taylor": ["--criterion", "taylor", "--data", "samples.npz", "--allocate", "global"],
     "snip": ["--criterion", "snip", "--data", "samples.npz", "--allocate", "reconvene"],

@@ -38,6 +38,7 @@ def test_edited_plan_is_followed(planned, run, tmp_path):
     edited = json.loads(plan.read_text())
     group = edited["groups"][0]
     group["gone"] = "1-2, 5"
+    edited["rectify"] = "none"
     plan.write_text(json.dumps(edited))
     output = tmp_path / "edited.onnx"
     assert run(source, output, "--from-plan", plan).status == 0

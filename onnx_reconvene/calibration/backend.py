@@ -19,6 +19,7 @@ from onnx_reconvene.autodiff.rules.normalization import per_channel
 from onnx_reconvene.errors import ModelError, UsageError
 from onnx_reconvene.graph import Source, from_source
 from onnx_reconvene.reference import store
+from onnx_reconvene.threads import allowed
 
 Array = NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -175,7 +176,7 @@ def compiled(source: Source, outputs: Sequence[str], threads: int = 0) -> Run:
     model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in dict.fromkeys(outputs))
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or allowed()
     options.enable_mem_pattern = False  # it lays out all memory anew beside that of the first run
     with tempfile.TemporaryDirectory(prefix="reconvene-") as folder:
         try:

@@ -25,10 +25,11 @@ TYPES = {
 ENOUGH = 2  # sizes to compare at
 
 
-def session(path: str) -> ort.InferenceSession:
+def session(path: str, threads: int = 0) -> ort.InferenceSession:
     """Return an onnxruntime session that says nothing and changes the graph as little as sensible."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    options.intra_op_num_threads = threads
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
@@ -81,10 +82,10 @@ def furthest(original: Any, pruned: Any, sizes: dict[str, list[int]], seed: int)
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """Compare the models of job at each of its sizes; where the original itself fails, that size says nothing."""
     try:
-        original = session(job["original"])
+        original = session(job["original"], job["threads"])
     except Exception as error:
         return {"skipped": f"onnxruntime does not load the original: {error}"}
-    pruned = session(job["pruned"])
+    pruned = session(job["pruned"], job["threads"])
     worst, where, compared = 0.0, "", 0
     for sizes in job["sizes"]:
         if compared == ENOUGH:

@@ -75,12 +75,12 @@ def _axes_of(analysis: Analysis, weight: str, out: NDArray[np.int64]) -> list[in
 
 
 def _distances(values: NDArray[np.float32], axis: int) -> NDArray[np.float64]:
-    filters = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
+    filters = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1).astype(np.float64)
     norms = np.einsum("ij,ij->i", filters, filters, dtype=np.float64)
     squared = norms[:, None] + norms - 2.0 * (filters @ filters.T)
     np.fill_diagonal(squared, 0)
-    result: NDArray[np.float64] = np.sqrt(np.maximum(squared, 0))[:, norms > 0].sum(1)  # a filter of zeros is gone
-    return result
+    distances = np.sqrt(np.maximum(squared, 0))[:, norms > 0].sum(1)  # a filter of zeros is gone
+    return distances.astype(np.float32).astype(np.float64)  # the last digits depend on how the product was shared among threads
 
 
 @criterion("bn-scale", "Liu et al. 2017, arXiv 1708.06519")

@@ -27,6 +27,7 @@ from onnx_reconvene.shapes import Shape
 from onnx_reconvene.synflow.network import Floats
 from onnx_reconvene.synflow.rules import walked
 from onnx_reconvene.synflow.walk import Walk, name_of
+from onnx_reconvene.threads import allowed
 
 Arrays = dict[str, NDArray[np.float32]]
 Rewrite = Callable[["Magnitudes", gs.Node, NodeProto], None]
@@ -219,6 +220,7 @@ class ExactNetwork:
                 tensor.raw_data = derivative.source.arrays[tensor.name].tobytes()
         options = ort.SessionOptions()
         options.log_severity_level = 3
+        options.intra_op_num_threads = allowed()
         self._session = ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
 
     def _model(self) -> onnx.ModelProto:

@@ -41,7 +41,7 @@ def targets(path: Path, folder: Path) -> list[dict[str, Any]]:
     """Return what came of each latency target, in milliseconds measured anew, with one thread."""
     rows = []
     for target in TARGETS:
-        result = rc.prune(path, target=f"latency={target}", allocate="latency", threads=1, verify=False)
+        result = rc.prune(path, target=f"latency={target}", criterion="l2", allocate="latency", threads=1, verify=False)
         result.save(folder / "target.onnx")
         dense, cut = again([path, folder / "target.onnx"], 1)
         timing = result.report.latency
@@ -65,7 +65,7 @@ def equal_macs(path: Path, folder: Path) -> list[dict[str, Any]]:
     """Return how fast half the MACs are, times the dense network."""
     files = [folder / f"cut{k}.onnx" for k in range(len(CUTS))]
     for file, options in zip(files, CUTS.values(), strict=True):
-        rc.prune(path, target="macs=0.5", verify=False, **options).save(file)
+        rc.prune(path, target="macs=0.5", criterion="l2", verify=False, **options).save(file)
     rows = []
     for threads in THREADS:
         dense, *cut = again([path, *files], threads)

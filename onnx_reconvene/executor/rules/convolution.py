@@ -111,16 +111,22 @@ def _cropped(
 
 def col2im(node: Node) -> Function:
     """y = the sum of overlapping blocks x[n, c * prod(block), l] at their places in an image [n, c, ...]"""
-    rank = 2
-    strides, dilations = node.attribute("strides") or [1] * rank, node.attribute("dilations") or [1] * rank
-    pads = node.attribute("pads") or [0] * 2 * rank
+    strides, dilations, pads = (node.attribute(name) for name in ("strides", "dilations", "pads"))
 
     def run(x: Tensor, image: Tensor, block: Tensor) -> Tensor:
-        if image.numel() != rank:
-            raise node.unsupported(f"{image.numel()} spatial axes")
-        padded = [int(n) + a + b for n, a, b in zip(image, pads[:rank], pads[rank:], strict=True)]
-        y = F.fold(x, padded, tuple(block.tolist()), dilations, 0, strides)
-        return F.pad(y, spatial_pads([-p for p in pads[:rank]], [-p for p in pads[rank:]]))
+        rank = image.numel()
+        if rank > 2:
+            raise node.unsupported(f"{rank} spatial axes")
+
+        def plane(values: Sequence[int] | None, other: int) -> list[int]:
+            """Return values along two axes: a series is an image of one row."""
+            return [other] * (2 - rank) + list([other] * rank if values is None else values)
+
+        begin, end = plane(pads and pads[:rank], 0), plane(pads and pads[rank:], 0)
+        padded = [n + a + b for n, a, b in zip(plane(image.tolist(), 1), begin, end, strict=True)]
+        y = F.fold(x, padded, plane(block.tolist(), 1), plane(dilations, 1), 0, plane(strides, 1))
+        y = F.pad(y, spatial_pads([-p for p in begin], [-p for p in end]))
+        return y.squeeze(2) if rank == 1 else y
 
     return run
 
