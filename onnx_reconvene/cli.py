@@ -215,7 +215,6 @@ def compare(before: str, after: str, input_shape: Sequence[str], threads: int, v
 @click.option("--allocate", multiple=True, default=["uniform"], show_default=True, metavar="LIST", help="As that of a single run.")
 @click.option("--yardstick", default="l2", show_default=True, metavar="NAME", help="Criterion by which cuts are compared.")
 @click.option("--no-latency", is_flag=True, help="Time no cut.")
-@THREADS
 @click.option("--no-plot", is_flag=True, help="Leave out portfolio.svg and portfolio.html.")
 @click.option(
     "--jobs", default=0, metavar="N", type=click.IntRange(min=0), help="Cells at a time; as many as processors if left out."
@@ -257,7 +256,7 @@ def sweep(
 
 
 VARIED = {"target": (), "criterion": "", "allocate": "", "from_plan": None, "granularity": "channel"}  # by cell, or not at all
-ONE_RUN = VARIED.keys() | {"source", "output", "report_file", "plan_file", "html_file", "dry_run"}
+ONE_RUN = VARIED.keys() | {"source", "output", "report_file", "plan_file", "html_file", "latency_job", "dry_run"}
 sweep.params.extend(option for option in prune.params if option.name not in ONE_RUN)
 COMMANDS = {"inspect": inspect, "compare": compare, "sweep": sweep}
 
