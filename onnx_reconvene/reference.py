@@ -81,10 +81,11 @@ def reference(analysis: Analysis, keep: Mask) -> Reference:
     """Return the counterpart of cutting analysis by keep; call it before the cut."""
     masked = tuple(_masked(analysis, keep))
     inexact = next((g.inexact for g in analysis.groups if g.inexact and not keep[g.units].all()), None)
-    return Reference(plain_source(analysis.graph), tuple(_zeroed(analysis, keep)), masked, inexact, analysis.sizes)
+    return Reference(plain_source(analysis.graph), tuple(zeroed_slices(analysis, keep)), masked, inexact, analysis.sizes)
 
 
-def _zeroed(analysis: Analysis, keep: Mask) -> list[Slices]:
+def zeroed_slices(analysis: Analysis, keep: Mask) -> list[Slices]:
+    """Return the positions of weights that read removed channels."""
     found = []
     for name, tensor in analysis.flow.weights.items():
         gone = [analysis.is_read(labels) & ~analysis.stays(labels, keep) for labels in analysis.spread(name).values()]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx_reconvene.allocate.budget import Budget
 from onnx_reconvene.allocate.density import DensitySolver
 from onnx_reconvene.allocate.registry import Allocation, allocator
+from onnx_reconvene.allocate.response import responses
 from onnx_reconvene.allocate.search import closest, largest
 from onnx_reconvene.allocate.unstructured import Unstructured
 from onnx_reconvene.axes import Widths
@@ -30,8 +31,8 @@ TINY = 1e-12
 
 
 @dataclass(frozen=True)
-class Sensitivity:
-    """What the network loses with the units of a group (the PSE).
+class Shares:
+    """How much of the network's score is left with the units of a group.
 
     A layer passes on what its remaining elements score, and layers compose, so what is left of a network is the product of what is
     left of each of its layers. Groups that many layers share lose most.
@@ -39,7 +40,7 @@ class Sensitivity:
 
     curves: tuple[tuple[Floats, ...], ...]  # by group and site: the share of its layer's score in the best k units, k = 0, 1, ...
 
-    def __call__(self, widths: Widths) -> Floats:
+    def lost(self, widths: Widths) -> Floats:
         """Return, for each group cut alone to its width, the share of the network's score that is lost, [groups]."""
         return 1 - np.exp([self.log_kept(g, width) for g, width in enumerate(widths.tolist())])
 
@@ -49,8 +50,8 @@ class Sensitivity:
         return float(np.log(np.maximum(kept, TINY)).sum())
 
 
-def sensitivity(analysis: Analysis, scores: Scores, elements: Mapping[str, NDArray[np.float32]]) -> Sensitivity:
-    """Return the sensitivity of the groups of a network whose units go in the order of scores, given the scores of elements."""
+def shares_of_units(analysis: Analysis, scores: Scores, elements: Mapping[str, NDArray[np.float32]]) -> Shares:
+    """Return the shares of a network whose units go in the order of scores, given the scores of elements."""
     curves: list[list[Floats]] = [[] for _ in analysis.groups]
     order = [np.argsort(-group.by_block(scores), 1, kind="stable") for group in analysis.groups]
     group_of_unit = np.repeat(np.arange(len(analysis.groups)), [g.blocks * g.width for g in analysis.groups])
@@ -64,7 +65,14 @@ def sensitivity(analysis: Analysis, scores: Scores, elements: Mapping[str, NDArr
                 best_first = np.take_along_axis(analysis.groups[g].by_block(mass), order[g], 1).sum(0)
                 lost = np.append(np.cumsum(best_first[::-1])[::-1], 0.0) / total
                 curves[g].append(1 - lost)
-    return Sensitivity(tuple(tuple(own) for own in curves))
+    return Shares(tuple(tuple(own) for own in curves))
+
+
+def sensitivity(analysis: Analysis, scores: Scores, widths: Widths, shares: Shares, macs: float) -> Floats:
+    """Return how sensitive the network is to each group, cut alone to its width (the PSE), from 0 to 1, [groups]: how its outputs
+    change, or for very large networks the share of its score that is lost."""
+    measured = responses(analysis, scores, widths, macs)
+    return shares.lost(widths) if measured is None else measured
 
 
 @allocator("reconvene")
@@ -72,17 +80,17 @@ def reconvene(analysis: Analysis, scores: Scores, within: Budget) -> Allocation:
     """Take widths from the layer densities of an unstructured method; cut the groups whose loss is felt least."""
     elements = within.upai()
     density = Unstructured.of(elements).log_density
-    evaluator = sensitivity(analysis, scores, elements.by_weight)
+    shares = shares_of_units(analysis, scores, elements.by_weight)
     solver, dense = DensitySolver.of(analysis), within.cost.dense
 
     def wanted(cut: NDArray[np.bool_], x: float) -> Floats:
         return np.where(cut, solver.fractions(density(x)), 1.0) * dense
 
     widths = closest(within, lambda x: wanted(np.ones(dense.size, bool), x))
-    least_first = np.argsort(evaluator(widths), kind="stable")
-    best = max(_choices(least_first), key=lambda cut: _kept(evaluator, within, functools.partial(wanted, cut)))
-    widths = closest(within, functools.partial(wanted, best))
-    return Allocation(widths, evaluator(widths))
+    felt = sensitivity(analysis, scores, widths, shares, within.cost("macs", dense))
+    choices = _choices(np.argsort(felt, kind="stable"))
+    best = max(choices, key=lambda cut: _kept(shares, within, functools.partial(wanted, cut)))
+    return Allocation(closest(within, functools.partial(wanted, best)), felt)
 
 
 def _choices(least_first: NDArray[np.int64]) -> Iterator[NDArray[np.bool_]]:
@@ -93,9 +101,9 @@ def _choices(least_first: NDArray[np.int64]) -> Iterator[NDArray[np.bool_]]:
         yield cut
 
 
-def _kept(evaluator: Sensitivity, within: Budget, wanted: Callable[[float], Floats]) -> float:
+def _kept(shares: Shares, within: Budget, wanted: Callable[[float], Floats]) -> float:
     """Return the logarithm of the score that the network keeps when the targets hold, minus infinity where they cannot."""
     if not within.holds(within.down(wanted(0.0))):
         return -np.inf
     widths = within.down(wanted(largest(lambda x: within.holds(within.down(wanted(x))))))
-    return sum(evaluator.log_kept(g, width) for g, width in enumerate(widths.tolist()))
+    return sum(shares.log_kept(g, width) for g, width in enumerate(widths.tolist()))

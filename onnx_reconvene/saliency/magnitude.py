@@ -80,7 +80,8 @@ def _distances(values: NDArray[np.float32], axis: int) -> NDArray[np.float64]:
     squared = norms[:, None] + norms - 2.0 * (filters @ filters.T)
     np.fill_diagonal(squared, 0)
     distances = np.sqrt(np.maximum(squared, 0))[:, norms > 0].sum(1)  # a filter of zeros is gone
-    return distances.astype(np.float32).astype(np.float64)  # the last digits depend on how the product was shared among threads
+    result: NDArray[np.float64] = distances.astype(np.float32).astype(np.float64)  # threads decide what digits follow
+    return result
 
 
 @criterion("bn-scale", "Liu et al. 2017, arXiv 1708.06519")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from onnx_reconvene.synflow.schedule import Keep
 
 SOURCE = "Tanaka et al. 2020, arXiv 2006.05467"
-NARROW = 0.85  # of units left since the maps were last made smaller; then they are again
+NARROW = 0.85  # of units left since the maps were last made smaller; then they are again, with the profiles of what is left
 
 
 def synflow_elements(analysis: Analysis, context: Context) -> Elements:

@@ -24,8 +24,8 @@ from onnx_reconvene.graph import from_model, plain_source
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.operators import elementwise
 from onnx_reconvene.shapes import Shape
-from onnx_reconvene.synflow.network import Floats
 from onnx_reconvene.synflow.rules import walked
+from onnx_reconvene.synflow.steps import Floats
 from onnx_reconvene.synflow.walk import Walk, name_of
 from onnx_reconvene.threads import allowed
 

@@ -1,4 +1,4 @@
-"""How layers map channels to channels: the magnitudes of their weights, summed over the kernel."""
+"""How layers map channels to channels: the magnitudes of their weights, and at which positions their taps read."""
 
 from __future__ import annotations
 
@@ -12,52 +12,62 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_reconvene.flow import UnsupportedError
-from onnx_reconvene.synflow.network import INPUT, Floats, Ids
+from onnx_reconvene.synflow.steps import INPUT, Floats, Ids, Window
 from onnx_reconvene.synflow.walk import Walk, dequantized
 
 
-def inside(size: int, out: int, kernel: int, stride: int, dilation: int, pad: int) -> Floats:
-    """Return, for each tap of a kernel along one axis, the fraction of output positions at which it lies inside the input."""
-    at = np.arange(out) * stride - pad + np.arange(kernel)[:, None] * dilation
-    result: Floats = ((at >= 0) & (at < size)).mean(1)
-    return result
-
-
-def taps(walk: Walk, node: gs.Node, x: gs.Tensor, kernel: Sequence[int]) -> Floats:
-    """Return how much each tap of a kernel contributes to the mean of the output, [*kernel]; for a transposed convolution, which
-    is the other way round, how many input positions it carries to the output for each position there."""
-    near, far, attributes = walk.shape(x)[2:], walk.shape(node.outputs[0])[2:], node.attrs
-    transposed = node.op == "ConvTranspose"
-    source, target = (far, near) if transposed else (near, far)
-    rank = len(kernel)
+def taps(walk: Walk, node: gs.Node, kernel: Sequence[int]) -> Ids:
+    """Return which position of the map it reads each tap of a kernel meets for each position that is made, [taps, made]; the number
+    of positions for a zero around the map."""
+    near, far = walk.shape(node.inputs[0])[2:], walk.shape(node.outputs[0])[2:]
+    rank, attributes, transposed = len(kernel), node.attrs, node.op == "ConvTranspose"
     strides, dilations = (attributes.get(name) or [1] * rank for name in ("strides", "dilations"))
     pads = attributes.get("pads") or [0] * rank
-    result = np.ones(())
-    for axis, (n, m, k, s, d) in enumerate(zip(source, target, kernel, strides, dilations, strict=True)):
+    index, outside = np.zeros([1] * (2 * rank), np.int64), np.zeros([1] * (2 * rank), bool)
+    for axis, (n, m, k, s, d) in enumerate(zip(near, far, kernel, strides, dilations, strict=True)):
         pad = pads[axis]
         if attributes.get("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER"):
-            whole = max(0, (m - 1) * s + (k - 1) * d + 1 - n)
+            small, large = (n, m) if transposed else (m, n)
+            whole = max(0, (small - 1) * s + (k - 1) * d + 1 - large)
             pad = whole // 2 if attributes["auto_pad"] == "SAME_UPPER" else whole - whole // 2
-        along = inside(n, m, k, s, d, pad)
-        result = result[..., None] * (along * m / n if transposed else along)
-    return result
+        tap = np.arange(k)[:, None] * d
+        at, missed = np.divmod(np.arange(m) + pad - tap, s) if transposed else (np.arange(m) * s - pad + tap, 0)
+        along = [k if a == axis else m if a == rank + axis else 1 for a in range(2 * rank)]
+        index = index * n + at.reshape(along)
+        outside = outside | ((at < 0) | (at >= n) | (missed != 0)).reshape(along)
+    return np.where(outside, math.prod(near), index).reshape(math.prod(kernel), -1)
+
+
+def windowed(walk: Walk, node: gs.Node, i: int, kernel: Sequence[int]) -> tuple[Ids, Window]:
+    """Return the states of input i, and the window through which a kernel reads their maps."""
+    ids, places = walk.ids[node.inputs[i].name], walk.places[node.inputs[i].name]
+    if places.size > math.prod(places.shape[2:]):
+        ids, places = walk.even(ids, places), np.zeros([1] * ids.ndim, np.int64)
+    size = walk.size(ids)
+    spread = np.broadcast_to(places, (1, 1, *walk.shape(node.inputs[i])[2:]))
+    return ids, Window(np.append(spread.ravel(), size)[taps(walk, node, kernel)], size)
 
 
 def conv(walk: Walk, node: gs.Node, x: int = 0, weight: int = 1, scale: int | None = None, zero: int | None = None) -> None:
     """x[n,i,...] * w[o,i/g,...] -> y[n,o,...]"""
     tensor, groups = node.inputs[weight], int(node.attrs.get("group", 1))
-    values = quantized(walk, node, weight, scale, zero)
+    values = np.abs(quantized(walk, node, weight, scale, zero))
     rows, columns, *kernel = values.shape
-    inner = taps(walk, node, node.inputs[x], kernel)
-    matrix = np.abs(values).reshape(rows * columns, -1) @ inner.ravel().astype(np.float32)
-    reads = walk.vector(walk.ids[node.inputs[x].name], 1, groups * columns)
+    ids, window = windowed(walk, node, x, kernel)
+    reads = walk.vector(ids, 1, groups * columns)
+    by_tap = values.reshape(groups, rows // groups, columns, -1)
 
     def elements(slope: Floats, read: Floats) -> Floats:
-        outer = (slope[:, :, None] * read[:, None, :]).reshape(rows, columns, *[1] * len(kernel))
-        return np.asarray(np.abs(values) * inner * outer)
+        return np.asarray(by_tap * (slope[:, :, None, None] * read[:, None])).reshape(values.shape)
 
-    made = walk.layer(node, tensor, matrix.reshape(groups, rows // groups, columns), reads, elements)
-    walk.put(node.outputs[0], made.reshape(1, -1, *[1] * len(kernel)))
+    made = walk.layer(node, tensor, by_tap, reads, elements, window=window)
+    put_map(walk, node, made)
+
+
+def put_map(walk: Walk, node: gs.Node, made: Ids) -> None:
+    """Give the output of a node the channels that it makes, with maps in order."""
+    far = walk.shape(node.outputs[0])[2:]
+    walk.put(node.outputs[0], made.reshape(1, -1, *[1] * len(far)), walk.grid(made, (1, 1, *far)))
 
 
 def weight_of(walk: Walk, node: gs.Node, i: int) -> NDArray[np.float32]:
@@ -79,48 +89,72 @@ def quantized(walk: Walk, node: gs.Node, weight: int, scale: int | None, zero: i
 
 def conv_transpose(walk: Walk, node: gs.Node) -> None:
     """x[n,i,...] * w[i,o/g,...] -> y[n,o,...]"""
-    values, groups = weight_of(walk, node, 1), int(node.attrs.get("group", 1))
+    values, groups = np.abs(weight_of(walk, node, 1)), int(node.attrs.get("group", 1))
     rows, columns, *kernel = values.shape
-    inner = taps(walk, node, node.inputs[0], kernel)
-    matrix = (np.abs(values).reshape(rows * columns, -1) @ inner.ravel().astype(np.float32)).reshape(
-        groups, rows // groups, columns
-    )
-    reads = walk.vector(walk.ids[node.inputs[0].name], 1, rows)
+    ids, window = windowed(walk, node, 0, kernel)
+    reads = walk.vector(ids, 1, rows)
+    by_tap = values.reshape(groups, rows // groups, columns, -1)
 
     def elements(slope: Floats, read: Floats) -> Floats:
-        outer = (read[:, :, None] * slope[:, None, :]).reshape(rows, columns, *[1] * len(kernel))
-        return np.asarray(np.abs(values) * inner * outer)
+        return np.asarray(by_tap * (read[:, :, None] * slope[:, None, :, None])).reshape(values.shape)
 
     own = groups == 1 or min(rows, groups * columns) > groups  # else whole groups go, with what they read
-    made = walk.layer(node, node.inputs[1], matrix.transpose(0, 2, 1), reads, elements, own)
-    walk.put(node.outputs[0], made.reshape(1, -1, *[1] * len(kernel)))
+    made = walk.layer(node, node.inputs[1], by_tap.swapaxes(1, 2), reads, elements, own, window)
+    put_map(walk, node, made)
 
 
 def gemm(walk: Walk, node: gs.Node) -> None:
     """a[m,k] * b[k,n] -> y[m,n], a and b transposed at will"""
-    ids = walk.ids[node.inputs[0].name]
-    ids = ids.T if node.attrs.get("transA", 0) else ids
-    made = matrix_layer(walk, node, 1, weight_of(walk, node, 1), ids, of_rows=bool(node.attrs.get("transB", 0)))
-    walk.put(node.outputs[0], walk.scaled(made[None], np.asarray(node.attrs.get("alpha", 1.0)), node.outputs[0]))
+    ids, places = walk.ids[node.inputs[0].name], walk.places[node.inputs[0].name]
+    ids, places = (ids.T, places.T) if node.attrs.get("transA", 0) else (ids, places)
+    made, rest = matrix_layer(walk, node, 1, weight_of(walk, node, 1), ids, places, of_rows=bool(node.attrs.get("transB", 0)))
+    walk.put(node.outputs[0], walk.scaled(made[None], np.asarray(node.attrs.get("alpha", 1.0)), node.outputs[0]), rest)
 
 
-def matrix_layer(walk: Walk, node: gs.Node, i: int, values: NDArray[Any], ids: Ids, of_rows: bool, axis: int = -1) -> Ids:
+def matrix_layer(
+    walk: Walk, node: gs.Node, i: int, values: NDArray[Any], ids: Ids, places: Ids, of_rows: bool, axis: int = -1
+) -> tuple[Ids, Ids]:
     """Enter x along an axis of ids times a matrix, or the mean of a stack of them, whose rows, or else columns, make the output.
 
-    values are those of input i. Returns the states that are made.
+    values are those of input i. Returns the states that are made, and their places along the other axes.
     """
     shape, magnitude = values.shape, np.abs(values)
     if values.ndim < 2:
         magnitude = magnitude[None] if of_rows else magnitude[:, None]
     stack = math.prod(shape[:-2])
-    matrix = magnitude.mean(tuple(range(magnitude.ndim - 2)))
+    matrix = magnitude.mean(tuple(range(magnitude.ndim - 2))) if magnitude.ndim > 2 else magnitude
     matrix = matrix if of_rows else matrix.T
+    order = _by_channel(walk, ids, places, axis, matrix.shape[1])
+    if places.shape[axis] > 1 and order is None:
+        ids, places = walk.even(ids), np.zeros([1] * ids.ndim, np.int64)
+    reads, size, columns = walk.vector(ids, axis, matrix.shape[1]), walk.size(ids), None
+    kernel, window = matrix[None, :, :, None], Window(places.reshape(1, -1), size)
+    if order is not None:
+        kernel = (matrix if (np.diff(order) == 1).all() else matrix[:, order]).reshape(1, len(matrix), -1, size)
+        columns, window = order[::size], Window(np.arange(size)[:, None], size)
+        reads = reads[columns]
 
     def elements(slope: Floats, read: Floats) -> Floats:
-        outer = slope[0][:, None] * read[0] / stack
+        x = read.ravel()
+        if order is not None:
+            x = np.empty(order.size)
+            x[order] = read.ravel()
+        outer = slope[0][:, None] * x / stack
         return np.asarray(magnitude * (outer if of_rows else outer.T)).reshape(shape)
 
-    return walk.layer(node, node.inputs[i], matrix[None], walk.vector(ids, axis, matrix.shape[1]), elements)
+    made = walk.layer(node, node.inputs[i], kernel, reads, elements, window=window, columns=columns)
+    return made, walk.grid(made, [1 if a == axis % ids.ndim else n for a, n in enumerate(places.shape)])
+
+
+def _by_channel(walk: Walk, ids: Ids, places: Ids, axis: int, width: int) -> Ids | None:
+    """Return the order in which elements along an axis are whole maps, channel by channel, each in order; None if they are not."""
+    size = walk.size(ids)
+    if not 1 < places.shape[axis] == places.size == width or width % size:
+        return None
+    states, at = walk.vector(ids, axis, width), places.ravel()
+    order = np.lexsort((at, states))
+    whole = (np.diff(states[order].reshape(-1, size)) == 0).all() and (at[order].reshape(-1, size) == np.arange(size)).all()
+    return order if whole else None
 
 
 def matmul(walk: Walk, node: gs.Node, a: int = 0, b: int = 1, scale: int | None = None, zero: int | None = None) -> None:
@@ -129,14 +163,23 @@ def matmul(walk: Walk, node: gs.Node, a: int = 0, b: int = 1, scale: int | None 
         raise UnsupportedError("it transposes an operand")
     (out,) = node.outputs
     left, right = (walk.ids.get(node.inputs[i].name) for i in (a, b))
+    places = [walk.places.get(node.inputs[i].name, np.empty(0, np.int64)) for i in (a, b)]
     rank = len(walk.shape(out))
     if left is not None and right is None:
-        made = matrix_layer(walk, node, b, quantized(walk, node, b, scale, zero), left, of_rows=False)
-        walk.put(out, made.reshape([1] * (rank - 1) + [-1]) if rank == left.ndim else made.reshape([1] * rank))
+        made, rest = matrix_layer(walk, node, b, quantized(walk, node, b, scale, zero), left, places[0], of_rows=False)
+        if rank == left.ndim:
+            walk.put(out, made.reshape([1] * (rank - 1) + [-1]), rest)
+        else:
+            walk.put(out, made.reshape([1] * rank))
     elif left is None and right is not None:
-        made = matrix_layer(walk, node, a, weight_of(walk, node, a), right, of_rows=True, axis=max(-2, -right.ndim))
-        walk.put(out, made.reshape([1] * (rank - 2) + [-1, 1]) if rank == right.ndim > 1 else made.reshape([1] * rank))
+        axis = max(-2, -right.ndim)
+        made, rest = matrix_layer(walk, node, a, weight_of(walk, node, a), right, places[1], of_rows=True, axis=axis)
+        if rank == right.ndim > 1:
+            walk.put(out, made.reshape([1] * (rank - 2) + [-1, 1]), rest)
+        else:
+            walk.put(out, made.reshape([1] * rank))
     elif left is not None and right is not None and min(left.ndim, right.ndim) > 1:
+        left, right = walk.even(left, places[0]), walk.even(right, places[1])
         means = walk.mean(left, [left.ndim - 1]), walk.mean(right, [right.ndim - 2])
         walk.put(out, walk.product([x.reshape((1,) * (rank - x.ndim) + x.shape) for x in means]))
     else:
@@ -154,13 +197,14 @@ def einsum(walk: Walk, node: gs.Node) -> None:
     if len(own) != 2 or len(made) != 1 or len(summed) != 1 or not made <= set(result):
         raise UnsupportedError("it is no layer of one axis for another")
     of_rows, axis = own[0] in made, read.index(*summed)
-    ids = matrix_layer(walk, node, weight, weight_of(walk, node, weight), x, of_rows, axis)
+    even = np.zeros([1] * x.ndim, np.int64)
+    ids, _ = matrix_layer(walk, node, weight, weight_of(walk, node, weight), walk.even(x), even, of_rows, axis)
     walk.put(node.outputs[0], ids.reshape([-1 if letter in made else 1 for letter in result]))
 
 
 def attention(walk: Walk, node: gs.Node) -> None:
     """q[b,t,h*d], k[b,s,g*d], v[b,s,g*e] -> y[b,t,h*e]: values by the means of queries and keys"""
-    (out, *_), (q, k, v) = node.outputs, (walk.ids[t.name] for t in node.inputs[:3])
+    (out, *_), (q, k, v) = node.outputs, (walk.even(walk.ids[t.name]) for t in node.inputs[:3])
     if q.ndim != 3:
         raise UnsupportedError("its heads have an axis of their own")
     heads = int(node.attrs.get("q_num_heads", 0) or node.attrs["num_heads"])
@@ -175,14 +219,14 @@ def attention(walk: Walk, node: gs.Node) -> None:
 def recurrent(walk: Walk, node: gs.Node) -> None:
     """x[t,n,i] -> y = h + r h, h = w x, the magnitudes of all gates summed, directions averaged"""
     size = walk.shape(node.inputs[2])[2]
-    made = walk.vector(walk.ids[node.inputs[0].name], 2, walk.shape(node.inputs[1])[2])
+    made = walk.vector(walk.even(walk.ids[node.inputs[0].name]), 2, walk.shape(node.inputs[1])[2])
     results = [made]
     for i in (1, 2):
         values = np.abs(weight_of(walk, node, i))
         directions, rows, columns = values.shape
         matrix = values.reshape(directions, rows // size, size, columns).sum(1).mean(0)[None]
         elements = functools.partial(_gates, values, rows // size)
-        results.append(walk.layer(node, node.inputs[i], matrix, results[-1], elements))
+        results.append(walk.layer(node, node.inputs[i], matrix[..., None], results[-1], elements))
     made = walk.sum(results[1:])
     for tensor in node.outputs:
         if tensor.name:
@@ -191,7 +235,7 @@ def recurrent(walk: Walk, node: gs.Node) -> None:
 
 def _gates(values: NDArray[Any], gates: int, slope: Floats, read: Floats) -> Floats:
     """Return the scores of a recurrent weight [directions, gates * hidden, read]."""
-    return np.asarray(values / len(values) * np.tile(slope[0][:, None] * read[0], (gates, 1)))
+    return np.asarray(values / len(values) * np.tile(slope[0][:, None] * read[0, :, 0], (gates, 1)))
 
 
 def embed(walk: Walk, node: gs.Node, axis: int) -> None:
@@ -203,5 +247,5 @@ def embed(walk: Walk, node: gs.Node, axis: int) -> None:
     def elements(slope: Floats, read: Floats) -> Floats:
         return np.asarray(values / len(values) * slope[0])
 
-    made = walk.layer(node, node.inputs[0], values.mean(0, dtype=np.float64)[None, :, None], np.array([INPUT]), elements)
+    made = walk.layer(node, node.inputs[0], values.mean(0, dtype=np.float64)[None, :, None, None], np.array([INPUT]), elements)
     walk.put(node.outputs[0], made.reshape([1] * (len(walk.shape(node.outputs[0])) - 1) + [-1]))

@@ -7,7 +7,9 @@ Choices where SynFlow says nothing:
 - a normalization has its scale, and statistics of one: LayerNormalization |gamma|; BatchNormalization, whose statistics are
   stored, |gamma| / sqrt(var + epsilon); dividing by an activation does nothing;
 - softmax is an activation; differences, maxima and minima are sums;
-- a layer reads the mean along all axes but the one it sums over;
+- a layer reads the mean along all axes with channels but the one it sums over;
+- a map is resized to the nearest positions; where positions are picked by data, or sorted, or where attention and recurrence mix
+  them, it is averaged;
 - a recurrent layer adds up its gates, and makes one step: W x + R W x;
 - a constant factor that cannot be evaluated, as a mask, counts as one;
 - an operator without a rule spreads the mean of all it reads evenly. Its node is listed in `ChannelNetwork.averaged`.
@@ -17,66 +19,83 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 
 from onnx_reconvene.errors import ModelError
 from onnx_reconvene.flow import UnsupportedError
 from onnx_reconvene.groups import Analysis
-from onnx_reconvene.operators import along_axis, channelwise, elementwise, normalization
+from onnx_reconvene.operators import along_axis, elementwise, normalization
 from onnx_reconvene.operators.movement import reshape_labels
 from onnx_reconvene.shapes import as_slice, slice_operands
-from onnx_reconvene.synflow.layers import attention, conv, conv_transpose, einsum, embed, gemm, matmul, recurrent
-from onnx_reconvene.synflow.network import EMPTY, ChannelNetwork, Ids
+from onnx_reconvene.synflow.layers import attention, conv, conv_transpose, einsum, embed, gemm, matmul, recurrent, windowed
+from onnx_reconvene.synflow.network import ChannelNetwork
+from onnx_reconvene.synflow.steps import EMPTY, Ids, Window
 from onnx_reconvene.synflow.walk import Rule, Walk
 
 
 def passed(walk: Walk, node: gs.Node) -> None:
     """f(x) -> x, where f treats channels alike, each by itself"""
+    name = next(t.name for t in node.inputs if t.name in walk.ids)
+    for tensor in node.outputs:
+        if tensor.name:
+            walk.put(tensor, walk.ids[name], walk.places[name])
+
+
+def spread(walk: Walk, node: gs.Node) -> None:
+    """f(x) -> the mean of x over its map, where f treats channels alike, but not positions"""
     for tensor in node.outputs:
         if tensor.name:
             walk.put(tensor, walk.flows(node)[0])
 
 
-def aligned(walk: Walk, node: gs.Node, rank: int) -> list[Ids]:
-    """Return the states of inputs that are not constant, broadcast together, as arrays of this rank."""
-    return [ids.reshape((1,) * (rank - ids.ndim) + ids.shape) for ids in walk.flows(node)]
+def aligned(walk: Walk, node: gs.Node) -> tuple[list[Ids], Ids]:
+    """Return the states of inputs that are not constant, and their places, as arrays that are broadcastable to the output."""
+    rank = len(walk.shape(node.outputs[0]))
+    names = [t.name for t in node.inputs if t.name in walk.ids]
+    if node.op == "Where" and len(names) > 1 and names[0] == node.inputs[0].name:
+        names = names[1:]
+    arrays = [(walk.ids[name], walk.places[name]) for name in names]
+    return walk.together(
+        [(i.reshape((1,) * (rank - i.ndim) + i.shape), p.reshape((1,) * (rank - p.ndim) + p.shape)) for i, p in arrays]
+    )
 
 
 def add(walk: Walk, node: gs.Node) -> None:
     """a + b -> the sum of levels; what is constant is a bias"""
-    (out,) = node.outputs
-    terms = aligned(walk, node, len(walk.shape(out)))
-    if node.op == "Where" and node.inputs[0].name in walk.ids:
-        terms = terms[1:] or terms
+    terms, places = aligned(walk, node)
     share = 1 / len(terms) if node.op == "Mean" else 1.0
-    walk.put(out, walk.sum(terms, share) if len(terms) > 1 else terms[0])
+    walk.put(node.outputs[0], walk.sum(terms, share) if len(terms) > 1 else terms[0], places)
 
 
 def multiply(walk: Walk, node: gs.Node) -> None:
     """a * b -> the geometric mean of levels; what is constant is a scale"""
     (out,) = node.outputs
-    factors = aligned(walk, node, len(walk.shape(out)))
+    factors, places = aligned(walk, node)
     ids = walk.product(factors) if len(factors) > 1 else factors[0]
     for tensor in [t for t in node.inputs if t.name not in walk.ids]:
         ids = walk.scaled(ids, walk.magnitude(tensor), out)
-    walk.put(out, ids)
+    walk.put(out, ids, places)
 
 
 def quantized_product(walk: Walk, node: gs.Node) -> None:
     """a * b, each with a scale and zero point"""
-    factors = aligned(walk, node, len(walk.shape(node.outputs[0])))
-    walk.put(node.outputs[0], walk.product(factors) if len(factors) > 1 else factors[0])
+    factors, places = aligned(walk, node)
+    walk.put(node.outputs[0], walk.product(factors) if len(factors) > 1 else factors[0], places)
 
 
 def skip_norm(walk: Walk, node: gs.Node) -> None:
     """(x + skip) * |scale|, ..., the sum itself"""
-    total = walk.sum(aligned(walk, node, len(walk.shape(node.outputs[0]))))
-    walk.put(node.outputs[0], walk.scaled(total, walk.magnitude(node.inputs[2]), node.outputs[0]))
+    terms, places = aligned(walk, node)
+    total = walk.sum(terms)
+    walk.put(node.outputs[0], walk.scaled(total, walk.magnitude(node.inputs[2]), node.outputs[0]), places)
     for tensor in node.outputs[1:]:
         if tensor.name and len(walk.shape(tensor)) == total.ndim:
-            walk.put(tensor, total)
+            walk.put(tensor, total, places)
 
 
 def decided(walk: Walk, node: gs.Node) -> None:
@@ -86,27 +105,30 @@ def decided(walk: Walk, node: gs.Node) -> None:
 def divide(walk: Walk, node: gs.Node) -> None:
     """a / b -> a over the magnitude of a constant b; a where b is an activation, b where a is constant"""
     (out,) = node.outputs
-    ids = aligned(walk, node, len(walk.shape(out)))[0]
+    (ids, *_), places = aligned(walk, node)
     if node.inputs[1].name not in walk.ids:
         magnitude = walk.magnitude(node.inputs[1])
         ids = walk.scaled(ids, np.divide(1, magnitude, out=np.zeros_like(magnitude), where=magnitude > 0), out)
-    walk.put(out, ids)
+    walk.put(out, ids, places)
 
 
 def batch_norm(walk: Walk, node: gs.Node) -> None:
     """x[n,c,...] * |scale[c]| / sqrt(variance[c] + epsilon)"""
     scale, variance = (np.asarray(walk.value(node.inputs[i]), np.float64) for i in (1, 4))
     factor = scale / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
-    out = node.outputs[0]
-    walk.put(out, walk.scaled(walk.ids[node.inputs[0].name], factor.reshape(-1, *[1] * (len(walk.shape(out)) - 2)), out))
+    scale_channels(walk, node, factor)
 
 
 def channel_norm(walk: Walk, node: gs.Node) -> None:
     """x[n,c,...] * |scale[c]|, or a scale for each block of c"""
-    out = node.outputs[0]
     scale = np.abs(walk.value(node.inputs[1]))
-    scale = np.repeat(scale, walk.shape(out)[1] // scale.size)
-    walk.put(out, walk.scaled(walk.ids[node.inputs[0].name], scale.reshape(-1, *[1] * (len(walk.shape(out)) - 2)), out))
+    scale_channels(walk, node, np.repeat(scale, walk.shape(node.outputs[0])[1] // scale.size))
+
+
+def scale_channels(walk: Walk, node: gs.Node, factor: NDArray[Any]) -> None:
+    """Give the output of a node its input times a factor for each channel."""
+    out, name = node.outputs[0], node.inputs[0].name
+    walk.put(out, walk.scaled(walk.ids[name], factor.reshape(-1, *[1] * (len(walk.shape(out)) - 2)), out), walk.places[name])
 
 
 def layer_norm(walk: Walk, node: gs.Node) -> None:
@@ -115,18 +137,24 @@ def layer_norm(walk: Walk, node: gs.Node) -> None:
     ids = walk.ids[node.inputs[0].name]
     if len(node.inputs) > 1 and node.inputs[1].name not in walk.ids:
         ids = walk.scaled(ids, walk.magnitude(node.inputs[1]), out)
-    walk.put(out, ids)
+    walk.put(out, ids, walk.places[node.inputs[0].name])
+
+
+def moved(walk: Walk, node: gs.Node, i: int, move: Callable[[Ids], Ids]) -> None:
+    """Give the output of a node what a movement makes of the states of an input, and of their places."""
+    tensor = node.inputs[i]
+    walk.put(node.outputs[0], move(walk.ids[tensor.name]), move(walk.places[tensor.name]))
 
 
 def reshape(walk: Walk, node: gs.Node) -> None:
     """the same elements in the same order, in another shape"""
-    (out,) = node.outputs
-    walk.put(out, reshape_labels(walk.shape(node.inputs[0]), walk.shape(out), walk.ids[node.inputs[0].name]))
+    source, target = walk.shape(node.inputs[0]), walk.shape(node.outputs[0])
+    moved(walk, node, 0, lambda x: reshape_labels(source, target, x))
 
 
 def transpose(walk: Walk, node: gs.Node) -> None:
     """y[permuted axes]"""
-    walk.put(node.outputs[0], np.transpose(walk.ids[node.inputs[0].name], node.attrs.get("perm")))
+    moved(walk, node, 0, lambda x: np.transpose(x, node.attrs.get("perm")))
 
 
 def whole(ids: Ids, axis: int, size: int) -> Ids:
@@ -136,70 +164,128 @@ def whole(ids: Ids, axis: int, size: int) -> Ids:
 
 def concat(walk: Walk, node: gs.Node) -> None:
     """x1[..., c1, ...], x2[..., c2, ...] -> y[..., c1 + c2, ...]; what is constant is a bias"""
-    (out,) = node.outputs
-    rank = len(walk.shape(out))
+    rank = len(walk.shape(node.outputs[0]))
     axis = node.attrs["axis"] % rank
-    parts = [whole(walk.ids.get(t.name, np.full([1] * rank, EMPTY)), axis, walk.shape(t)[axis]) for t in node.inputs]
+    nothing = np.full([1] * rank, EMPTY), np.zeros([1] * rank, np.int64)
+    given = [(walk.ids[t.name], walk.places[t.name]) if t.name in walk.ids else nothing for t in node.inputs]
+    if any(places.shape[axis] > 1 for _, places in given):
+        given = [(walk.even(ids, places), nothing[1]) for ids, places in given]
+    found, places = walk.together(given)
+    parts = [whole(ids, axis, walk.shape(t)[axis]) for ids, t in zip(found, node.inputs, strict=True)]
     others = np.broadcast_shapes(*((*p.shape[:axis], 1, *p.shape[axis + 1 :]) for p in parts))
     spread = [np.broadcast_to(p, (*others[:axis], p.shape[axis], *others[axis + 1 :])) for p in parts]
-    walk.put(out, np.concatenate(spread, axis))
+    walk.put(node.outputs[0], np.concatenate(spread, axis), places)
 
 
 def split(walk: Walk, node: gs.Node) -> None:
     """x[..., c1 + c2, ...] -> y1[..., c1, ...], y2[..., c2, ...]"""
-    ids = walk.ids[node.inputs[0].name]
-    axis = node.attrs.get("axis", 0) % ids.ndim
+    arrays = walk.ids[node.inputs[0].name], walk.places[node.inputs[0].name]
+    axis = node.attrs.get("axis", 0) % arrays[0].ndim
     sizes = [walk.shape(t)[axis] for t in node.outputs]
     for tensor, end, size in zip(node.outputs, np.cumsum(sizes).tolist(), sizes, strict=True):
         if tensor.name:
-            walk.put(tensor, ids.take(range(end - size, end), axis) if ids.shape[axis] > 1 else ids)
+            walk.put(tensor, *(x.take(range(end - size, end), axis) if x.shape[axis] > 1 else x for x in arrays))
 
 
 def slice_(walk: Walk, node: gs.Node) -> None:
     """x[starts:ends:steps along axes]"""
-    ids = walk.ids[node.inputs[0].name]
     operands = [walk.value(t) if t.name else None for t in node.inputs[1:]]
-    for start, end, axis, step in zip(*slice_operands(node.attrs, ids.ndim, operands), strict=True):
-        if ids.shape[axis] > 1:
-            ids = ids[(slice(None),) * axis + (as_slice(start, end, step, ids.shape[axis]),)]
-    walk.put(node.outputs[0], ids)
+
+    def move(x: Ids) -> Ids:
+        for start, end, axis, step in zip(*slice_operands(node.attrs, x.ndim, operands), strict=True):
+            if x.shape[axis] > 1:
+                x = x[(slice(None),) * axis + (as_slice(start, end, step, x.shape[axis]),)]
+        return x
+
+    moved(walk, node, 0, move)
 
 
 def gather(walk: Walk, node: gs.Node) -> None:
     """x[..., indices, ...]; rows of a constant table are a layer of embeddings"""
     data, index = node.inputs
     axis = node.attrs.get("axis", 0) % len(walk.shape(data))
-    rank = len(walk.shape(index))
     if data.name not in walk.ids:
         embed(walk, node, axis)
         return
-    ids = walk.ids[data.name]
     known = walk.analysis.integers.get(index)
-    if known is None or ids.shape[axis] == 1:
-        ids = walk.mean(ids, [axis])
-        known = np.zeros([1] * rank, np.int64)
-    walk.put(node.outputs[0], np.take(ids, known, axis))
+    first = np.zeros([1] * len(walk.shape(index)), np.int64)
+    if known is None:
+        ids = walk.mean(walk.even(walk.ids[data.name], walk.places[data.name]), [axis])
+        walk.put(node.outputs[0], np.take(ids, first, axis))
+    else:
+        moved(walk, node, 0, lambda x: np.take(x, known if x.shape[axis] > 1 else first, axis))
 
 
 def pad(walk: Walk, node: gs.Node) -> None:
-    """x[...] with zeros before and after, where these are channels"""
-    (out,) = node.outputs
-    ids, shape = walk.ids[node.inputs[0].name], walk.shape(node.inputs[0])
+    """x[...] with zeros before and after"""
+    (out,), name = node.outputs, node.inputs[0].name
+    ids, places, shape = walk.ids[name], walk.places[name], walk.shape(node.inputs[0])
     pads = np.asarray(node.attrs["pads"] if "pads" in node.attrs else walk.value(node.inputs[1])).reshape(2, -1)
     axes = walk.value(node.inputs[3]).tolist() if len(node.inputs) > 3 and node.inputs[3].name else range(ids.ndim)
+    mode, around = node.attrs.get("mode", "constant"), {"constant_values": walk.size(ids)}
     for k, axis in enumerate(axes):
+        widths = [tuple(pads[:, k]) if a == axis % ids.ndim else (0, 0) for a in range(ids.ndim)]
         if ids.shape[axis] > 1 and pads[:, k].any():
-            widths = [tuple(pads[:, k]) if a == axis % ids.ndim else (0, 0) for a in range(ids.ndim)]
             ids = np.pad(ids, widths, constant_values=EMPTY)
+            places = places if places.shape[axis] == 1 else np.pad(places, widths, "edge")
         elif shape[axis] == 1 and pads[:, k].any():
             raise UnsupportedError("it pads what has no channels")
-    walk.put(out, ids)
+        elif pads[:, k].any():
+            places = np.pad(whole(places, axis, shape[axis]), widths, mode, **(around if mode == "constant" else {}))
+    walk.put(out, ids, places)
+
+
+def pooled(walk: Walk, node: gs.Node) -> None:
+    """the maximum or mean of x[n,c,...] over a window"""
+    kernel = node.attrs["kernel_shape"]
+    ids, window = windowed(walk, node, 0, kernel)
+    inside = (window.index < window.size).sum(0).astype(np.float64)
+    counted = np.full(inside.shape, float(len(window.index))) if node.attrs.get("count_include_pad", 0) else np.maximum(inside, 1)
+    made = walk.pool(walk.vector(ids, 1, walk.shape(node.inputs[0])[1]), window, None if node.op == "MaxPool" else counted)
+    for tensor in node.outputs:
+        if tensor.name:
+            far = walk.shape(tensor)[2:]
+            walk.put(tensor, made.reshape(1, -1, *[1] * len(far)), walk.grid(made, (1, 1, *far)))
+
+
+def over(walk: Walk, ids: Ids, places: Ids, axes: Iterable[int], largest: bool) -> tuple[Ids, Ids]:
+    """Return states and places of the means, or maxima, over axes, which keep size 1."""
+    axes = [axis for axis in axes if places.shape[axis] > 1]
+    if axes and any(ids.shape[axis] > 1 for axis in range(ids.ndim) if places.shape[axis] > 1):
+        return walk.even(ids, places), np.zeros([1] * ids.ndim, np.int64)
+    if not axes:
+        return ids, places
+    others = [axis for axis in range(ids.ndim) if axis not in axes]
+    count = math.prod(places.shape[axis] for axis in axes)
+    index = places.transpose(*axes, *others).reshape(count, -1)
+    ids = walk.pool(ids, Window(index, walk.size(ids)), None if largest else np.full(index.shape[1], float(count)))
+    return ids, walk.grid(ids, [1 if axis in axes else n for axis, n in enumerate(places.shape)])
+
+
+def pooled_whole(walk: Walk, node: gs.Node) -> None:
+    """the maximum or mean of x[n,c,...] over all positions"""
+    name = node.inputs[0].name
+    ids = walk.ids[name]
+    walk.put(node.outputs[0], *over(walk, ids, walk.places[name], range(2, ids.ndim), node.op == "GlobalMaxPool"))
+
+
+def resize(walk: Walk, node: gs.Node) -> None:
+    """x[n,c,...] at the nearest positions"""
+    near, far = walk.shape(node.inputs[0]), walk.shape(node.outputs[0])
+
+    def move(x: Ids) -> Ids:
+        for axis, (n, m) in enumerate(zip(near, far, strict=True)):
+            if x.shape[axis] > 1 and n != m:
+                x = x.take(((np.arange(m) + 0.5) * n / m).astype(np.int64), axis)
+        return x
+
+    moved(walk, node, 0, move)
 
 
 def expand(walk: Walk, node: gs.Node) -> None:
     """x[..., 1, ...] -> y[..., n, ...]"""
-    (out,) = node.outputs
-    walk.put(out, aligned(walk, node, len(walk.shape(out)))[0])
+    (ids, *_), places = aligned(walk, node)
+    walk.put(node.outputs[0], ids, places)
 
 
 def tile(walk: Walk, node: gs.Node) -> None:
@@ -225,18 +311,21 @@ def space_to_depth(walk: Walk, node: gs.Node) -> None:
 
 def reduction(walk: Walk, node: gs.Node) -> None:
     """x[..., reduced, ...] -> the mean over reduced axes"""
-    ids, (out,) = walk.ids[node.inputs[0].name], node.outputs
+    name, (out,) = node.inputs[0].name, node.outputs
+    ids, places = walk.ids[name], walk.places[name]
     given = walk.value(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1].name else node.attrs.get("axes")
     reduced = range(ids.ndim) if given is None or not np.size(given) else [int(a) % ids.ndim for a in np.ravel(given)]
     if node.attrs.get("noop_with_empty_axes", 0) and (given is None or not np.size(given)):
         reduced = []
+    ids, places = over(walk, ids, places, reduced, node.op == "ReduceMax")
     ids = walk.mean(ids, reduced)
     count = math.prod(walk.shape(node.inputs[0])[axis] for axis in reduced)
-    ids = ids if node.attrs.get("keepdims", 1) else ids.reshape([n for axis, n in enumerate(ids.shape) if axis not in set(reduced)])
-    walk.put(out, walk.scaled(ids, np.asarray(count), out) if node.op in ("ReduceSum", "ReduceL1") else ids)
+    if not node.attrs.get("keepdims", 1):
+        ids, places = (x.reshape([n for axis, n in enumerate(x.shape) if axis not in set(reduced)]) for x in (ids, places))
+    walk.put(out, walk.scaled(ids, np.asarray(count), out) if node.op in ("ReduceSum", "ReduceL1") else ids, places)
 
 
-PASSED = [*elementwise.UNARY, *channelwise.OPERATORS, *along_axis.OPERATORS, "BiasGelu", "CastLike", "DequantizeLinear"]
+PASSED = [*elementwise.UNARY, "BiasGelu", "CastLike", "DequantizeLinear"]
 PASSED += ["DynamicQuantizeLinear", "FastGelu", "Identity", "LRN", "LpNormalization", "MeanVarianceNormalization", "PRelu", "Pow"]
 PASSED += [
     "Hardmax",
@@ -266,6 +355,10 @@ DECIDED = [
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(PASSED, passed),
+    **dict.fromkeys([*along_axis.OPERATORS, "GridSample", "MaxRoiPool", "RoiAlign"], spread),
+    **dict.fromkeys(["AveragePool", "LpPool", "MaxPool"], pooled),
+    **dict.fromkeys(["GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool"], pooled_whole),
+    **dict.fromkeys(["Resize", "Upsample"], resize),
     **dict.fromkeys(["Add", "Max", "Mean", "Min", "QLinearAdd", "Sub", "Sum", "Where"], add),
     **dict.fromkeys(["Flatten", "Reshape", "Squeeze", "Unsqueeze"], reshape),
     **dict.fromkeys(["Conv", "DeformConv", "FusedConv"], conv),
@@ -301,6 +394,9 @@ RULES: dict[str, Rule] = {
 }
 
 
+ROUNDS = 4  # until profiles that depend on each other's weights no longer change to speak of
+
+
 def channel_network(analysis: Analysis) -> ChannelNetwork:
     """Return the network that an analysis speaks of, reduced to its channels.
 
@@ -313,6 +409,8 @@ def walked(analysis: Analysis) -> tuple[Walk, ChannelNetwork]:
     """Return what `channel_network` does, and the walk that knows the states of each tensor."""
     walk = Walk(analysis)
     network = walk.run(RULES)
+    for _ in range(ROUNDS):
+        network.settle(np.ones(analysis.width, bool))
     reached = np.zeros(analysis.width + 1, bool)
     for layer in network.layers:
         reached[layer.made_units] = reached[layer.read_units] = True

@@ -1,7 +1,8 @@
 """A walk over a graph that finds how channels map to channels.
 
-A tensor is an array of states, of size 1 along axes that carry no channels: what lies there is averaged. So data movement runs on
-the states themselves, and what treats each element alone passes them on. A tensor without states is computed from constants alone.
+A tensor is an array of states, of size 1 along axes that carry no channels: what lies there is averaged, or it is the positions of
+a map, of which an array like it tells the place of each. So data movement runs on states and places themselves, and what treats
+each element alone passes them on. A tensor without states is computed from constants alone.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from onnx_reconvene.flow import UnsupportedError, Value, weight_values
 from onnx_reconvene.graph import bodies_of, every_node
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.shapes import EVALUATE, Shape
-from onnx_reconvene.synflow.network import INPUT, ChannelNetwork, Elements, Floats, Ids, Layer, Product, Step, Sum
+from onnx_reconvene.synflow.network import ChannelNetwork
+from onnx_reconvene.synflow.steps import EVEN, INPUT, Elements, Floats, Ids, Kinds, Layer, Pool, Product, Step, Sum, Window
 
 Rule = Callable[["Walk", gs.Node], None]
+POINT = Window(np.zeros((1, 1), np.int64), 1)  # one tap, at one position
 
 
 class Walk:
@@ -30,7 +33,9 @@ class Walk:
     def __init__(self, analysis: Analysis) -> None:
         self.analysis = analysis
         self.ids: dict[str, Ids] = {}  # a tensor that is missing is computed from constants alone
-        self.states = 2
+        self.places: dict[str, Ids] = {}  # positions in the maps of its states
+        self.profile = np.zeros(2, np.int64)  # of each state
+        self.positions = [1]  # of each profile
         self.steps: list[Step] = []
         self.averaged: list[str] = []
         self._labelled = {(layer.name, layer.weight): layer for layer in reversed(analysis.layers)}
@@ -43,19 +48,20 @@ class Walk:
         """Walk over the graph; rules say what an operator does."""
         graph = self.analysis.graph
         for tensor in graph.inputs:
-            self.ids[tensor.name] = np.full([1] * len(self.shape(tensor)), INPUT)
+            self.put(tensor, np.full([1] * len(self.shape(tensor)), INPUT))
         for node in graph.nodes:
             self._visit(node, rules)
-        outputs = [self.ids[t.name].ravel() for t in graph.outputs if t.name in self.ids]
+        outputs = [self.even(self.ids[t.name], self.places[t.name]).ravel() for t in graph.outputs if t.name in self.ids]
         sizes = [math.prod(self.shape(t)) for t in graph.outputs if t.name in self.ids]
         none = np.empty(0, np.int64)
         return ChannelNetwork(
-            self.states,
+            self.profile.size,
             self.analysis.width,
             tuple(self.steps),
             np.concatenate([none, *outputs]),
             np.concatenate([none, *(np.full(ids.size, n / max(1, ids.size)) for ids, n in zip(outputs, sizes, strict=True))]),
             tuple(self.averaged),
+            tuple(self.positions),
         )
 
     def _visit(self, node: gs.Node, rules: Mapping[str, Rule]) -> None:
@@ -80,13 +86,29 @@ class Walk:
         inner = [t for body in bodies_of(node) for part in every_node(body) for t in part.inputs]
         return [self.ids[t.name] for t in [*node.inputs, *inner] if t.name in self.ids]
 
-    def put(self, tensor: gs.Tensor, ids: Ids) -> None:
-        """Give a tensor states; along axes that carry no channels they are averaged."""
+    def put(self, tensor: gs.Tensor, ids: Ids, places: Ids | None = None) -> None:
+        """Give a tensor states, and the places of its elements in maps: without these, maps are averaged. So is what lies along
+        axes that carry no channels."""
         shape = self.shape(tensor)
-        if len(shape) != ids.ndim or any(n not in (1, size) for n, size in zip(ids.shape, shape, strict=True)):
-            raise UnsupportedError(f"'{tensor.name}' of shape {list(shape)} cannot have states {list(ids.shape)}")
-        carried = self._carries(tensor.name)
-        self.ids[tensor.name] = self.mean(ids, [axis for axis in range(ids.ndim) if axis not in carried])
+        even = np.zeros([1] * ids.ndim, np.int64)
+        ids, places = (self.even(ids), even) if places is None else (ids, places)
+        for found in (ids, places):
+            if len(shape) != found.ndim or any(n not in (1, size) for n, size in zip(found.shape, shape, strict=True)):
+                raise UnsupportedError(f"'{tensor.name}' of shape {list(shape)} cannot have states {list(found.shape)}")
+        spread = [axis for axis in range(ids.ndim) if ids.shape[axis] > 1 and axis not in self._carries(tensor.name)]
+        if any(places.shape[axis] > 1 for axis in spread):
+            ids, places = self.even(ids, places), even
+        self.ids[tensor.name], self.places[tensor.name] = self.mean(ids, spread), places
+
+    def even(self, ids: Ids, places: Ids | None = None) -> Ids:
+        """Return the states of the means over all positions, or over these."""
+        sizes = np.array(self.positions)[self.profile[ids]]
+        for size in np.unique(sizes[sizes > 1]).tolist():
+            index = np.arange(size) if places is None else places.ravel()
+            pooled = self.pool(ids[sizes == size], Window(index[:, None], size), np.array([float(index.size)]))
+            ids = ids.copy()
+            ids[sizes == size] = pooled
+        return ids
 
     def _carries(self, name: str) -> set[int]:
         """Return the axes along which a tensor has channels that can be removed; where it has none, the last along which it has
@@ -96,19 +118,87 @@ class Walk:
         made = [axis for axis, labels in found.items() if self._made[self.analysis.solution.of(labels)].any()]
         return removable or set(sorted(made)[-1:])
 
-    def new(self, shape: Sequence[int]) -> Ids:
-        """Return new states."""
-        self.states += math.prod(shape)
-        return np.arange(self.states - math.prod(shape), self.states).reshape(shape)
+    def new(self, shape: Sequence[int], profiles: Ids | int = EVEN) -> Ids:
+        """Return new states of these profiles, broadcastable to shape."""
+        first = self.profile.size
+        self.profile = np.append(self.profile, np.broadcast_to(profiles, shape))
+        return np.arange(first, self.profile.size).reshape(shape)
+
+    def map(self, size: int) -> int:
+        """Return a new profile of so many positions."""
+        if size == 1:
+            return EVEN
+        self.positions.append(size)
+        return len(self.positions) - 1
+
+    def grid(self, ids: Ids, shape: Sequence[int]) -> Ids:
+        """Return the places of a whole map of states, whose positions are in order."""
+        size = self.size(ids)
+        return np.arange(size).reshape(shape if size > 1 else [1] * len(shape))
+
+    def size(self, ids: Ids) -> int:
+        """Return over how many positions the maps of states extend; 1 where all are even."""
+        return max((self.positions[profile] for profile in np.unique(self.profile[ids])), default=1)
+
+    def _kinds(self, operands: Ids, made_positions: int | None = None) -> tuple[Kinds, Ids]:
+        """Return channels [operands, channels] by their profiles, and the profiles of what is made of them, which has so many
+        positions, or else as many as the operands."""
+        profiles = self.profile[operands]
+        if made_positions is None and (profiles == profiles[0]).all():
+            none = np.empty(0, np.int64)
+            return Kinds(none, np.empty((len(operands), 0), np.int64), none), profiles[0]
+        reads, of = np.unique(profiles, axis=1, return_inverse=True)
+        even = (reads == EVEN).all(0) if made_positions is None else np.zeros(reads.shape[1], bool)
+        sizes = np.array(self.positions)[reads].max(0) if made_positions is None else np.full(reads.shape[1], made_positions)
+        made = np.array([EVEN if e else self.map(n) for e, n in zip(even, sizes.tolist(), strict=True)], np.int64)
+        return Kinds(of.ravel(), reads, made), made[of.ravel()]
+
+    def _in_order(self, ids: Ids, places: Ids) -> tuple[Ids, Ids]:
+        """Return states whose maps are what lies at these places, in order."""
+        size = self.size(ids)
+        flattened = any(n > 1 and places.shape[axis] > 1 for axis, n in enumerate(ids.shape))
+        if size == 1 or flattened or np.array_equal(places.ravel(), np.arange(size)):
+            return ids, places
+        made = self.pool(ids, Window(places.reshape(1, -1), size), np.ones(places.size))
+        return made, self.grid(made, places.shape)
 
     def sum(self, terms: Sequence[Ids], weights: Floats | float = 1.0) -> Ids:
         """Return the states of a weighted sum; weights are broadcastable to [terms, ...]."""
         stacked = np.stack(np.broadcast_arrays(*terms))
         factors = np.broadcast_to(np.asarray(weights, np.float64), stacked.shape)
-        made = self.new(stacked.shape[1:])
+        operands = stacked.reshape(len(stacked), -1)
+        kinds, profiles = self._kinds(operands)
+        made = self.new(stacked.shape[1:], profiles.reshape(stacked.shape[1:]))
         with np.errstate(divide="ignore"):
-            self.steps.append(Sum(stacked.reshape(len(stacked), -1), np.log2(factors).reshape(len(stacked), -1), made.ravel()))
+            logs = np.log2(factors).reshape(operands.shape)
+        self.steps.append(Sum(operands, logs, made.ravel(), kinds, np.ones(kinds.reads.shape)))
         return made
+
+    def pool(self, ids: Ids, window: Window, divisor: Floats | None) -> Ids:
+        """Return the states of the sums over a window, divided by divisor [positions made], or, without, of the maxima."""
+        outside = bool((window.index == window.size).any())
+        if self.size(ids) == 1 and not (outside and divisor is not None and (divisor == len(window.index)).all()):
+            return ids
+        reads, place = np.unique(ids, return_inverse=True)
+        kinds, profiles = self._kinds(reads[None], window.index.shape[1])
+        made = self.new(reads.shape, profiles)
+        self.steps.append(Pool(reads, made, kinds, window, divisor, np.zeros(kinds.made.size)))
+        return made[place].reshape(ids.shape)
+
+    def together(self, operands: Sequence[tuple[Ids, Ids]]) -> tuple[list[Ids], Ids]:
+        """Return the states of operands, and their places, the same for all; where they cannot be, maps are averaged."""
+        if (shared := self._shared(operands)) is None:
+            operands = [self._in_order(ids, places) for ids, places in operands]
+            shared = self._shared(operands)
+        if shared is None:
+            return [self.even(ids, places) for ids, places in operands], np.zeros([1] * operands[0][1].ndim, np.int64)
+        return [ids for ids, _ in operands], shared
+
+    def _shared(self, operands: Sequence[tuple[Ids, Ids]]) -> Ids | None:
+        """Return the places that all operands have whose maps are not even; None if there are none, or they differ."""
+        maps = [(self.size(ids), places) for ids, places in operands if self.size(ids) > 1]
+        same = all(size == maps[0][0] and np.array_equal(places, maps[0][1]) for size, places in maps)
+        return maps[0][1] if maps and same else None
 
     def mean(self, ids: Ids, axes: Iterable[int]) -> Ids:
         """Return the states of the means over axes, which keep size 1."""
@@ -136,41 +226,72 @@ class Walk:
     def product(self, factors: Sequence[Ids]) -> Ids:
         """Return the states of the geometric mean of factors."""
         stacked = np.stack(np.broadcast_arrays(*factors))
-        made = self.new(stacked.shape[1:])
-        self.steps.append(Product(stacked.reshape(len(stacked), -1), made.ravel()))
+        operands = stacked.reshape(len(stacked), -1)
+        kinds, profiles = self._kinds(operands)
+        made = self.new(stacked.shape[1:], profiles.reshape(stacked.shape[1:]))
+        self.steps.append(Product(operands, made.ravel(), kinds, np.zeros(kinds.made.size)))
         return made
 
     def layer(
-        self, node: gs.Node, weight: gs.Tensor, matrix: NDArray[Any], reads: Ids, elements: Elements, own: bool = True
+        self,
+        node: gs.Node,
+        weight: gs.Tensor,
+        kernel: NDArray[Any],
+        reads: Ids,
+        elements: Elements,
+        own: bool = True,
+        window: Window = POINT,
+        columns: Ids | None = None,
     ) -> Ids:
-        """Enter a layer, matrix [blocks, made by one, read by one] of magnitudes; returns the states it makes, in a row.
+        """Enter a layer, kernel [blocks, made by one, read by one, taps] of magnitudes; returns the states it makes, in a row.
 
         elements gives the scores of the elements of the weight for derivatives of what is made, [blocks, made by one], and levels
-        of what is read, [blocks, read by one]. What is made scores if it has an axis of its own in the weight.
+        of what is read at each tap, [blocks, read by one, taps or 1]. What is made scores if it has an axis of its own in the
+        weight. The window has the taps of the kernel; columns [blocks * read by one] are those of the labels, where they are not
+        just these.
         """
-        blocks, rows, columns = matrix.shape
+        blocks, rows, each, _ = kernel.shape
         labelled = self._labelled.get((name_of(node), weight.name)) if len(self.shape(weight)) > 1 else None
         none = np.empty(0, np.int64)
         made_units = self._units(none if labelled is None or not own else labelled.out, blocks * rows)
-        read_units = self._units(none if labelled is None else labelled.read, blocks * columns)
-        made = self.new([blocks * rows])
+        labels = none if labelled is None else labelled.read
+        read_units = self._units(labels if columns is None or labels.size <= columns.max() else labels[columns], blocks * each)
+        kernel, seen, profile = self._seen(kernel, reads, window)
         place = np.arange(reads.size)
         if blocks == 1:  # columns that read the same for the same unit are one
-            pairs, place = np.unique(np.stack([reads, read_units]), axis=1, return_inverse=True)
-            place = place.ravel()
+            pairs, found = np.unique(np.stack([reads, read_units]), axis=1, return_inverse=True)
             if pairs.shape[1] < reads.size:
-                matrix = _summed(matrix[0], place, pairs.shape[1])[None]
+                place = found.ravel()
+                kernel = _summed(kernel[0], place, pairs.shape[1])[None]
                 reads, read_units = pairs
-            else:
-                place = np.arange(reads.size)
+        made = self.new([blocks * rows], profile)
+        profiles, of = np.unique(self.profile[reads], return_inverse=True)
+        kinds = Kinds(of, profiles[None], np.array([profile]))
+        mean = np.ones((profiles.size, kernel.shape[3]))
+        if seen is not None:
+            mean *= (seen.index < seen.size).mean(1)
 
         def scores(slope: Floats, x: Floats) -> dict[str, Floats]:
-            found = elements(slope.reshape(blocks, rows), x[place].reshape(blocks, columns))
+            found = elements(slope.reshape(blocks, rows), x[place].reshape(blocks, each, -1))
             return self._at_source(weight, found)
 
-        dense = np.ascontiguousarray(matrix, np.float32)
-        self.steps.append(Layer(dense, made, np.array(reads), made_units, read_units, scores))
+        dense = np.ascontiguousarray(kernel, np.float32)
+        self.steps.append(Layer(dense, made, np.array(reads), made_units, read_units, scores, kinds, seen, mean, mean.copy()))
         return made
+
+    def _seen(self, kernel: NDArray[Any], reads: Ids, window: Window) -> tuple[NDArray[Any], Window | None, int]:
+        """Return kernel and window as they are needed for what is read, and the profile of what is made: without a window where all
+        positions made read the same, or where they are those read."""
+        profiles = np.unique(self.profile[reads])
+        taps, made = window.index.shape
+        if (profiles == EVEN).all():
+            window = Window((window.index == window.size).astype(np.int64), 1)
+            if (window.index == window.index[:, :1]).all():
+                inside = (window.index[:, 0] == 0).astype(np.float32)
+                return (kernel if taps == 1 and inside.all() else (kernel @ inside)[..., None]), None, EVEN
+        elif profiles.size == 1 and taps == 1 and made == window.size and (window.index[0] == np.arange(made)).all():
+            return kernel, None, int(profiles[0])
+        return kernel, window, self.map(made)
 
     def _at_source(self, weight: gs.Tensor, scores: Floats) -> dict[str, Floats]:
         """Return scores of a weight as scores of the stored weights that it is moved from."""
@@ -227,15 +348,11 @@ class Walk:
             return np.ones(())
 
 
-def _summed(matrix: NDArray[Any], place: Ids, size: int) -> NDArray[np.float32]:
-    """Return matrix [rows, columns] with columns of the same place summed, [rows, size]."""
-    each = place.size // size
-    if np.array_equal(place, np.repeat(np.arange(size), each)):
-        result: NDArray[np.float32] = (matrix.reshape(-1, each) @ np.ones(each, matrix.dtype)).reshape(len(matrix), size)
-        return result
+def _summed(kernel: NDArray[Any], place: Ids, size: int) -> NDArray[np.float32]:
+    """Return kernel [rows, columns, taps] with columns of the same place summed, [rows, size, taps]."""
     order = np.argsort(place, kind="stable")
     starts = np.searchsorted(place[order], np.arange(size))
-    return np.add.reduceat(matrix[:, order], starts, 1)
+    return np.add.reduceat(kernel[:, order], starts, 1)
 
 
 def name_of(node: gs.Node) -> str:
@@ -255,8 +372,8 @@ CONSTANT: dict[str, Callable[..., NDArray[Any]]] = {**EVALUATE, "DequantizeLinea
 
 def average(walk: Walk, node: gs.Node) -> None:
     """the mean of all that is read, in every channel that is made"""
-    means = [walk.mean(ids, range(ids.ndim)).ravel() for ids in walk.flows(node)]
+    means = [walk.mean(walk.even(ids), range(ids.ndim)).ravel() for ids in walk.flows(node)]
     one = walk.sum(means, 1 / len(means)) if len(means) > 1 else means[0]
     for tensor in node.outputs:
         if tensor.name:
-            walk.ids[tensor.name] = one.reshape([1] * len(walk.shape(tensor)))
+            walk.put(tensor, one.reshape([1] * len(walk.shape(tensor))))

@@ -23,7 +23,9 @@ from scipy.stats import spearmanr
 from train import prepared
 
 import onnx_reconvene as rc
-from onnx_reconvene.allocate.reconvene import sensitivity
+from onnx_reconvene.allocate.reconvene import shares_of_units
+from onnx_reconvene.allocate.response import responses
+from onnx_reconvene.cost import CostModel
 from onnx_reconvene.saliency import Context, criteria, element_scores, layer_weights
 
 RESULTS = HERE / "sensitivity.json"
@@ -62,11 +64,14 @@ def foretold(path: str) -> dict[str, dict[str, float]]:
     for group in analysis.groups:
         own = {site.tensor for site in group.sites} & weights.keys()
         found[group.name]["mean magnitude"] = float(np.mean([np.abs(weights[name]).mean() for name in own]))
-    for method in ("l1", "l2", "synflow"):
-        scores, elements = criteria[method].score(analysis, Context()), element_scores(analysis, method, Context())
-        felt = sensitivity(analysis, scores, elements.by_weight)(halves)
-        for group, value in zip(analysis.groups, felt.tolist(), strict=True):
-            found[group.name][f"sensitivity, {method}"] = value
+    scores, cost = criteria[CRITERION].score(analysis, Context()), CostModel(analysis)
+    felt = {"response of the outputs": responses(analysis, scores, halves, cost("macs", cost.dense))}
+    for method in ("l2", "synflow"):
+        elements = element_scores(analysis, method, Context())
+        felt[f"share of {method} lost"] = shares_of_units(analysis, scores, elements.by_weight).lost(halves)
+    for column, values in felt.items():
+        for group, value in zip(analysis.groups, [] if values is None else values.tolist(), strict=values is not None):
+            found[group.name][column] = value
     return found
 
 
