@@ -42,14 +42,6 @@ def fake(price):
     return lambda kernels: {k: 1e-9 if k in (MOVING, MULTIPLYING) else price(k) for k in kernels}
 
 
-def table_of(folder, prices, **setting):
-    """Write a table of a device on which every kernel takes what prices says."""
-    path = folder / "table.json"
-    setting = {"runtime": "fake", "processor": "fake", "threads": 1, "provider": "CPUExecutionProvider", **setting}
-    path.write_text(json.dumps({"version": 1, "setting": setting, "values": prices}))
-    return path
-
-
 @pytest.fixture
 def chain(parsed):
     """Return three convolutions in a row."""
@@ -274,7 +266,10 @@ def test_a_table_that_lacks_a_layer(run, measured, tmp_path):
     assert not (tmp_path / "o.onnx").exists()
 
 
-@pytest.mark.parametrize("content", [None, "", "{}", '{"version": 1, "setting": {}, "values": {"a": -1}}'])
+@pytest.mark.parametrize(
+    "content",
+    [None, "", "{}", '{"version": 1, "setting": {}, "values": {"a": -1}}', '{"version": 1, "setting": {}, "values": {}}'],
+)
 def test_a_file_that_is_no_table(run, file, chain, tmp_path, content):
     table = tmp_path / "table.json"
     if content is not None:

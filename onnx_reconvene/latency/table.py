@@ -56,6 +56,8 @@ def read_table(path: str) -> Table:
     """Return the table that was measured on a device. Raises UsageError where the file is none."""
     try:
         content = _read(path)
+        if not {"threads", "provider"} <= content["setting"].keys():
+            raise ValueError("it does not say with which threads and provider")
     except OSError as error:
         raise UsageError(f"--latency-table {path}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:
