@@ -19,15 +19,18 @@ from onnx_reconvene.errors import UsageError
 from onnx_reconvene.files import write_whole
 from onnx_reconvene.graph import plain_source, without_weights
 from onnx_reconvene.groups import Analysis
+from onnx_reconvene.latency.measure import latencies
+from onnx_reconvene.latency.runtime import CPU
 from onnx_reconvene.match import match
 from onnx_reconvene.notes import analysis_of, forget, notes_of
 from onnx_reconvene.passes import Allocate, Cut, Emit, Load, Pass, Rectify, Repair, Replay, Score, Sparsify, Verify
+from onnx_reconvene.passes.allocate import builder
 from onnx_reconvene.plan import Plan, read_fractions, read_plan
 from onnx_reconvene.rectify import Rectified
 from onnx_reconvene.reference import reference
 from onnx_reconvene.report import Report, Size
 from onnx_reconvene.stage import INITIALIZED, TRAINED, Stage, stage_of
-from onnx_reconvene.verify import Verdict, latencies, verify
+from onnx_reconvene.verify import Verdict, verify
 
 AUTO = "auto"
 DEFAULTS = {INITIALIZED: ("synflow", "reconvene"), TRAINED: ("l2", "uniform")}  # criterion, allocator
@@ -76,6 +79,9 @@ class Options:
     loss: Any = None
     gradients: str = "ort"
     image: Mapping[str, str] = field(default_factory=dict)
+    threads: int = 0  # automatic
+    provider: str = CPU
+    latency_table: str | None = None
 
     def passes(self) -> list[Pass]:
         """Return the passes that do it, all but the last that writes."""
@@ -83,9 +89,9 @@ class Options:
         target = (self.target,) if isinstance(self.target, str) else tuple(self.target)
         target = target or ("channels=1" if self.keep_file else "macs=0.5",)
         keep = {**(read_fractions(self.keep_file) if self.keep_file else {}), **self.keep}
-        allocate = Allocate(
-            target, self.allocate, self.round_to, self.min_width, tuple(self.ignore), tuple(self.only), tuple(keep.items())
-        )
+        patterns = tuple(self.ignore), tuple(self.only), tuple(keep.items())
+        allocate = Allocate(target, self.allocate, self.round_to, self.min_width, *patterns)
+        allocate = replace(allocate, threads=self.threads, provider=self.provider, latency_table=self.latency_table)
         calibration = Calibration(self.data, self.samples, self.batch_size, self.loss, self.gradients, self.image)
         score = Score(self.criterion, self.seed, self.aggregate, calibration)
         load = Load(self.input_shape, self.attention)
@@ -192,6 +198,8 @@ def run(
     assert notes.keep is not None
     assert notes.cost is not None
     kept = analysis.widths(notes.keep)
+    timing = notes.timing
+    memory = any(target.kind == "memory" for target in notes.targets)
     seconds["total"] = time.perf_counter() - begin
     report = Report(
         graph.source.path,
@@ -201,14 +209,15 @@ def run(
         options.seed,
         stage.name,
         {name: list(shape) for name, shape in analysis.sizes.items()},
-        reports.size(notes.cost, notes.cost.dense, nodes),
-        reports.size(notes.cost, kept, len(graph.nodes), notes.left),
+        reports.size(notes.cost, notes.cost.dense, nodes, memory=memory, latency_ms=timing.before if timing else None),
+        reports.size(notes.cost, kept, len(graph.nodes), notes.left, memory, timing.measured if timing else None),
         reports.group_reports(analysis, notes.keep, notes.sensitivity),
         list(analysis.frozen),
         notes.verdict or Verdict("skipped", None, "not asked for"),
         notes.rectified or Rectified("none", "no channel was removed"),
         seconds,
         notes.data,
+        timing,
         None if notes.dense_scores is None else reports.score_kept(notes.dense_scores, notes.keep),
         notes.repaired,
     )
@@ -273,6 +282,20 @@ def compare(before: Any, after: Any, input_shape: Mapping[str, Sequence[int]] | 
 def _size(analysis: Analysis, latency_ms: float) -> Size:
     cost = CostModel(analysis)
     return replace(reports.size(cost, cost.dense, len(analysis.graph.nodes)), latency_ms=latency_ms)
+
+
+def write_latency_job(
+    model: Any, path: str, input_shape: Mapping[str, Sequence[int]] | None = None, attention: str = "heads"
+) -> None:
+    """Write to path, a zip file, what has to be measured of a network on a device; arguments as for `prune`.
+
+    There `tools/measure_device.py` writes the table that the option `latency_table` reads.
+    """
+    from onnx_reconvene.latency.clock import job_for
+
+    graph, _ = open_model(model)
+    Load(input_shape or {}, attention).run(graph)
+    job_for(analysis_of(graph), builder(graph)).pack(path)
 
 
 def write_report(report: Report, path: str) -> None:

@@ -18,7 +18,12 @@ INPUT_SHAPE = click.option(
     "--input-shape", "input_shape", multiple=True, metavar="NAME=1,3,224,224", help="Size of an input with free dimensions."
 )
 THREADS = click.option(
-    "--threads", default=0, show_default=True, type=click.IntRange(min=0), metavar="N", help="Of onnxruntime; 0: its choice."
+    "--threads",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Of onnxruntime where latency is measured; 0: its choice.",
 )
 LOUD = click.option("-v", "--verbose", is_flag=True, help="Say more; add the traceback to an error.")
 
@@ -30,8 +35,8 @@ LOUD = click.option("-v", "--verbose", is_flag=True, help="Say more; add the tra
     "--target",
     multiple=True,
     metavar="KIND=VALUE",
-    help="What is kept: KIND is channels, params, macs or size; VALUE 0.5, 50%, 1/16, 2.5M or 2MB. Repeatable; all hold. "
-    "macs=0.5 if left out.",
+    help="What is kept: KIND is channels, params, macs, size, memory or latency; VALUE 0.5, 50%, 1/16, 2.5M, 2MB or 8ms. "
+    "Repeatable; all hold. macs=0.5 if left out.",
 )
 @click.option(
     "--criterion",
@@ -75,6 +80,14 @@ LOUD = click.option("-v", "--verbose", is_flag=True, help="Say more; add the tra
 @click.option(
     "--attention", default="heads", show_default=True, metavar="heads|dims", help="Attention loses heads, or width of each."
 )
+@THREADS
+@click.option("--provider", default="CPUExecutionProvider", show_default=True, metavar="NAME", help="Of onnxruntime, for latency.")
+@click.option(
+    "--latency-table", metavar="FILE.json", type=click.Path(), help="Latency as measured on a device, not on this machine."
+)
+@click.option(
+    "--latency-job", metavar="FILE.zip", type=click.Path(), help="Write what is to be measured on a device; prune nothing."
+)
 @click.option(
     "--rectify",
     default="auto",
@@ -102,6 +115,7 @@ def prune(
     output: str | None,
     report_file: str | None,
     plan_file: str | None,
+    latency_job: str | None,
     html_file: str | None,
     dry_run: bool,
     quiet: bool,
@@ -114,6 +128,9 @@ def prune(
     """
     if given["criterion"] == "list":
         _list_criteria()
+        return
+    if source is not None and latency_job is not None:
+        _write_job(source, latency_job, given)
         return
     if source is None or (output is None and not dry_run):
         raise UsageError("give IN.onnx and OUT.onnx (or --dry-run); --help shows all options")
@@ -150,6 +167,16 @@ def prune(
         if given["verbose"]:
             click.echo(group_table(result.report))
             click.echo("seconds: " + ", ".join(f"{stage} {s:.3f}" for stage, s in result.report.seconds.items()))
+
+
+def _write_job(source: str, path: str, given: dict[str, Any]) -> None:
+    from onnx_reconvene import api
+    from onnx_reconvene.files import check_writable
+
+    check_writable(path)
+    if os.path.realpath(path) == os.path.realpath(source):
+        raise UsageError(f"--latency-job {path}: is IN.onnx; give the job a file of its own")
+    api.write_latency_job(source, path, _shapes(given["input_shape"]), given["attention"])
 
 
 @click.command()
@@ -194,7 +221,6 @@ def compare(before: str, after: str, input_shape: Sequence[str], threads: int, v
 @click.option("--allocate", multiple=True, default=["uniform"], show_default=True, metavar="LIST", help="As that of a single run.")
 @click.option("--yardstick", default="l2", show_default=True, metavar="NAME", help="Criterion by which cuts are compared.")
 @click.option("--no-latency", is_flag=True, help="Time no cut.")
-@THREADS
 @click.option("--no-plot", is_flag=True, help="Leave out portfolio.svg and portfolio.html.")
 @click.option(
     "--jobs", default=0, metavar="N", type=click.IntRange(min=0), help="Cells at a time; as many as processors if left out."
@@ -236,7 +262,7 @@ def sweep(
 
 
 VARIED = {"target": (), "criterion": "", "allocate": "", "from_plan": None, "granularity": "channel"}  # by cell, or not at all
-ONE_RUN = VARIED.keys() | {"source", "output", "report_file", "plan_file", "html_file", "dry_run"}
+ONE_RUN = VARIED.keys() | {"source", "output", "report_file", "plan_file", "html_file", "latency_job", "dry_run"}
 sweep.params.extend(option for option in prune.params if option.name not in ONE_RUN)
 COMMANDS = {"inspect": inspect, "compare": compare, "sweep": sweep}
 
@@ -287,6 +313,7 @@ def _options(given: dict[str, Any]) -> Any:
         verify=not given["no_verify"],
         seed=given["seed"],
         image=dict(_pair(text, "--image", str) for text in given["image"]),
+        **{name: given[name] for name in ("threads", "provider", "latency_table")},
         **{name: given[name] for name in ("keep_file", "from_plan", "steps", "granularity")},
         **{name: given[name] for name in ("aggregate", "rectify", "repair", "data", "samples", "batch_size", "loss", "gradients")},
     )

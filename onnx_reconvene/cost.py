@@ -3,108 +3,71 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 from onnx import helper
 
+from onnx_reconvene.axes import Axes, Axis, Products, Sizes, Widths
 from onnx_reconvene.flow import dtype_of, weight_constant
 from onnx_reconvene.graph import dead_nodes, every_node
 from onnx_reconvene.groups import Analysis
-
-Widths = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Products:
-    """A weighted sum of products of axis sizes: sum over terms t of weight[t] * prod over j of size[axes[t, j]]."""
-
-    axes: NDArray[np.int64]  # [terms, factors], indices into the axis sizes; index 0 is an axis of size 1
-    weight: NDArray[np.float64]  # [terms]
-
-    def terms(self, sizes: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return each term at these axis sizes."""
-        result: NDArray[np.float64] = self.weight * sizes[self.axes].prod(1)
-        return result
-
-    def __call__(self, sizes: NDArray[np.float64]) -> float:
-        return float(self.terms(sizes).sum())
+from onnx_reconvene.memory import Activations
 
 
 class CostModel:
     """Costs of a network as functions of its group widths (units kept of each group).
 
     `KINDS` names what can be counted: `channels` (removable ones), `params` (elements of float initializers), `macs` (multiply-
-    accumulates for one input of the analysed size), `size` (bytes of float initializers).
+    accumulates for one input of the analysed size), `size` (bytes of float initializers), `memory` (these and the largest number of
+    bytes that activations take at any time), `latency` (milliseconds of a run, as the function that is given predicts them).
     """
 
-    KINDS = ("channels", "params", "macs", "size")
+    KINDS = ("channels", "params", "macs", "size", "memory", "latency")
 
-    def __init__(self, analysis: Analysis) -> None:
+    def __init__(self, analysis: Analysis, latency: Callable[[Widths], float] | None = None) -> None:
+        self.latency = latency
         self.analysis = analysis
         self.dense = np.asarray([group.width for group in analysis.groups], np.int64)
         self.channels = np.asarray([group.channels for group in analysis.groups], np.int64)
-        self._group_of_unit = np.repeat(np.arange(len(self.dense)), [group.blocks * group.width for group in analysis.groups])
-        self._rows: dict[tuple[str, int], int] = {}
         self.nodes = [term.node for term in analysis.flow.macs]
-        self.macs = self._products([term.axes for term in analysis.flow.macs], np.ones(len(self.nodes)))
         self._before = _before(analysis.graph.source.model)
         bytes_each = _stored(analysis)
         families = [[copy.name for _, _, copy in family.reads] for family in getattr(analysis.graph, "shared", ())]
         alone = [name for name in bytes_each if not any(name in family for family in families)]
-        axes = [self._axes(name) for name in alone]
-        self.params = self._products(axes, np.ones(len(axes)))
-        self.size = self._products(axes, np.asarray([bytes_each[name] for name in alone]))
+        weights = {name: _plain_axes(analysis, name) for name in [*alone, *chain.from_iterable(families)]}
+        macs = [term.axes for term in analysis.flow.macs]
+        self._axes = Axes(analysis, chain.from_iterable([*macs, *weights.values()]))
+        self.macs = Products.of(self._axes, macs, np.ones(len(macs)))
+        axes = [weights[name] for name in alone]
+        self.params = Products.of(self._axes, axes, np.ones(len(axes)))
+        self.size = Products.of(self._axes, axes, [bytes_each[name] for name in alone])
         self._families = [
-            (self._products([self._axes(name) for name in family], np.ones(len(family))), bytes_each.get(family[0], 0.0))
+            (Products.of(self._axes, [weights[name] for name in family], np.ones(len(family))), bytes_each.get(family[0], 0.0))
             for family in families
         ]
-        self._frozen = np.ones(len(self._rows) + 1)
-        entries = [(np.zeros(0, np.int64),) * 3]
-        for (name, axis), row in self._rows.items():
-            groups, counts = self._free_positions(name, axis)
-            self._frozen[row] = self.analysis.shapes[name][axis] - counts.sum()
-            entries.append((np.full(groups.size, row), groups, counts))
-        self._row, self._group, counts = (np.concatenate(column) for column in zip(*entries, strict=True))
-        self._per_unit = counts / self.dense[self._group]
-
-    def _axes(self, name: str) -> tuple[tuple[str, int], ...]:
-        return tuple((name, axis) for axis in range(len(self.analysis.shapes[name])))
-
-    def _products(self, terms: list[tuple[tuple[str, int], ...]], weight: NDArray[np.float64]) -> Products:
-        factors = max([len(term) for term in terms], default=1)
-        rows = np.zeros((len(terms), factors), np.int64)
-        for t, term in enumerate(terms):
-            rows[t, : len(term)] = [self._rows.setdefault(axis, len(self._rows) + 1) for axis in term]
-        return Products(rows, weight)
-
-    def _free_positions(self, name: str, axis: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the groups on an axis, and how many positions each has there."""
-        units = self.analysis.units_along(name, axis)
-        free = np.empty(0, np.int64) if units is None else units[units >= 0]
-        return np.unique(self._group_of_unit[free], return_counts=True)
-
-    def sizes(self, widths: Widths) -> NDArray[np.float64]:
-        """Return the size of every axis that counts, at these widths."""
-        free = np.bincount(self._row, self._per_unit * widths[self._group], self._frozen.size)
-        result: NDArray[np.float64] = self._frozen + free
-        return result
 
     def __call__(self, kind: str, widths: Widths) -> float:
         """Return the cost of this kind at these widths."""
         if kind == "channels":
             return float((widths * self.channels).sum())
+        if kind == "latency":
+            assert self.latency is not None
+            return self.latency(widths)
+        if kind == "memory":
+            return self("size", widths) + self.activations(widths)
         if kind in self._before and np.array_equal(widths, self.dense):
             return self._before[kind]
-        sizes = self.sizes(widths)
+        sizes = self._axes(widths)
         products: Products = getattr(self, kind)
         return products(sizes) + (self._of_families(kind, sizes) if kind in self._before else 0.0)
 
-    def _of_families(self, kind: str, sizes: NDArray[np.float64]) -> float:
+    def _of_families(self, kind: str, sizes: Sizes) -> float:
         """Return what constants cost that are stored once for all readers of the same shape."""
         total = 0.0
         for family, bytes_each in self._families:
@@ -112,14 +75,19 @@ class CostModel:
             total += sum(math.prod(shape) for shape in shapes) * (bytes_each if kind == "size" else 1.0)
         return total
 
+    @cached_property
+    def activations(self) -> Activations:
+        """The bytes that activations take."""
+        return Activations(self.analysis)
+
     def all(self, widths: Widths) -> dict[str, float]:
-        """Return every kind of cost at these widths."""
-        return {kind: self(kind, widths) for kind in self.KINDS}
+        """Return every kind of cost at these widths that is counted, not measured."""
+        return {kind: self(kind, widths) for kind in self.KINDS if kind != "latency"}
 
     def macs_by_node(self, widths: Widths) -> dict[str, float]:
         """Return the multiply-accumulates of each node that does any."""
         counts: dict[str, float] = {}
-        for node, macs in zip(self.nodes, self.macs.terms(self.sizes(widths)), strict=True):
+        for node, macs in zip(self.nodes, self.macs.terms(self._axes(widths)), strict=True):
             counts[node] = counts.get(node, 0.0) + float(macs)
         return counts
 
@@ -131,6 +99,10 @@ class CostModel:
             for name in layer.sources:
                 counts[name] = counts.get(name, 0.0) + by_node.get(layer.name, 0.0)
         return counts
+
+
+def _plain_axes(analysis: Analysis, name: str) -> tuple[Axis, ...]:
+    return tuple((name, axis) for axis in range(len(analysis.shapes[name])))
 
 
 def _before(model: onnx.ModelProto) -> dict[str, float]:

@@ -29,14 +29,14 @@ def save(bare: Source, path: str | os.PathLike[str]) -> None:
     """
     name = os.fspath(path)
     if sum(array.nbytes for array in bare.arrays.values()) + bare.model.ByteSize() + 2**20 <= PROTOBUF_LIMIT:
-        with _replacing(name) as file:
+        with replacing(name) as file:
             file.writelines(wire.join(bare.model, bare.arrays))
         return
     digest = hashlib.sha256()
     for array in bare.arrays.values():
         digest.update(np.ascontiguousarray(array).data)
     location = f"{os.path.basename(name)}.{digest.hexdigest()[:12]}.data"
-    with _replacing(os.path.join(os.path.dirname(name), location)) as file:
+    with replacing(os.path.join(os.path.dirname(name), location)) as file:
         write_data(bare, file, location)
     write_whole(name, bare.model.SerializeToString())
     for old in pathlib.Path(os.path.dirname(name) or ".").glob(f"{glob.escape(os.path.basename(name))}.{'[0-9a-f]' * 12}.data"):
@@ -59,7 +59,7 @@ def write_data(bare: Source, file: IO[bytes], location: str | None = None) -> No
 
 def write_whole(path: str, content: bytes) -> None:
     """Replace the file at path by content: written beside it, synced, renamed."""
-    with _replacing(path) as file:
+    with replacing(path) as file:
         file.write(content)
 
 
@@ -76,7 +76,8 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 
 
 @contextlib.contextmanager
-def _replacing(path: str) -> Iterator[IO[bytes]]:
+def replacing(path: str) -> Iterator[IO[bytes]]:
+    """Yield a file to write that takes the place of the one at path in the end, whole. Raises UsageError where it cannot."""
     target = os.path.realpath(path)
     beside = f"{target}.{secrets.token_hex(4)}.part"
     try:

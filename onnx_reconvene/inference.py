@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -62,6 +63,17 @@ def infer(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> tuple[dict[str
 
     sizes gives a shape for each graph input. Raises ModelError where the network does not fit these sizes.
     """
+    walk = _walk(graph, sizes)
+    return walk.shapes, walk.integers
+
+
+def element_types(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> dict[str, np.dtype[Any]]:
+    """Return the type of the elements of every tensor of which it is known; sizes and errors as for `infer`."""
+    kinds = {name: kind.tensor_type.elem_type for name, kind in _walk(graph, sizes).types.items()}
+    return {name: np.dtype(helper.tensor_dtype_to_np_dtype(kind)) for name, kind in kinds.items() if kind}
+
+
+def _walk(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> _Inference:
     model: onnx.ModelProto = graph.source.model
     inferred = pinned(model, sizes if has_free_sizes(graph) else {})
     careful = _may_abort(graph)
@@ -78,7 +90,7 @@ def infer(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> tuple[dict[str
     walk = _Inference(graph, careful, types, shapes, Integers(_fixed_dimensions(graph)))
     for node in graph.nodes:
         walk.visit(node)
-    return walk.shapes, walk.integers
+    return walk
 
 
 def _fixed_dimensions(graph: gs.Graph) -> dict[str, NDArray[np.bool_]] | None:

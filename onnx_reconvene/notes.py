@@ -21,6 +21,7 @@ from onnx_reconvene.cost import CostModel
 from onnx_reconvene.errors import UsageError
 from onnx_reconvene.fold import fold
 from onnx_reconvene.groups import Analysis
+from onnx_reconvene.latency.runtime import Timing
 from onnx_reconvene.rectify import Rectified
 from onnx_reconvene.reference import Reference
 from onnx_reconvene.saliency.criterion import Context
@@ -52,6 +53,7 @@ class Notes:
     keep: NDArray[np.bool_] | None = None
     sensitivity: NDArray[np.float64] | None = None  # [groups]
     left: dict[str, float] | None = None  # of each kind of cost, where single weights were set to zero
+    timing: Timing | None = None  # of one run, if a target or an allocator asks for it
     done: bool = False  # the cut has been made: analysis and keep speak of the network before it
     reference: Reference | None = None
     verdict: Verdict | None = None

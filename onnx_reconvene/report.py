@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_reconvene.cost import CostModel, Widths
+from onnx_reconvene.axes import Widths
+from onnx_reconvene.cost import CostModel
 from onnx_reconvene.groups import Analysis, Frozen
+from onnx_reconvene.latency.runtime import Timing
 from onnx_reconvene.rectify import Rectified
 from onnx_reconvene.verify import Verdict
 
@@ -20,13 +22,15 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Size:
-    """What a network costs: elements and bytes of float initializers, multiply-accumulates, nodes, milliseconds if measured."""
+    """What a network costs: elements and bytes of float initializers, multiply-accumulates, nodes; if asked for, milliseconds of a
+    run and bytes of memory at its peak."""
 
     params: int
     macs: int
     bytes: int
     nodes: int
     latency_ms: float | None = None
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ class Report:
     rectify: Rectified
     seconds: dict[str, float]
     data: dict[str, Any] | None = None  # what the criterion saw, if it needs data
+    latency: Timing | None = None  # if a target or the allocator asks for it
     score_kept: float | None = None  # see `score_kept`
     repair: dict[str, Any] | None = None  # what a repair did, see `repair.Repaired`
 
@@ -68,10 +73,18 @@ class Report:
         return {"version": VERSION, **asdict(self)}
 
 
-def size(cost: CostModel, widths: Widths, nodes: int, left: Mapping[str, float] | None = None) -> Size:
-    """Return what the network costs at these widths; left says otherwise, where zeros do not count."""
-    costs = cost.all(widths) | dict(left or {})
-    return Size(round(costs["params"]), round(costs["macs"]), round(costs["size"]), nodes)
+def size(
+    cost: CostModel,
+    widths: Widths,
+    nodes: int,
+    left: Mapping[str, float] | None = None,
+    memory: bool = False,
+    latency_ms: float | None = None,
+) -> Size:
+    """Return what the network costs at these widths, peak memory if asked for; left says otherwise, where zeros do not count."""
+    costs = {kind: cost(kind, widths) for kind in ("params", "macs", "size")} | dict(left or {})
+    peak = round(cost("memory", widths)) if memory else None
+    return Size(round(costs["params"]), round(costs["macs"]), round(costs["size"]), nodes, latency_ms, peak)
 
 
 def group_reports(analysis: Analysis, keep: NDArray[np.bool_], sensitivity: NDArray[np.float64] | None) -> list[GroupReport]:
@@ -99,6 +112,7 @@ def summary(report: Report) -> str:
     how = f"by {report.criterion}, {report.allocate}" if report.criterion and report.allocate else "as planned"
     lines.append(f"{pruned} of {len(report.groups)} groups pruned {how}: {units - kept:,} of {units:,} removable units gone")
     seen = data_lines(report.data) if report.data else []
+    seen += [latency_line(report.latency)] if report.latency else []
     return "\n".join(
         [
             *lines,
@@ -118,6 +132,13 @@ def group_table(report: Report) -> str:
         felt = "-" if group.sensitivity is None else f"{group.sensitivity:.3f}"
         rows.append((group.name, f"{group.width:,}", f"{group.kept:,}", felt))
     return aligned(rows)
+
+
+def latency_line(timing: Timing) -> str:
+    """Return one line on latency."""
+    measured = "not measured here" if timing.measured is None else f"{timing.measured:,.3f} ms measured"
+    threads = f"{timing.threads} threads" if timing.threads else "as many threads as it likes"
+    return f"latency: {timing.predicted:,.3f} ms predicted, {measured} (onnxruntime, {threads}, {timing.provider})"
 
 
 def data_lines(data: Mapping[str, Any]) -> list[str]:
@@ -151,7 +172,14 @@ def size_rows(before: Size, after: Size) -> list[tuple[str, ...]]:
     return rows
 
 
-LABELS = {"params": "parameters", "macs": "MACs", "bytes": "weight bytes", "nodes": "nodes", "latency_ms": "latency, ms"}
+LABELS = {
+    "params": "parameters",
+    "macs": "MACs",
+    "bytes": "weight bytes",
+    "nodes": "nodes",
+    "latency_ms": "latency, ms",
+    "memory": "peak memory",
+}
 
 
 def frozen_line(frozen: list[Frozen]) -> str:

@@ -13,6 +13,9 @@ from onnx_reconvene.errors import UsageError
 SCALES = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 BYTES = {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
+SECONDS = {"us": 1e-3, "µs": 1e-3, "ms": 1, "s": 1e3}  # in milliseconds
+UNITS = {"size": BYTES | SCALES, "memory": BYTES | SCALES, "latency": SECONDS}
+
 
 @dataclass(frozen=True)
 class Target:
@@ -31,7 +34,7 @@ class Target:
 
 
 def parse_target(text: str) -> Target:
-    """Read KIND=VALUE, VALUE being what is kept: 0.5, 50%, 1/16 (of what there is) or 2.5M, 300M, 2MB (absolute)."""
+    """Read KIND=VALUE, VALUE being what is kept: 0.5, 50%, 1/16 (of what there is) or 2.5M, 300M, 2MB, 8ms (absolute)."""
     kind, _, value = (part.strip().lower() for part in text.partition("="))
     if kind not in CostModel.KINDS:
         raise UsageError(f"--target {text}: unknown kind '{kind}'; one of {', '.join(CostModel.KINDS)}")
@@ -40,7 +43,7 @@ def parse_target(text: str) -> Target:
     except (ZeroDivisionError, OverflowError):
         target = None
     if target is None or not math.isfinite(target.value):
-        raise UsageError(f"--target {text}: '{value}' is no fraction (0.5), percent (50%), ratio (1/16) or amount (2.5M, 2MB)")
+        raise UsageError(f"--target {text}: '{value}' is no fraction (0.5), percent (50%), ratio (1/16) or amount (2.5M, 2MB, 8ms)")
     if target.value <= 0 or (target.relative and target.value > 1):
         raise UsageError(f"--target {text}: what is kept must be above 0 and, as a fraction, at most 1")
     return target
@@ -59,5 +62,5 @@ def _relative(kind: str, value: str) -> Target | None:
 def _absolute(kind: str, value: str) -> Target | None:
     match = re.fullmatch(r"(\d*\.?\d+(?:e\d+)?)\s*([a-z]*)", value)
     unit = match[2] if match else ""
-    scales = {**BYTES, **SCALES} if kind == "size" else SCALES
+    scales = UNITS.get(kind, SCALES)
     return Target(kind, float(match[1]) * scales[unit], False) if match and unit in scales else None

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_reconvene.allocate import Allocation, Limits, allocators, budget, masks
+from onnx_reconvene.allocate import Allocation, Budget, Limits, allocators, budget, masks, meet
+from onnx_reconvene.analysis import analyze
+from onnx_reconvene.axes import Widths
+from onnx_reconvene.cost import CostModel
+from onnx_reconvene.cut import cut
 from onnx_reconvene.errors import UsageError
+from onnx_reconvene.graph import Source, reopen, without_weights
 from onnx_reconvene.groups import Analysis
+from onnx_reconvene.latency.runtime import CPU, Runtime
 from onnx_reconvene.notes import analysis_of, notes_of
 from onnx_reconvene.passes.base import Pass, needed
-from onnx_reconvene.saliency import Context, ElementScores, criteria, element_scores
+from onnx_reconvene.saliency import Context, ElementScores, Scores, criteria, element_scores
 from onnx_reconvene.target import Target, parse_target
 
+if TYPE_CHECKING:
+    from onnx_reconvene.latency.clock import Clock
+
+LATENCY = "latency"  # the target and the allocator that need a clock
 UPAI = "synflow"  # unstructured pruning at initialization, by default
 
 
@@ -25,8 +37,9 @@ class Allocate(Pass):
     target: what is kept, "macs=0.5" or several of them; all hold. allocate: see `onnx_reconvene.allocators`. ignore and only:
     shell patterns of nodes or weights whose channels stay, or alone may go. keep: (pattern, fraction) pairs; the name of a group
     stands for that group alone. round_to: widths are multiples of it, 0 for automatic. progress: how much of the way to the
-    targets is to be done, from 0 to 1; what an earlier Allocate has marked to go stays so. Raises TargetError where the target
-    cannot be reached.
+    targets is to be done, from 0 to 1; what an earlier Allocate has marked to go stays so. threads (0: its own choice) and
+    provider: those of onnxruntime where latency is measured; latency_table: a file that was measured on a device, instead. Raises
+    TargetError where the target cannot be reached.
     """
 
     target: str | tuple[str, ...] = "macs=0.5"
@@ -37,6 +50,9 @@ class Allocate(Pass):
     only: tuple[str, ...] = ()
     keep: tuple[tuple[str, float], ...] = ()
     progress: float = 1.0
+    threads: int = 0
+    provider: str = CPU
+    latency_table: str | None = None
 
     def requires(self, graph: gs.Graph) -> None:
         """The units are scored and the options make sense."""
@@ -54,18 +70,37 @@ class Allocate(Pass):
         gone = None if notes.keep is None else ~notes.keep
         left = None if gone is None else tuple(analysis.widths(~gone).tolist())
         limits = Limits(self.round_to, self.min_width, tuple(self._fixed(analysis).items()), left)
-        within = budget(analysis, self.targets, limits, lambda: _elements(graph), self.progress)
-        found = allocators[self.allocate](analysis, notes.scores, within)
-        found = found if isinstance(found, Allocation) else Allocation(found)
-        widths = np.asarray(found.widths)
-        if widths.shape != within.cost.dense.shape or widths.dtype.kind not in "iu":
-            raise UsageError(f"allocator {self.allocate} returns no whole number for each of {len(analysis.groups)} groups")
-        if (widths < 1).any() or (widths > within.cost.dense).any() or not within.holds(widths):
-            raise UsageError(f"allocator {self.allocate} returns widths outside 1 to that of the group, or above the target")
+        timed = self.allocate == LATENCY or any(target.kind == LATENCY for target in self.targets)
+        clock = clock_of(graph, Runtime(self.threads, self.provider), self.latency_table) if timed else None
+        cost = CostModel(analysis, clock.model if clock else None)
+        within = budget(cost, self.targets, limits, lambda: _elements(graph), self.progress)
+        found = self._found(analysis, notes.scores, within, clock)
+        notes.timing = None if clock is None else clock.timing(found.widths)
         ranked = notes.scores if gone is None else np.where(gone, -np.inf, notes.scores)
         notes.cost, notes.sensitivity = within.cost, found.sensitivity
-        notes.allocate, notes.targets, notes.keep = self.allocate, self.targets, masks(analysis, ranked, widths)
+        notes.allocate, notes.targets, notes.keep = self.allocate, self.targets, masks(analysis, ranked, found.widths)
         return True
+
+    def _found(self, analysis: Analysis, scores: Scores, within: Budget, clock: Clock | None) -> Allocation:
+        """Allocate; where a target bounds latency and may be measured, until the measured network is within it."""
+
+        def allocate(within: Budget) -> Allocation:
+            found = allocators[self.allocate](analysis, scores, within)
+            found = found if isinstance(found, Allocation) else Allocation(found)
+            self._check(within, np.asarray(found.widths))
+            return found
+
+        judged = clock is not None and clock.may_measure and any(target.kind == LATENCY for target in self.targets)
+        if clock is None or not judged or self.progress < 1:
+            return allocate(within)
+        return meet(within, allocate, clock.measure)
+
+    def _check(self, within: Budget, widths: Widths) -> None:
+        """Raise UsageError where an allocator returns what it must not."""
+        if widths.shape != within.cost.dense.shape or widths.dtype.kind not in "iu":
+            raise UsageError(f"allocator {self.allocate} returns no whole number for each of {len(within.allowed)} groups")
+        if (widths < 1).any() or (widths > within.cost.dense).any() or not within.holds(widths):
+            raise UsageError(f"allocator {self.allocate} returns widths outside 1 to that of the group, or above the target")
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -85,6 +120,27 @@ class Allocate(Pass):
         for pattern in self.ignore:
             fixed |= dict.fromkeys(analysis.matching(pattern, "--ignore"), 1.0)
         return fixed
+
+
+def clock_of(graph: gs.Graph, runtime: Runtime, table: str | None = None) -> Clock:
+    """Return the clock of an analysed network; table: a file that was measured on a device."""
+    from onnx_reconvene.latency.clock import clock
+
+    return clock(analysis_of(graph), builder(graph), runtime, table)
+
+
+def builder(graph: gs.Graph) -> Callable[[Widths], Source]:
+    """Return what builds an analysed network cut to given widths, whichever units go; the network itself stays as it is."""
+
+    def build(widths: Widths) -> Source:
+        analysis, copy = analysis_of(graph), reopen(graph)
+        found = analyze(copy, analysis.sizes, notes_of(graph).attention)
+        keep = masks(found, np.zeros(found.width), widths)
+        if not keep.all():
+            cut(found, keep)
+        return without_weights(copy)
+
+    return build
 
 
 def _elements(graph: gs.Graph) -> ElementScores:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -17,7 +16,7 @@ from onnx_reconvene.flow import weight_constant
 from onnx_reconvene.graph import every_tensor, plain_source
 from onnx_reconvene.notes import notes_of
 from onnx_reconvene.passes.base import Pass, reference_of
-from onnx_reconvene.verify import room
+from onnx_reconvene.process import workplace
 
 MODES = ("bn", "lstsq")
 BATCH = 32
@@ -74,7 +73,7 @@ class Repair(Pass):
                 if not fixed or len(batch[inputs[0].name]) == size:
                     yield {i.name: batch[i.name] for i in inputs}
 
-        with tempfile.TemporaryDirectory(prefix="reconvene-") as folder, room(folder, "repair"):
+        with workplace("repair") as folder:
             repairing = Repairing(reference, plain_source(graph), batches, self.mode, self.seed, folder)
             repairing.run()
         tensors = every_tensor(graph)

@@ -3,8 +3,10 @@
 import importlib.util
 import math
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -26,6 +28,8 @@ ZOO = ROOT.parent / "shared" / "zoo"
 
 def pytest_configure(config: pytest.Config) -> None:
     """Name our marks, and let random tests run alike everywhere and however slow the machine."""
+    os.environ["XDG_CACHE_HOME"] = folder = tempfile.mkdtemp(prefix="reconvene-cache-")  # nothing measured before counts
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     settings.register_profile("steady", deadline=None, derandomize=True)
     settings.load_profile("steady")
     config.addinivalue_line("markers", "slow: takes seconds; -m 'not slow' leaves it out")

@@ -615,10 +615,10 @@ def test_no_progress_bar_when_piped(command, file, out):
 # --- the report ------------------------------------------------------------------------------------------------------
 
 KEYS = {
-    "": "version input output criterion allocate seed stage before after groups frozen verify rectify repair seconds "
-    "input_shapes data score_kept",
-    "before": "params macs bytes nodes latency_ms",
-    "after": "params macs bytes nodes latency_ms",
+    "": "version input output criterion allocate seed stage input_shapes before after groups frozen verify rectify repair seconds "
+    "data latency score_kept",
+    "before": "params macs bytes nodes latency_ms memory",
+    "after": "params macs bytes nodes latency_ms memory",
     "verify": "status max_rel_err reason",
     "rectify": "mode why tensors",
     "seconds": "load analyse score allocate cut verify rectify repair write total",

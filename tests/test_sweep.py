@@ -82,7 +82,17 @@ def test_a_cell_is_what_a_single_run_with_its_options_makes(run, file, folder, t
 
 def test_every_option_of_a_run_that_is_not_of_one_file_is_one_of_a_sweep(run):
     words = {word for word in run("--help").out.split() if word.startswith("--")}
-    of_one = {"--target", "--criterion", "--report", "--html", "--plan", "--from-plan", "--granularity", "--dry-run"}
+    of_one = {
+        "--target",
+        "--criterion",
+        "--report",
+        "--html",
+        "--plan",
+        "--from-plan",
+        "--granularity",
+        "--dry-run",
+        "--latency-job",
+    }
     assert words - of_one <= set(run("sweep", "--help").out.split())
 
 

@@ -13,7 +13,7 @@ import onnx_reconvene as rc
 from onnx_reconvene.cost import CostModel
 from onnx_reconvene.target import parse_target
 
-KINDS = {"channels": None, "params": "params", "macs": "macs", "size": "bytes"}  # and their names in the report
+KINDS = {"channels": None, "params": "params", "macs": "macs", "size": "bytes", "memory": "memory"}  # and their names in the report
 NETWORKS = {"resnet20": (1, 3, 32, 32), "mobilenetv2": (1, 3, 224, 224), "detector": (1, 3, 128, 128)}
 ALLOCATORS = ["uniform", "global", "flat", "erk", "precrop", "reconvene"]
 
@@ -55,7 +55,9 @@ def assert_maximal(result, cost, bounds, round_to=1):
 
 
 @pytest.mark.parametrize(("name", "allocate"), list(product(NETWORKS, ALLOCATORS)))
-@pytest.mark.parametrize(("kind", "share"), [("channels", 0.37), ("params", 0.3), ("macs", 1 / 3), ("size", 0.61)])
+@pytest.mark.parametrize(
+    ("kind", "share"), [("channels", 0.37), ("params", 0.3), ("macs", 1 / 3), ("size", 0.61), ("memory", 0.45)]
+)
 def test_target_is_hit(network, costs, count, name, allocate, kind, share):
     model, cost = network(name), costs(name)
     before = cost.all(cost.dense)

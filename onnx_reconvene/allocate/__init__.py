@@ -2,9 +2,11 @@
 
 from onnx_reconvene.allocate import density as density
 from onnx_reconvene.allocate import equal as equal
+from onnx_reconvene.allocate import latency as latency
 from onnx_reconvene.allocate import reconvene as reconvene
 from onnx_reconvene.allocate import threshold as threshold
 from onnx_reconvene.allocate.budget import Budget, Limits, budget, masks
+from onnx_reconvene.allocate.meet import meet
 from onnx_reconvene.allocate.registry import Allocation, Allocator, allocator, allocators
 
-__all__ = ["Allocation", "Allocator", "Budget", "Limits", "allocator", "allocators", "budget", "masks"]
+__all__ = ["Allocation", "Allocator", "Budget", "Limits", "allocator", "allocators", "budget", "masks", "meet"]

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_reconvene.cost import CostModel, Widths
+from onnx_reconvene.axes import Widths
+from onnx_reconvene.cost import CostModel
 from onnx_reconvene.errors import TargetError
 from onnx_reconvene.groups import Analysis, Group
+from onnx_reconvene.latency.step import channel_step
 from onnx_reconvene.saliency import ElementScores, Scores
 from onnx_reconvene.target import Target
 
-AUTO_STEP = 8  # channels; the narrowest step at which vectorized kernels run at full speed
+ALIGNED = 4  # channels; a width that this does not divide leaves the fast path of kernels
 
 
 @dataclass(frozen=True)
@@ -60,33 +62,43 @@ class Budget:
 
 
 def budget(
-    analysis: Analysis, targets: Sequence[Target], limits: Limits, upai: Callable[[], ElementScores], progress: float = 1.0
+    cost: CostModel, targets: Sequence[Target], limits: Limits, upai: Callable[[], ElementScores], progress: float = 1.0
 ) -> Budget:
     """Return the search space for these targets, or for the way to them: progress is how much is done, on a logarithmic scale.
 
-    upai scores elements, for allocators that ask for it.
-
-    Raises TargetError, naming the best that can be reached, where even the narrowest network is above a target.
+    upai scores elements, for allocators that ask for it. Where widths are rounded automatically, the step is halved until the
+    targets can be reached. Raises TargetError, naming the best that can be reached, where even the narrowest network is above a
+    target.
     """
-    cost = CostModel(analysis)
     bounds = tuple(_on_the_way(cost(t.kind, cost.dense), t, progress) for t in targets)
     left = limits.left or tuple(cost.dense.tolist())
-    allowed = tuple(_allowed(group, limits, most) for group, most in zip(analysis.groups, left, strict=True))
-    found = Budget(cost, allowed, tuple(targets), bounds, upai)
-    hopeless = not allowed and any(t.relative and t.value < 1 for t in targets)
-    if hopeless or not found.holds(found.smallest):
-        raise TargetError(_unreachable(found))
-    return found
+    for step in _steps(limits):
+        pairs = zip(cost.analysis.groups, left, strict=True)
+        found = Budget(cost, tuple(_allowed(group, limits, step, most) for group, most in pairs), tuple(targets), bounds, upai)
+        hopeless = not found.allowed and any(t.relative and t.value < 1 for t in targets)
+        if not hopeless and found.holds(found.smallest):
+            return found
+    raise TargetError(_unreachable(found))
+
+
+def _steps(limits: Limits) -> list[int]:
+    """Return what widths are rounded to, in channels; where it is automatic the step of the runtime's kernels, then parts of it."""
+    if limits.round_to:
+        return [limits.round_to]
+    step = channel_step()
+    return [step >> k for k in range(step.bit_length())]
 
 
 def _unreachable(tried: Budget) -> str:
-    least = tried.smallest
+    smallest = tried.smallest
     parts = []
     for target, bound in zip(tried.targets, tried.bounds, strict=True):
-        reached, before = tried.cost(target.kind, least), tried.cost(target.kind, tried.cost.dense)
+        reached, before = tried.cost(target.kind, smallest), tried.cost(target.kind, tried.cost.dense)
         if reached > bound:
-            share = f" ({reached / before:.4f} of {before:.0f})" if before else ""
-            parts.append(f"{target.kind} at most {bound:.0f} is asked, {reached:.0f}{share} is the best reachable")
+            form = "{:.3f} ms" if target.kind == "latency" else "{:.0f}"
+            asked, least, dense = (form.format(value) for value in (bound, reached, before))
+            share = f" ({reached / before:.4f} of {dense})" if before else ""
+            parts.append(f"{target.kind} at most {asked} is asked, {least}{share} is the best reachable")
     if not tried.allowed:
         parts.insert(0, "no channel can be removed (inspect says why)")
     return "; ".join(parts)
@@ -97,13 +109,14 @@ def _on_the_way(before: float, target: Target, progress: float) -> float:
     return bound if progress == 1 or bound >= before else before * (bound / before) ** progress
 
 
-def _allowed(group: Group, limits: Limits, most: int) -> Widths:
+def _allowed(group: Group, limits: Limits, step: int, most: int) -> Widths:
     fixed = dict(limits.fixed).get(group.name)
     if fixed is not None:
         return np.asarray([min(most, max(1, math.floor(fixed * group.width + 1e-9)))])
     least = min(max(1, limits.min_width), most)
-    round_to = limits.round_to or AUTO_STEP
-    step = round_to // math.gcd(round_to, group.channels)
+    while not limits.round_to and step > ALIGNED and group.width * group.channels < 2 * step:
+        step //= 2  # a narrow group goes in finer steps
+    step //= math.gcd(step, group.channels)
     widths = np.arange(step, most + 1, step)
     widths = widths[widths >= least]
     if group.width < step or (limits.round_to == 0 and group.width < 2 * step):

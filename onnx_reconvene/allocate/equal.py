@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnx_reconvene.allocate.budget import Budget
 from onnx_reconvene.allocate.registry import allocator
 from onnx_reconvene.allocate.search import closest
-from onnx_reconvene.cost import Widths
+from onnx_reconvene.axes import Widths
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.saliency import Scores
 

@@ -20,7 +20,7 @@ from onnx_reconvene.allocate.registry import Allocation, allocator
 from onnx_reconvene.allocate.response import responses
 from onnx_reconvene.allocate.search import closest, largest
 from onnx_reconvene.allocate.unstructured import Unstructured
-from onnx_reconvene.cost import Widths
+from onnx_reconvene.axes import Widths
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.saliency import Scores, layer_weights
 from onnx_reconvene.saliency.criterion import marginals

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from onnx_reconvene.allocate.budget import masks
-from onnx_reconvene.cost import Widths
+from onnx_reconvene.axes import Widths
 from onnx_reconvene.graph import Source, plain_source
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.reference import Slices, zeroed_slices

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_reconvene.allocate.budget import Budget
-from onnx_reconvene.cost import Widths
+from onnx_reconvene.axes import Widths
 
 
 def largest(holds: Callable[[float], bool]) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 from onnx_reconvene.allocate.budget import Budget
 from onnx_reconvene.allocate.registry import allocator
 from onnx_reconvene.allocate.search import fill, largest
-from onnx_reconvene.cost import Widths
+from onnx_reconvene.axes import Widths
 from onnx_reconvene.groups import Analysis, Group
 from onnx_reconvene.saliency import Scores
 

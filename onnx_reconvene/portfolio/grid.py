@@ -13,12 +13,12 @@ from onnx_reconvene.api import Options, chosen_options
 from onnx_reconvene.errors import ModelError
 from onnx_reconvene.files import write_whole
 from onnx_reconvene.graph import load, without_weights
+from onnx_reconvene.latency.measure import latencies
 from onnx_reconvene.portfolio.cell import Cell, Target, product
 from onnx_reconvene.portfolio.dense import as_file, opened
 from onnx_reconvene.portfolio.row import Row, with_fronts
 from onnx_reconvene.portfolio.store import Store, files_in
 from onnx_reconvene.portfolio.workers import Outcomes, here, in_pool, on_dask, processors
-from onnx_reconvene.verify import latencies
 
 VERSION = 1
 Watch = Callable[[Iterable[Any], int], Iterable[Any]]  # given what is to come and how much, may show progress
