@@ -219,6 +219,8 @@ class _Plan:
                     yield Step(node)
             elif node.op_type in CHANNELS:
                 yield from self._layer(node)
+            elif self._fits and node.output[0] in self._lost:
+                self._skipped.append(f"'{node.name}': {node.op_type} is not fitted")
 
     def _layer(self, node: NodeProto) -> Iterator[Step]:
         bias, normed = self._bias.get(node.output[0]), node.output[0] in self._normed

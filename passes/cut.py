@@ -26,7 +26,7 @@ class Cut(Pass):
         assert notes.keep is not None
         notes.done = True
         notes.reference = None if notes.keep.all() else reference(analysis, notes.keep)
-        notes.stage = stage_of(notes.reference.source if notes.reference else plain_source(graph))
+        notes.stage = notes.stage or stage_of(notes.reference.source if notes.reference else plain_source(graph))
         if notes.keep.all():
             restore(graph)
             return False

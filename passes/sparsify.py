@@ -49,7 +49,7 @@ class Sparsify(Pass):
         notes, analysis, cost = notes_of(graph), analysis_of(graph), CostModel(analysis_of(graph))
         context = self.score.context(graph)
         elements = element_scores(analysis, self.score.criterion, context)
-        notes.stage = stage_of(plain_source(graph))
+        notes.stage = notes.stage or stage_of(plain_source(graph))
         density, left = self._densities(cost, Unstructured.of(elements))
         for name, share in density.items():
             constant = weight_constant(analysis.flow.weights[name])

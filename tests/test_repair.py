@@ -163,6 +163,18 @@ def test_layers_with_more_inputs_than_rows_are_left_alone():
     assert np.array_equal(weights(result.model)["w2"], weights(rc.prune(model, **HALF).model)["w2"])
 
 
+def test_transposed_convolutions_are_named_as_not_repaired():
+    model, x = doubled("Conv")
+    del model.graph.node[2], model.graph.initializer[:]
+    model.graph.node.add(op_type="ConvTranspose", name="up", input=["h", "t"], output=["y"])
+    rng = np.random.default_rng(0)
+    shapes = {"k1": (12, 8, 1, 1), "b1": (12,), "t": (12, 4, 2, 2)}
+    values = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in values.items())
+    result = rc.prune(model, **HALF, repair="lstsq", data=x)
+    assert result.report.repair["skipped"] == ["'up': ConvTranspose is not fitted"]
+
+
 def test_networks_of_a_fixed_batch():
     model, x = doubled("Conv")
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 16

@@ -79,6 +79,7 @@ class Stream:
         read = {name for node in part for name in _reads(node)}
         model = onnx.ModelProto()
         model.CopyFrom(self._source.model)
+        model.ir_version = max(model.ir_version, 8)  # below 4 every initializer has to be an input, too
         graph = model.graph
         stored = [t for t in self._source.model.graph.initializer if t.name in read]
         for field in (graph.node, graph.input, graph.initializer, graph.value_info):

@@ -52,7 +52,8 @@ def main() -> None:
         for repair, samples in REPAIRS:
             data = {"data": images, "samples": samples} if samples else {}
             start = time.process_time()
-            cut = rc.prune(model, target=target, round_to=1, verify=False, repair=repair, **data).model
+            options = {"target": target, "criterion": "l2", "allocate": "uniform", "round_to": 1, "repair": repair}
+            cut = rc.prune(model, verify=False, **options, **data).model
             seconds = time.process_time() - start
             rows.append(Row(target, repair, samples, accuracy(cut, *tested), round(seconds, 1)))
             print(rows[-1], flush=True)
