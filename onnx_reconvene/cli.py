@@ -223,7 +223,11 @@ def compare(before: str, after: str, input_shape: Sequence[str], threads: int, v
 @click.option("--no-latency", is_flag=True, help="Time no cut.")
 @click.option("--no-plot", is_flag=True, help="Leave out portfolio.svg and portfolio.html.")
 @click.option(
-    "--jobs", default=0, metavar="N", type=click.IntRange(min=0), help="Cells at a time; as many as processors if left out."
+    "--jobs",
+    default=0,
+    metavar="N",
+    type=click.IntRange(min=0),
+    help="Cells at a time; as many as processors if left out, one where latency is a target.",
 )
 @click.option("--dask", metavar="ADDRESS", help="Cut on the workers of this Dask scheduler: tcp://host:8786.")
 def sweep(

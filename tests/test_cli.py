@@ -507,7 +507,12 @@ def test_quiet_prints_nothing(run, file, out):
 def test_verbose_adds_seconds(run, file, out):
     path = file("resnet20")
     plain, verbose = run(path, out).out.splitlines(), run(path, out, "-v").out.splitlines()
-    assert verbose[:-1] == plain
+    assert verbose[: len(plain)] == plain
+    head, *groups = [line.split() for line in verbose[len(plain) : -1]]
+    assert head == ["group", "units", "kept", "sensitivity"]
+    felt = [float(group[3]) for group in groups]
+    assert felt == sorted(felt, reverse=True)
+    assert felt[0] > felt[-1]
     assert re.fullmatch(r"seconds: load [\d.]+, analyse [\d.]+, .*, total [\d.]+", verbose[-1])
 
 
@@ -602,9 +607,9 @@ sys.exit(main())
 
 
 def test_progress_bar_on_a_terminal_for_work_over_a_second(file, out):
-    words = [file("resnet20"), out, "--criterion", "slow"]
+    words = [file("resnet20"), out, "--criterion", "slow", "--allocate", "uniform"]
     assert "/7" in on_a_terminal(SLOW, *words, 1.2)
-    assert on_a_terminal(SLOW, *words, 0).strip() == ""
+    assert on_a_terminal(SLOW, *words, "--no-verify", 0).strip() == ""
 
 
 def test_no_progress_bar_when_piped(command, file, out):

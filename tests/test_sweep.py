@@ -99,7 +99,7 @@ def test_every_option_of_a_run_that_is_not_of_one_file_is_one_of_a_sweep(run):
 def test_other_models_than_files(network, folder):
     (row,) = rc.sweep(network("resnet20"), folder, **HERE)
     assert row.file == "model.macs-0.5.l2.uniform.onnx"
-    rc.prune(network("resnet20")).save(folder / "alone.onnx")
+    rc.prune(network("resnet20"), criterion="l2", allocate="uniform").save(folder / "alone.onnx")
     assert (folder / row.file).read_bytes() == (folder / "alone.onnx").read_bytes()
     assert json.loads((folder / row.report).read_text())["input"] is None
 
@@ -109,7 +109,7 @@ def test_a_report_lies_beside_each_network(file, folder):
     (row,) = rc.sweep(source, folder, **HERE)
     report = json.loads((folder / row.report).read_text())
     assert (report["input"], report["output"]) == (str(source), str(folder / row.file))
-    alone = rc.prune(source).report.json()
+    alone = rc.prune(source, criterion="l2", allocate="uniform").report.json()
     different = {"sweep", "seconds", "output"}
     assert {k: v for k, v in report.items() if k not in different} == json.loads(
         json.dumps({k: v for k, v in alone.items() if k not in different})
@@ -390,7 +390,7 @@ def test_a_cut_that_cannot_be_timed_says_so(file, folder, monkeypatch):
 def test_scores_kept_are_those_of_the_units_that_stay(file, folder, steps):
     source = file()
     analysis = rc.analyze(source)
-    options = {"criterion": "l1", "target": "macs=0.4", "steps": steps}
+    options = {"criterion": "l1", "allocate": "uniform", "target": "macs=0.4", "steps": steps}
     result = rc.prune(source, **options)
     keep = result.plan.masks(analysis)
     for criterion, found in (

@@ -62,8 +62,10 @@ def _with_weights_as_inputs(source: Source, cuts: list[list[Slices]]) -> tuple[S
     model = onnx.ModelProto()
     model.CopyFrom(source.model)
     stored = [tensor for tensor in model.graph.initializer if tensor.name in changed]
+    inputs = {value.name for value in model.graph.input}  # in old models all initializers are
     for tensor in stored:
-        model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+        if tensor.name not in inputs:
+            model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
         model.graph.initializer.remove(tensor)
     own = {tensor.name: changed[tensor.name] for tensor in stored}
     return Source(model, {name: array for name, array in source.arrays.items() if name not in own}), own

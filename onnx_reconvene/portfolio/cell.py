@@ -36,6 +36,11 @@ class Cell:
         """What is asked, as it is written on the command line."""
         return "+".join(self.options.target)
 
+    @property
+    def measures(self) -> bool:
+        """Whether it times the network while it is cut, which others at work would disturb."""
+        return self.options.allocate == "latency" or "latency=" in self.target
+
     def network(self, folder: pathlib.Path) -> pathlib.Path:
         """Return where in folder the cut is written."""
         return folder / f"{self.name}.onnx"

@@ -89,7 +89,8 @@ def _outcomes(store: Store, cells: Sequence[Cell], jobs: int, dask: str | None) 
     for cell in cells:
         store.clear(cell)
     with as_file(store.dense) as source:
-        jobs = min(jobs or processors(), len(cells))
+        alone = any(cell.measures for cell in cells)
+        jobs = 1 if alone else min(jobs or processors(), len(cells))
         if dask is not None and cells:
             yield from on_dask(dask, store.dense.source, store.folder, cells)
         elif jobs > 1:
