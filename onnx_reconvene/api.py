@@ -19,7 +19,6 @@ from onnx_reconvene.errors import UsageError
 from onnx_reconvene.files import write_whole
 from onnx_reconvene.graph import plain_source, without_weights
 from onnx_reconvene.groups import Analysis
-from onnx_reconvene.latency.measure import latencies
 from onnx_reconvene.latency.runtime import CPU
 from onnx_reconvene.match import match
 from onnx_reconvene.notes import analysis_of, forget, notes_of
@@ -272,6 +271,8 @@ def compare(before: Any, after: Any, input_shape: Mapping[str, Sequence[int]] | 
     for graph in graphs:
         Load(input_shape or {}).run(graph)
     analyses = [analysis_of(graph) for graph in graphs]
+    from onnx_reconvene.latency.measure import latencies
+
     times = latencies(sources, analyses[0].sizes, threads)
     first, second = (_size(analysis, ms) for analysis, ms in zip(analyses, times, strict=True))
     keep = match(analyses[0], graphs[1])

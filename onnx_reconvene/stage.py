@@ -36,10 +36,14 @@ def stage_of(source: Source) -> Stage:
     moved = next((p for p in found if not is_float(p.values) or (p.part == "start" and not _starts(p))), None)
     if moved is not None:
         return Stage(TRAINED, _why_moved(moved))
-    random = [p for p in found if not _is_constant(p) and not _is_mask(p)]
-    samples = {p.name: Sample(p.values) for p in random}
+    random: list[Parameter] = []
+    samples: dict[str, Sample] = {}
     fitting: dict[str, list[Initializer]] = {}
-    for p in random:
+    for p in found:
+        if _is_constant(p) or _is_mask(p):
+            continue
+        random.append(p)
+        samples[p.name] = samples.get(p.name) or Sample(p.values)
         fits = [known for known in (BIASES if p.part == "bias" else KNOWN) if known.fits(samples[p.name], p.fans)]
         if not fits and not fitting.get(p.name):
             return Stage(TRAINED, f"'{p.name}' fits no known initializer")
@@ -82,7 +86,8 @@ def _starts(p: Parameter) -> bool:
 
 
 def _is_constant(p: Parameter) -> bool:
-    return bool((p.values == p.values.flat[0]).all())
+    first = p.values.flat[0]
+    return bool((p.values.flat[:64] == first).all() and (p.values == first).all())  # most show it at once
 
 
 def _is_mask(p: Parameter) -> bool:

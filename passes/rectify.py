@@ -44,11 +44,11 @@ class Rectify(Pass):
         """Give weights new values of the same shapes and types."""
         notes = notes_of(graph)
         reference = reference_of(graph, "Rectify", self.original)
-        now = plain_source(graph)
-        before = now if reference is None else reference.source
-        notes.stage = stage = notes.stage or stage_of(before)
+        notes.stage = stage = notes.stage or stage_of(plain_source(graph) if reference is None else reference.source)
         mode, why = decide(self.mode, stage)
-        values = rectified(before, now, mode, stage, self.seed)
+        values = {}
+        if mode != "none" and reference is not None:
+            values = rectified(reference.source, plain_source(graph), mode, stage, self.seed)
         tensors = every_tensor(graph)
         for name, array in values.items():
             constant = weight_constant(tensors[name])

@@ -1,6 +1,6 @@
 """The command with no options: half the multiply-accumulates, how fast, and what becomes of the weights?
 
-usage: python tools/bench/default.py ZOO_DIR [--json FILE]
+usage: PYTHONPATH=. python tools/bench/default.py ZOO_DIR [--json FILE]
 
 Runs it on the networks of models/, untrained, and on every network in ZOO_DIR. Writes default.json and default.md beside this
 script, or FILE and its neighbour.
@@ -71,7 +71,8 @@ def main() -> None:
     slowest = max(rows, key=lambda row: row.seconds)
     found = table(columns, [[getattr(row, column) for column in columns] for row in rows])
     text = f"Slowest: {slowest.model}, {slowest.seconds} s, the start of Python included.\n\n{found}"
-    write(given.json, "No options", "python tools/bench/default.py ZOO_DIR", where, {"rows": [asdict(row) for row in rows]}, text)
+    usage = "PYTHONPATH=. python tools/bench/default.py ZOO_DIR"
+    write(given.json, "No options", usage, where, {"rows": [asdict(row) for row in rows]}, text)
 
 
 if __name__ == "__main__":

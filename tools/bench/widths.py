@@ -1,6 +1,6 @@
 """Train pruned networks on CIFAR-10 at equal size: are Reconvene's widths better than simpler ones? Needs torch.
 
-usage: python tools/bench/widths.py CIFAR_FOLDER [--networks NAME ...] [--seeds N] [--epochs N] [--images N]
+usage: PYTHONPATH=. python tools/bench/widths.py CIFAR_FOLDER [--networks NAME ...] [--seeds N] [--epochs N] [--images N]
 
 CIFAR_FOLDER holds a module cifar10 with load(split, count) that returns images [n, 32, 32, 3] and labels, both uint8.
 Every network is built, pruned, initialized anew (random channels keep their weights instead) and trained alike: SGD with momentum
@@ -141,7 +141,7 @@ def report(done: list[dict[str, Any]]) -> str:
         rows.append((name, ratio, method, len(own), f"{accuracy.mean():.2f}", f"{error:.2f}", *sizes, own[0]["epochs"]))
     rows.sort(key=lambda row: (row[0], row[1]))
     head = ("network", "times smaller", "method", "seeds", "accuracy %", "standard error", "params", "MACs", "epochs")
-    return f"# Widths\n\n    python tools/bench/widths.py CIFAR_FOLDER\n\n{table(head, rows)}\n"
+    return f"# Widths\n\n    PYTHONPATH=. python tools/bench/widths.py CIFAR_FOLDER\n\n{table(head, rows)}\n"
 
 
 if __name__ == "__main__":
