@@ -1,6 +1,6 @@
 """What criteria with data cost: the gradients of feature maps against those of all weights, and the memory of many samples.
 
-usage: python tools/bench/criteria.py [--json FILE]
+usage: python tools/bench/criteria.py [--json FILE] [--times]
 
 Needs torch, for the architectures. Times are CPU milliseconds of one batch, forward and backward, on one thread, the two in turns;
 peak memory is that of a process of its own that runs the command. Writes criteria.json and criteria.md beside this script, or FILE
@@ -14,7 +14,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ from onnx import helper
 import onnx_reconvene as rc
 from onnx_reconvene.bridges import open_model
 from onnx_reconvene.calibration import BACKENDS, Calibration, Objective, OnnxRuntime
+from onnx_reconvene.calibration.backend import compiled
 from onnx_reconvene.saliency.sites import reads_and_makes
 
 REPEATS = 15
@@ -43,9 +44,11 @@ class Speed:
     model: str
     size: int
     batch: int
+    forward_ms: float
     feature_maps_ms: float
     weights_ms: float
     ratio: float
+    backward_ratio: float  # of what is left without the forward pass
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,10 @@ def speed(name: str, size: int, batch: int) -> Speed:
     names = [t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and "running" not in t.name]
     names.remove("share")
     full = runner(rc.gradients(model, names, "loss"), names, x)
-    ours, theirs = cpu_milliseconds([lambda: next(batches), full], REPEATS)
-    return Speed(name, size, batch, round(ours, 1), round(theirs, 1), round(ours / theirs, 2))
+    forward, feeds = compiled(graph.source, ["loss"], threads=1), {model.graph.input[0].name: x.numpy()}
+    there, ours, theirs = cpu_milliseconds([lambda: forward(feeds), lambda: next(batches), full], REPEATS)
+    back = (ours - there) / (theirs - there)
+    return Speed(name, size, batch, round(there, 1), round(ours, 1), round(theirs, 1), round(ours / theirs, 2), round(back, 2))
 
 
 def memory(criterion: str, samples: int, folder: Path) -> Memory:
@@ -126,10 +131,12 @@ def main() -> None:
     """Measure all and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", default=HERE / "criteria.json")
-    path = parser.parse_args().json
+    parser.add_argument("--times", action="store_true", help="measure times alone; the figures of memory stay as they are")
+    given = parser.parse_args()
+    path = given.json
     torch.set_num_threads(1)
     where = setting("torch")
-    held = memories()
+    held = [Memory(**row) for row in json.loads(path.read_text())["memory"]] if given.times else memories()
     BACKENDS["ort"] = lambda: OnnxRuntime(threads=1)
     times = []
     for name, size, batch in TIMED:
@@ -141,13 +148,13 @@ def main() -> None:
 
 def text(times: list[Speed], held: list[Memory]) -> str:
     """Return the figures as Markdown."""
-    header = ("network", "pixels", "batch", "feature maps", "weights", "ratio")
+    header = [field.name.replace("_", " ") for field in fields(Speed)]
     parts = [
         "Forward and backward of one batch, one thread, CPU milliseconds, in turns: with the sums over feature maps that taylor "
         "and fisher need, and with the gradients of all weights:",
-        table(header, [(t.model, t.size, t.batch, t.feature_maps_ms, t.weights_ms, t.ratio) for t in times]),
-        "The way there, the way back to feature maps and that to weights are about as much arithmetic each: two thirds is what to "
-        "expect.",
+        table(header, [astuple(t) for t in times]),
+        "The way there, the way back to feature maps and that to weights are about as much arithmetic each: two thirds are what to "
+        "expect of both ways together, and half of the way back.",
         f"ResNet-50 at {PIXELS} pixels on samples from a file, the whole command, batches of automatic size:",
         table(
             ("criterion", "samples", "batch", "peak GB", "seconds to score"),
