@@ -35,6 +35,8 @@ def main() -> None:
     parser.add_argument("networks", nargs="+", metavar="NAME=TRAINED.onnx")
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--criteria", nargs="+", default=CRITERIA)
+    parser.add_argument("--allocate", nargs="+", default=ALLOCATORS)
     given = parser.parse_args()
     sys.path.insert(0, given.folder)
     torch.set_num_threads(1)
@@ -43,7 +45,7 @@ def main() -> None:
     for name, _, path in (pair.partition("=") for pair in given.networks):
         model = onnx.load(path)
         rows = done.setdefault(f"{name}, {given.images} images, {given.seeds} seeds", {})
-        for allocate, criterion in product(ALLOCATORS, CRITERIA):
+        for allocate, criterion in product(given.allocate, given.criteria):
             if f"{criterion} {allocate}" not in rows:
                 options = {"target": "macs=0.5", "criterion": criterion, "allocate": allocate, "rectify": "none", "round_to": 1}
                 cut = rc.prune(model, **options, verify=False)
@@ -58,10 +60,10 @@ def report(done: dict[str, Any]) -> str:
     parts = ["# Pairs of criterion and allocator", "    python tools/bench/pairs.py CIFAR_FOLDER NAME=TRAINED.onnx ..."]
     parts.append("Accuracy in % after a cut to half the multiply-accumulates and one pass over some images.")
     for key, rows in done.items():
-        cells = [[100 * np.mean(rows[f"{c} {a}"]["accuracy"]) for a in ALLOCATORS] for c in CRITERIA]
-        means = np.mean(cells, 0)
-        body = [(c, *(f"{cell:.1f}" for cell in row)) for c, row in zip(CRITERIA, cells, strict=True)]
-        parts += [f"## {key}", table(("criterion", *ALLOCATORS), [*body, ("mean", *(f"{mean:.1f}" for mean in means))])]
+        known = {tuple(pair.split()): f"{100 * np.mean(row['accuracy']):.1f}" for pair, row in rows.items()}
+        columns, lines = (list(dict.fromkeys(pair[k] for pair in known)) for k in (1, 0))
+        body = [(criterion, *(known.get((criterion, allocate)) for allocate in columns)) for criterion in lines]
+        parts += [f"## {key}", table(("criterion", *columns), body)]
     return "\n\n".join(parts) + "\n"
 
 
