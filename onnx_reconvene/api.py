@@ -32,7 +32,7 @@ from onnx_reconvene.stage import INITIALIZED, TRAINED, Stage, stage_of
 from onnx_reconvene.verify import Verdict, verify
 
 AUTO = "auto"
-DEFAULTS = {INITIALIZED: ("synflow", "reconvene"), TRAINED: ("l2", "uniform")}  # criterion, allocator
+DEFAULTS = {INITIALIZED: ("synflow", "reconvene"), TRAINED: ("l1", "uniform")}  # criterion, allocator: tools/bench/pairs.md
 PLANNED = ("allocate", "attention", "rectify", "seed")  # options that a plan replays
 Watch = Callable[[Sequence[Pass]], Iterable[Pass]]
 STAGES = {

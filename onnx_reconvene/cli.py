@@ -43,7 +43,7 @@ LOUD = click.option("-v", "--verbose", is_flag=True, help="Say more; add the tra
     default="auto",
     show_default=True,
     metavar="NAME",
-    help="Saliency; 'list' prints all. Left out: synflow for an untrained network, l2 for a trained one.",
+    help="Saliency; 'list' prints all. Left out: synflow for an untrained network, l1 for a trained one.",
 )
 @click.option(
     "--aggregate", default="sum", show_default=True, metavar="NAME", help="How a unit's sites count: sum, mean, max or normalized."
