@@ -1,4 +1,4 @@
-"""What is left open follows from the network: untrained ones are cut by Reconvene and drawn anew, trained ones keep their weights."""
+"""What is left open follows from the network: untrained ones are cut by Reconvene and drawn anew, trained ones keep weights."""
 
 import json
 
