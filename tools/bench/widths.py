@@ -136,12 +136,14 @@ def report(done: list[dict[str, Any]]) -> str:
     for name, ratio, method in dict.fromkeys((c["network"], c["ratio"], c["method"]) for c in done):
         own = [c for c in done if (c["network"], c["ratio"], c["method"]) == (name, ratio, method)]
         accuracy = 100 * np.asarray([c["accuracy"] for c in own])
-        error = accuracy.std(ddof=1) / np.sqrt(len(own)) if len(own) > 1 else float("nan")
+        error = f"{accuracy.std(ddof=1) / np.sqrt(len(own)):.2f}" if len(own) > 1 else None
         sizes = (f"{np.mean([c[kind] for c in own]):,.0f}" for kind in ("params", "macs"))
-        rows.append((name, ratio, method, len(own), f"{accuracy.mean():.2f}", f"{error:.2f}", *sizes, own[0]["epochs"]))
+        rows.append((name, ratio, method, len(own), f"{accuracy.mean():.2f}", error, *sizes, own[0]["epochs"]))
     rows.sort(key=lambda row: (row[0], row[1]))
     head = ("network", "times smaller", "method", "seeds", "accuracy %", "standard error", "params", "MACs", "epochs")
-    return f"# Widths\n\n    PYTHONPATH=. python tools/bench/widths.py CIFAR_FOLDER\n\n{table(head, rows)}\n"
+    usage = "    PYTHONPATH=. python tools/bench/widths.py CIFAR_FOLDER"
+    rule = "With one seed a difference of less than a point says nothing. Running it again trains what is missing."
+    return "\n\n".join(["# Widths", usage, rule, table(head, rows)]) + "\n"
 
 
 if __name__ == "__main__":
