@@ -243,5 +243,5 @@ def test_as_passes_one_by_one(trained, images, kind):
         model = step(model).model
     assert type(model) is type(original)
     proto = ir.to_proto(model) if kind is ir.from_proto else model
-    wanted = weights(rc.prune(trained, **HALF, repair="lstsq", data=images).model)
+    wanted = weights(rc.prune(trained, **HALF, criterion="l2", repair="lstsq", data=images).model)
     assert all(np.array_equal(w, wanted[name]) for name, w in weights(proto).items())
