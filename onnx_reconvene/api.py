@@ -195,21 +195,33 @@ def run(
     seconds |= _run_all(graph, watch(options.passes() + ([Emit(output)] if output is not None else [])))
     notes, analysis = notes_of(graph), analysis_of(graph)
     assert notes.keep is not None
+    seconds["total"] = time.perf_counter() - begin
+    report = _report(graph, options, output, nodes, seconds)
+    settings = {key: getattr(options, key) for key in PLANNED}
+    plan = Plan.of(analysis, notes.keep, settings | {"criterion": report.criterion, "rectify": report.rectify.mode})
+    forget(graph)
+    return Result(graph, report, plan, back)
+
+
+def _report(graph: gs.Graph, options: Options, output: str | None, nodes: int, seconds: dict[str, float]) -> Report:
+    """Return what the notes of graph say; nodes: how many it had."""
+    notes, analysis = notes_of(graph), analysis_of(graph)
+    assert notes.keep is not None
     assert notes.cost is not None
-    kept = analysis.widths(notes.keep)
+    assert notes.stage is not None
     timing = notes.timing
     memory = any(target.kind == "memory" for target in notes.targets)
-    seconds["total"] = time.perf_counter() - begin
-    report = Report(
+    before, after = (timing.before, timing.measured) if timing else (None, None)
+    return Report(
         graph.source.path,
         output,
         notes.criterion or options.criterion,
         notes.allocate or options.allocate,
         options.seed,
-        stage.name,
+        notes.stage.name,
         {name: list(shape) for name, shape in analysis.sizes.items()},
-        reports.size(notes.cost, notes.cost.dense, nodes, memory=memory, latency_ms=timing.before if timing else None),
-        reports.size(notes.cost, kept, len(graph.nodes), notes.left, memory, timing.measured if timing else None),
+        reports.size(notes.cost, notes.cost.dense, nodes, None, memory, before),
+        reports.size(notes.cost, analysis.widths(notes.keep), len(graph.nodes), notes.left, memory, after),
         reports.group_reports(analysis, notes.keep, notes.sensitivity),
         list(analysis.frozen),
         notes.verdict or Verdict("skipped", None, "not asked for"),
@@ -220,10 +232,6 @@ def run(
         None if notes.dense_scores is None else reports.score_kept(notes.dense_scores, notes.keep),
         notes.repaired,
     )
-    settings = {key: getattr(options, key) for key in PLANNED}
-    plan = Plan.of(analysis, notes.keep, settings | {"criterion": report.criterion, "rectify": report.rectify.mode})
-    forget(graph)
-    return Result(graph, report, plan, back)
 
 
 def plan_of(given: str | Plan) -> Plan:

@@ -24,12 +24,11 @@ class Axes:
     def __init__(self, analysis: Analysis, axes: Iterable[Axis]) -> None:
         self.row = {axis: k for k, axis in enumerate(dict.fromkeys(axes), 1)}
         dense = np.asarray([group.width for group in analysis.groups], np.int64)
-        group_of_unit = np.repeat(np.arange(len(dense)), [group.blocks * group.width for group in analysis.groups])
         self._frozen = np.ones(len(self.row) + 1)
         entries = [(np.zeros(0, np.int64),) * 3]
         for (name, axis), row in self.row.items():
             size, units = _along(analysis, name, axis)
-            groups, counts = np.unique(group_of_unit[units[units >= 0]], return_counts=True)
+            groups, counts = np.unique(analysis.group_of_unit[units[units >= 0]], return_counts=True)
             self._frozen[row] = size - counts.sum()
             entries.append((np.full(groups.size, row), groups, counts))
         self._row, self._group, counts = (np.concatenate(column) for column in zip(*entries, strict=True))

@@ -136,18 +136,10 @@ def prune(
         raise UsageError("give IN.onnx and OUT.onnx (or --dry-run); --help shows all options")
     from onnx_reconvene import api
     from onnx_reconvene.bridges import open_model
-    from onnx_reconvene.files import check_writable
     from onnx_reconvene.plan import write_plan
     from onnx_reconvene.report import group_table, summary
 
-    taken = {os.path.realpath(path) for path in (source, output) if path is not None}
-    for option, path in (("", output), ("--report", report_file), ("--plan", plan_file), ("--html", html_file)):
-        if path is None:
-            continue
-        check_writable(path)
-        if option and os.path.realpath(path) in taken:
-            raise UsageError(f"{option} {path}: is IN.onnx, OUT.onnx or another file to write; give it a file of its own")
-        taken.add(os.path.realpath(path))
+    _check_outputs(source, output, {"--report": report_file, "--plan": plan_file, "--html": html_file})
     if html_file is not None:
         from onnx_reconvene.pages import check_plots
 
@@ -167,6 +159,22 @@ def prune(
         if given["verbose"]:
             click.echo(group_table(result.report))
             click.echo("seconds: " + ", ".join(f"{stage} {s:.3f}" for stage, s in result.report.seconds.items()))
+
+
+def _check_outputs(source: str, output: str | None, others: dict[str, str | None]) -> None:
+    """Raise UsageError where a file cannot be written, or two would be one; others: by option."""
+    from onnx_reconvene.files import check_writable
+
+    taken = {os.path.realpath(path) for path in (source, output) if path is not None}
+    if output is not None:
+        check_writable(output)
+    for option, path in others.items():
+        if path is None:
+            continue
+        check_writable(path)
+        if os.path.realpath(path) in taken:
+            raise UsageError(f"{option} {path}: is IN.onnx, OUT.onnx or another file to write; give it a file of its own")
+        taken.add(os.path.realpath(path))
 
 
 def _write_job(source: str, path: str, given: dict[str, Any]) -> None:

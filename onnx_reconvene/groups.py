@@ -125,6 +125,11 @@ class Analysis:
         """The number of units of all groups."""
         return sum(group.blocks * group.width for group in self.groups)
 
+    @cached_property
+    def group_of_unit(self) -> Labels:
+        """The group of each unit, [units]."""
+        return np.repeat(np.arange(len(self.groups)), [group.blocks * group.width for group in self.groups])
+
     def widths(self, keep: NDArray[np.bool_]) -> Labels:
         """Return how many units of each block of each group stay, [groups]."""
         return np.asarray([keep[group.units].sum() // group.blocks for group in self.groups], np.int64)

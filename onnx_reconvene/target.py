@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -31,6 +32,11 @@ class Target:
 
     def __str__(self) -> str:
         return f"{self.kind}={self.value:.6g}"
+
+
+def parse_targets(texts: str | Sequence[str]) -> tuple[Target, ...]:
+    """Read one target or several."""
+    return tuple(parse_target(text) for text in ((texts,) if isinstance(texts, str) else texts))
 
 
 def parse_target(text: str) -> Target:

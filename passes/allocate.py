@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,8 @@ from onnx_reconvene.latency.runtime import CPU, Runtime
 from onnx_reconvene.notes import analysis_of, notes_of
 from onnx_reconvene.passes.base import Pass, needed
 from onnx_reconvene.saliency import Context, ElementScores, Scores, criteria, element_scores
-from onnx_reconvene.target import Target, parse_target
+from onnx_reconvene.saliency.masking import without
+from onnx_reconvene.target import Target, parse_targets
 
 if TYPE_CHECKING:
     from onnx_reconvene.latency.clock import Clock
@@ -105,7 +107,7 @@ class Allocate(Pass):
     @property
     def targets(self) -> tuple[Target, ...]:
         """The targets, read."""
-        return tuple(parse_target(t) for t in ((self.target,) if isinstance(self.target, str) else self.target))
+        return parse_targets(self.target)
 
     def _fixed(self, analysis: Analysis) -> dict[str, float]:
         fixed: dict[str, float] = {}
@@ -148,4 +150,6 @@ def _elements(graph: gs.Graph) -> ElementScores:
     notes = notes_of(graph)
     chosen = criteria.get(notes.criterion or UPAI)
     method = chosen.name if chosen is not None and chosen.elements is not None else UPAI
-    return element_scores(analysis_of(graph), method, notes.context or Context())
+    analysis = analysis_of(graph)
+    with nullcontext() if notes.keep is None else without(analysis, notes.keep):
+        return element_scores(analysis, method, notes.context or Context())

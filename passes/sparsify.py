@@ -20,7 +20,7 @@ from onnx_reconvene.passes.score import Score
 from onnx_reconvene.saliency import element_scores
 from onnx_reconvene.sharing import unite
 from onnx_reconvene.stage import stage_of
-from onnx_reconvene.target import Target, parse_target
+from onnx_reconvene.target import Target, parse_targets
 from onnx_reconvene.verify import Verdict
 
 KINDS = ("params", "macs")  # of targets: zeros count as gone
@@ -87,7 +87,7 @@ class Sparsify(Pass):
     @property
     def targets(self) -> tuple[Target, ...]:
         """The targets, read."""
-        return tuple(parse_target(t) for t in ((self.target,) if isinstance(self.target, str) else self.target))
+        return parse_targets(self.target)
 
 
 def _amounts(left: Mapping[str, float]) -> str:

@@ -7,8 +7,11 @@ import pytest
 from onnx import numpy_helper
 
 import onnx_reconvene as rc
+from onnx_reconvene.bridges import open_model
+from onnx_reconvene.notes import analysis_of, notes_of
 from onnx_reconvene.passes import Allocate, Cut, Load, Score, Sequential
-from onnx_reconvene.saliency import Context, criteria
+from onnx_reconvene.passes.allocate import _elements
+from onnx_reconvene.saliency import Context, criteria, layer_weights
 from onnx_reconvene.saliency.masking import without
 
 
@@ -117,3 +120,17 @@ def test_passes_one_by_one_as_models(network):
     assert isinstance(model, onnx.ModelProto)
     whole = rc.analyze(network("resnet20"))
     assert rc.analyze(model).width < whole.width
+
+
+@pytest.mark.parametrize("criterion", ["l1", "synflow"])
+def test_densities_are_those_of_what_is_left(network, criterion):
+    graph, _ = open_model(network("resnet20"))
+    for step in (Load(), Score(criterion), Allocate("macs=0.5", progress=0.5)):
+        step.run(graph)
+    keep = notes_of(graph).keep
+    found = _elements(graph).by_weight
+    for name, (_, axes) in layer_weights(analysis_of(graph)).items():
+        for units in axes.values():
+            gone = np.broadcast_to((units >= 0) & ~np.append(keep, True)[units], found[name].shape)
+            assert not found[name][gone].any()
+            assert found[name][~gone].any()

@@ -40,11 +40,10 @@ class DensitySolver:
         """Return the solver for the layers of a network."""
         axes = {name: along for name, (_, along) in layer_weights(analysis).items()}
         groups = len(analysis.groups)
-        group_of_unit = np.repeat(np.arange(groups), [g.blocks * g.width for g in analysis.groups])
         shares = np.zeros((len(axes), groups))
         for row, along in zip(shares, axes.values(), strict=True):
             for units in along.values():
-                row += np.bincount(group_of_unit[units[units >= 0]], minlength=groups) / units.size
+                row += np.bincount(analysis.group_of_unit[units[units >= 0]], minlength=groups) / units.size
         bends = SMOOTHNESS * np.diff(np.eye(groups), 2, axis=0) if groups > 2 else np.zeros((0, groups))
         inverse = np.linalg.pinv(np.concatenate([shares, bends]))[:, : len(axes)]
         return cls(tuple(axes), shares, inverse)

@@ -54,14 +54,13 @@ def shares_of_units(analysis: Analysis, scores: Scores, elements: Mapping[str, N
     """Return the shares of a network whose units go in the order of scores, given the scores of elements."""
     curves: list[list[Floats]] = [[] for _ in analysis.groups]
     order = [np.argsort(-group.by_block(scores), 1, kind="stable") for group in analysis.groups]
-    group_of_unit = np.repeat(np.arange(len(analysis.groups)), [g.blocks * g.width for g in analysis.groups])
     for name, (_, axes) in layer_weights(analysis).items():
         sums = marginals(elements[name], {axis: units.shape for axis, units in axes.items()})
         for axis, units in axes.items():
             free = units >= 0
             mass = np.bincount(units[free], sums[axis][free], analysis.width)
             total = float(sums[axis].sum()) or 1.0
-            for g in np.unique(group_of_unit[units[free]]).tolist():
+            for g in np.unique(analysis.group_of_unit[units[free]]).tolist():
                 best_first = np.take_along_axis(analysis.groups[g].by_block(mass), order[g], 1).sum(0)
                 lost = np.append(np.cumsum(best_first[::-1])[::-1], 0.0) / total
                 curves[g].append(1 - lost)
