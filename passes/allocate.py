@@ -76,11 +76,11 @@ class Allocate(Pass):
         clock = clock_of(graph, Runtime(self.threads, self.provider), self.latency_table) if timed else None
         cost = CostModel(analysis, clock.model if clock else None)
         within = budget(cost, self.targets, limits, lambda: _elements(graph), self.progress)
-        found = self._found(analysis, notes.scores, within, clock)
+        scores = notes.scores if gone is None else np.where(gone, -np.inf, notes.scores)
+        found = self._found(analysis, scores, within, clock)
         notes.timing = None if clock is None else clock.timing(found.widths)
-        ranked = notes.scores if gone is None else np.where(gone, -np.inf, notes.scores)
         notes.cost, notes.sensitivity = within.cost, found.sensitivity
-        notes.allocate, notes.targets, notes.keep = self.allocate, self.targets, masks(analysis, ranked, found.widths)
+        notes.allocate, notes.targets, notes.keep = self.allocate, self.targets, masks(analysis, scores, found.widths)
         return True
 
     def _found(self, analysis: Analysis, scores: Scores, within: Budget, clock: Clock | None) -> Allocation:

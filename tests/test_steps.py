@@ -58,6 +58,20 @@ def test_targets_hold_after_steps_and_nothing_comes_back(network, allocate):
     assert shapes(Sequential(Cut())(model).model) == shapes(result.model)
 
 
+@pytest.mark.parametrize("allocate", ["global", "latency", "reconvene"])
+def test_what_units_that_are_gone_score_is_no_matter(network, allocate):
+    def kept(score_of_gone):
+        graph, _ = open_model(network("resnet20"))
+        for step in [Load(), Score("l2"), Allocate("macs=0.8", "global", round_to=1)]:
+            step.run(graph)
+        notes = notes_of(graph)
+        notes.scores = np.where(notes.keep, notes.scores, score_of_gone)
+        Allocate("macs=0.4", allocate, round_to=1).run(graph)
+        return notes.keep
+
+    np.testing.assert_array_equal(kept(0.0), kept(1e6))
+
+
 def test_steps_change_what_is_kept(network):
     once, often = (rc.prune(network("resnet20"), criterion="synflow-exact", steps=n, verify=False) for n in (1, 4))
     assert any((once.plan.keep[name] != often.plan.keep[name]).any() for name in once.plan.keep)

@@ -50,6 +50,11 @@ class Budget:
         """The least width of each group."""
         return np.asarray([widths[0] for widths in self.allowed], np.int64)
 
+    @property
+    def largest(self) -> Widths:
+        """The largest width of each group: what is left of it."""
+        return np.asarray([widths[-1] for widths in self.allowed], np.int64)
+
     def down(self, wanted: NDArray[np.floating]) -> Widths:
         """Return the largest allowed widths that are not above the wanted ones (the least allowed where all are)."""
         places = [max(0, np.searchsorted(a, w + 1e-9, "right") - 1) for a, w in zip(self.allowed, wanted, strict=True)]

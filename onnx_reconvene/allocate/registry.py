@@ -27,7 +27,11 @@ allocators: dict[str, Allocator] = {}
 
 
 def allocator(name: str) -> Callable[[Allocator], Allocator]:
-    """Register the decorated function as allocator `name`."""
+    """Register the decorated function as allocator `name`.
+
+    It is given the network, the scores of its units [units] (minus infinity for those that are gone already) and the budget, and
+    returns how many units each group keeps [groups], within the budget.
+    """
 
     def register(function: Allocator) -> Allocator:
         allocators[name] = function

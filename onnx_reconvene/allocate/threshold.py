@@ -17,9 +17,11 @@ from onnx_reconvene.saliency import Scores
 @allocator("global")
 def global_(analysis: Analysis, scores: Scores, within: Budget) -> Widths:
     """Keep the units above one threshold on scores whose mean is 1 in every group."""
-    scaled = np.concatenate([np.empty(0), *(_mean_one(_of_all_blocks(g, scores)) for g in analysis.groups)])
+    left = within.largest
+    pairs = zip(analysis.groups, left.tolist(), strict=True)
+    scaled = np.concatenate([np.empty(0), *(_mean_one(_of_all_blocks(group, scores)[:most]) for group, most in pairs)])
     order = np.argsort(-scaled, kind="stable")  # best first
-    group_of_unit = np.repeat(np.arange(len(analysis.groups)), within.cost.dense)
+    group_of_unit = np.repeat(np.arange(len(analysis.groups)), left)
 
     def kept(share: float) -> Widths:
         best = order[: math.floor(share * order.size)]
