@@ -224,9 +224,9 @@ def compare(before: str, after: str, input_shape: Sequence[str], threads: int, v
     "--targets", multiple=True, default=["macs=0.5"], show_default=True, metavar="LIST", help="As --target; a+b: both hold."
 )
 @click.option(
-    "--criteria", multiple=True, default=["l2"], show_default=True, metavar="LIST", help="As --criterion of a single run."
+    "--criteria", multiple=True, default=["auto"], show_default=True, metavar="LIST", help="As --criterion of a single run."
 )
-@click.option("--allocate", multiple=True, default=["uniform"], show_default=True, metavar="LIST", help="As that of a single run.")
+@click.option("--allocate", multiple=True, default=["auto"], show_default=True, metavar="LIST", help="As that of a single run.")
 @click.option("--yardstick", default="l2", show_default=True, metavar="NAME", help="Criterion by which cuts are compared.")
 @click.option("--no-latency", is_flag=True, help="Time no cut.")
 @click.option("--no-plot", is_flag=True, help="Leave out portfolio.svg and portfolio.html.")

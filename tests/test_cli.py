@@ -606,10 +606,13 @@ sys.exit(main())
 """
 
 
-def test_progress_bar_on_a_terminal_for_work_over_a_second(file, out):
-    words = [file("resnet20"), out, "--criterion", "slow", "--allocate", "uniform"]
+def test_progress_bar_on_a_terminal_for_work_over_a_second(file, out, tmp_path):
+    path = tmp_path / "r.json"
+    words = [file("resnet20"), out, "--criterion", "slow", "--allocate", "uniform", "--report", path]
     assert "/7" in on_a_terminal(SLOW, *words, 1.2)
-    assert on_a_terminal(SLOW, *words, "--no-verify", 0).strip() == ""
+    shown = on_a_terminal(SLOW, *words, "--no-verify", 0).strip()
+    if json.loads(path.read_text())["seconds"]["total"] < 1:  # on a busy machine it may not be
+        assert shown == ""
 
 
 def test_no_progress_bar_when_piped(command, file, out):

@@ -98,8 +98,8 @@ def test_every_option_of_a_run_that_is_not_of_one_file_is_one_of_a_sweep(run):
 
 def test_other_models_than_files(network, folder):
     (row,) = rc.sweep(network("resnet20"), folder, **HERE)
-    assert row.file == "model.macs-0.5.l2.uniform.onnx"
-    rc.prune(network("resnet20"), criterion="l2", allocate="uniform").save(folder / "alone.onnx")
+    assert row.file == "model.macs-0.5.synflow.reconvene.onnx"  # as for any untrained network
+    rc.prune(network("resnet20")).save(folder / "alone.onnx")
     assert (folder / row.file).read_bytes() == (folder / "alone.onnx").read_bytes()
     assert json.loads((folder / row.report).read_text())["input"] is None
 
@@ -109,7 +109,7 @@ def test_a_report_lies_beside_each_network(file, folder):
     (row,) = rc.sweep(source, folder, **HERE)
     report = json.loads((folder / row.report).read_text())
     assert (report["input"], report["output"]) == (str(source), str(folder / row.file))
-    alone = rc.prune(source, criterion="l2", allocate="uniform").report.json()
+    alone = rc.prune(source).report.json()
     different = {"sweep", "seconds", "output"}
     assert {k: v for k, v in report.items() if k not in different} == json.loads(
         json.dumps({k: v for k, v in alone.items() if k not in different})
@@ -181,15 +181,15 @@ def test_what_is_done_is_not_done_again(file, folder):
     lists = {"targets": ["macs=0.5", "macs=0.7"], "criteria": ["l2", "l1"]}
     first = rc.sweep(file(), folder, **lists, **HERE)
     before = contents(folder, "in.*")
-    (folder / "in.macs-0.7.l1.uniform.onnx").unlink()
-    (folder / "in.macs-0.5.l1.uniform.json").write_text('{"version": 1, "inp')
+    (folder / "in.macs-0.7.l1.reconvene.onnx").unlink()
+    (folder / "in.macs-0.5.l1.reconvene.json").write_text('{"version": 1, "inp')
     assert rc.sweep(file(), folder, **lists, **HERE) == first
     after = contents(folder, "in.*")
     assert {name: content for name, (_, content) in after.items() if name.endswith(".onnx")} == {
         name: content for name, (_, content) in before.items() if name.endswith(".onnx")
     }
     assert {name for name in before if before[name] != after[name]} == {
-        f"in.{cell}.{kind}" for cell in ("macs-0.7.l1.uniform", "macs-0.5.l1.uniform") for kind in ("onnx", "json")
+        f"in.{cell}.{kind}" for cell in ("macs-0.7.l1.reconvene", "macs-0.5.l1.reconvene") for kind in ("onnx", "json")
     }
 
 
@@ -197,7 +197,7 @@ def test_other_options_networks_data_and_versions_are_done_again(file, network, 
     source, data = file(), tmp_path / "data.npz"
     np.savez(data, input=np.zeros((2, 3, 32, 32), np.float32))
     told = {"criteria": ["activation-mean"], "data": str(data), "verify": False}
-    name = "in.macs-0.5.activation-mean.uniform.onnx"
+    name = "in.macs-0.5.activation-mean.reconvene.onnx"
 
     def written(**more):
         rc.sweep(source, folder, **told, **more, **HERE)
@@ -263,7 +263,7 @@ def test_a_process_that_dies_is_told_in_a_line(start):
 
 def test_what_cannot_be_cut_again_leaves_nothing_of_other_options(file, folder):
     rc.sweep(file(), folder, **HERE)
-    (folder / "in.macs-0.5.l2.uniform.onnx.01234567.part").write_text("half")
+    (folder / "in.macs-0.5.synflow.reconvene.onnx.01234567.part").write_text("half")
     (row,) = rc.sweep(file(), folder, min_width=60, **HERE)
     assert row.status == 4
     assert not contents(folder, "in.*")
@@ -393,10 +393,8 @@ def test_scores_kept_are_those_of_the_units_that_stay(file, folder, steps):
     options = {"criterion": "l1", "allocate": "uniform", "target": "macs=0.4", "steps": steps}
     result = rc.prune(source, **options)
     keep = result.plan.masks(analysis)
-    for criterion, found in (
-        ("l1", result.report.score_kept),
-        ("fpgm", rc.sweep(source, folder, ["macs=0.4"], ["l1"], yardstick="fpgm", steps=steps, **HERE)[0].yardstick_kept),
-    ):
+    (row,) = rc.sweep(source, folder, ["macs=0.4"], ["l1"], ["uniform"], yardstick="fpgm", steps=steps, **HERE)
+    for criterion, found in (("l1", result.report.score_kept), ("fpgm", row.yardstick_kept)):
         scores = rc.criteria[criterion].score(analysis, Context())
         assert found == pytest.approx(sum(scores[keep]) / sum(scores))
 

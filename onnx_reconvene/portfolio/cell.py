@@ -19,6 +19,7 @@ from onnx_reconvene import __version__
 from onnx_reconvene.api import Options, run
 from onnx_reconvene.bridges import open_model
 from onnx_reconvene.errors import ReconveneError, UsageError
+from onnx_reconvene.stage import Stage
 from onnx_reconvene.target import parse_target
 
 Target = str | Sequence[str]  # one, or several that all hold
@@ -57,9 +58,11 @@ class Outcome:
     reason: str | None = None
 
 
-def product(stem: str, base: Options, targets: Sequence[Target], criteria: Sequence[str], allocate: Sequence[str]) -> list[Cell]:
-    """Return a cell for each target, criterion and allocator, each once. Raises UsageError where a list
-    is empty or a target cannot be read."""
+def product(
+    stem: str, base: Options, stage: Stage, targets: Sequence[Target], criteria: Sequence[str], allocate: Sequence[str]
+) -> list[Cell]:
+    """Return a cell for each target, criterion and allocator, each once; stage: that of the network, which says what is automatic.
+    Raises UsageError where a list is empty or a target cannot be read."""
     if base.from_plan is not None or base.granularity != "channel":
         raise UsageError("sweep: removes channels as its targets ask, so it goes with neither --from-plan nor --granularity weight")
     for option, values in (("--targets", targets), ("--criteria", criteria), ("--allocate", allocate)):
@@ -70,9 +73,10 @@ def product(stem: str, base: Options, targets: Sequence[Target], criteria: Seque
     for text in itertools.chain.from_iterable(asked):
         parse_target(text)
     for target, criterion, allocator in itertools.product(asked, criteria, allocate):
+        options = replace(base, target=target, criterion=criterion, allocate=allocator).for_stage(stage)
         kept = "+".join(target).replace("=", "-").replace("%", "pct")
-        name = re.sub(r"[^\w.+-]", "_", f"{stem}.{kept}.{criterion}.{allocator}")
-        cells[name] = Cell(name, replace(base, target=target, criterion=criterion, allocate=allocator))
+        name = re.sub(r"[^\w.+-]", "_", f"{stem}.{kept}.{options.criterion}.{options.allocate}")
+        cells[name] = Cell(name, options)
     return list(cells.values())
 
 

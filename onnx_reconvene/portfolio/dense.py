@@ -8,11 +8,11 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+
+import onnx_graphsurgeon as gs
 
 from onnx_reconvene import wire
 from onnx_reconvene.api import Options
-from onnx_reconvene.bridges import open_model
 from onnx_reconvene.files import save
 from onnx_reconvene.graph import Source, without_weights
 from onnx_reconvene.notes import analysis_of, notes_of
@@ -33,12 +33,11 @@ class Dense:
     scores: Scores  # [units], by the yardstick
 
 
-def opened(model: Any, yardstick: str, cells: Sequence[Options]) -> Dense:
+def dense_of(graph: gs.Graph, yardstick: str, cells: Sequence[Options]) -> Dense:
     """Return a network, scored by the yardstick under the options of its cells.
 
-    Raises UsageError where one of these has an option that cannot be, ModelError where the network is none.
+    Raises UsageError where one of these has an option that cannot be, ModelError where the network cannot be analysed.
     """
-    graph, _ = open_model(model)
     source = without_weights(graph)
     steps = [step for options in cells for step in options.passes()]
     for step in replace(cells[0], criterion=yardstick, steps=1).passes():

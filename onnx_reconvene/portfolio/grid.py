@@ -9,16 +9,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from onnx_reconvene.api import Options, chosen_options
+from onnx_reconvene.api import AUTO, Options, chosen_options
+from onnx_reconvene.bridges import open_model
 from onnx_reconvene.errors import ModelError
 from onnx_reconvene.files import write_whole
-from onnx_reconvene.graph import load, without_weights
+from onnx_reconvene.graph import load, plain_source, without_weights
 from onnx_reconvene.latency.measure import latencies
 from onnx_reconvene.portfolio.cell import Cell, Target, product
-from onnx_reconvene.portfolio.dense import as_file, opened
+from onnx_reconvene.portfolio.dense import as_file, dense_of
 from onnx_reconvene.portfolio.row import Row, with_fronts
 from onnx_reconvene.portfolio.store import Store, files_in
 from onnx_reconvene.portfolio.workers import Outcomes, here, in_pool, on_dask, processors
+from onnx_reconvene.stage import stage_of
 
 VERSION = 1
 Watch = Callable[[Iterable[Any], int], Iterable[Any]]  # given what is to come and how much, may show progress
@@ -33,8 +35,8 @@ def sweep(
     model: Any,
     outdir: str | os.PathLike[str],
     targets: Sequence[Target] = ("macs=0.5",),
-    criteria: Sequence[str] = ("l2",),
-    allocate: Sequence[str] = ("uniform",),
+    criteria: Sequence[str] = (AUTO,),
+    allocate: Sequence[str] = (AUTO,),
     options: Options | None = None,
     *,
     yardstick: str = "l2",
@@ -63,8 +65,9 @@ def sweep(
 
         check_plots("sweep", "; or leave the plots out (--no-plot)")
     base = chosen_options(options, given)
-    cells = product(_stem(model), base, targets, criteria, allocate)
-    store = Store(Path(outdir), opened(model, yardstick, [cell.options for cell in cells]), files_in(base))
+    graph, _ = open_model(model)
+    cells = product(_stem(model), base, stage_of(plain_source(graph)), targets, criteria, allocate)
+    store = Store(Path(outdir), dense_of(graph, yardstick, [cell.options for cell in cells]), files_in(base))
     missing = [cell for cell in cells if store.report(cell) is None]
     store.make()
     failed: dict[str, Row] = {}
