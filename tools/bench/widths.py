@@ -1,11 +1,13 @@
 """Train pruned networks on CIFAR-10 at equal size: are Reconvene's widths better than simpler ones? Needs torch.
 
-usage: PYTHONPATH=. python tools/bench/widths.py CIFAR_FOLDER [--networks NAME ...] [--seeds N] [--epochs N] [--images N]
+usage: PYTHONPATH=. python tools/bench/widths.py CIFAR_FOLDER [--networks NAME ...] [--seeds N] [--epochs N] [--images N] [--times]
 
+All networks of a row have as many parameters, but "flat, MACs": equal widths at as many multiply-accumulates as Reconvene has.
 CIFAR_FOLDER holds a module cifar10 with load(split, count) that returns images [n, 32, 32, 3] and labels, both uint8.
 Every network is built, pruned, initialized anew (random channels keep their weights instead) and trained alike: SGD with momentum
 0.9, one cycle up to a rate of 0.1, weight decay 5e-4, batches of 128, shifts and flips, bfloat16. Cells that widths.json has
-already are not trained again; it is written after each, widths.md at the end.
+already are not trained again; it is written after each, widths.md at the end. With --times nothing is trained, but each network of
+the first seed is timed in onnxruntime, in turn with the dense one.
 """
 
 from __future__ import annotations
@@ -26,9 +28,12 @@ from train import prepared
 
 import models
 import onnx_reconvene as rc
+from onnx_reconvene.bridges import open_model
+from onnx_reconvene.graph import without_weights
+from onnx_reconvene.latency.measure import latencies
 
 RATIOS = (4.0, 16.21)
-METHODS = ("uniform", "flat", "unstructured", "reconvene", "random")
+METHODS = ("uniform", "flat", "unstructured", "reconvene", "random", "flat, MACs")
 BATCH, RATE, DECAY, SHIFT = 128, 0.1, 5e-4, 4
 CELLS = HERE / "widths.json"
 
@@ -41,9 +46,11 @@ def network(name: str, seed: int, method: str, ratio: float) -> tuple[onnx.Model
     if method == "unstructured":
         found = rc.prune(model, target=f"params={1 / ratio}", criterion="synflow", granularity="weight")
         return found.model, described(found.report.after, [])
-    allocate = {"random": "reconvene"}.get(method, method)
-    options = {"target": f"params={1 / ratio}", "allocate": allocate, "round_to": 1, "rectify": "reinit", "seed": seed}
-    found = rc.prune(model, criterion="synflow", **options)
+    target, allocate = f"params={1 / ratio}", {"random": "reconvene"}.get(method, method)
+    if method == "flat, MACs":
+        target, allocate = f"macs={network(name, seed, 'reconvene', ratio)[1]['macs']}", "flat"
+    options = {"allocate": allocate, "round_to": 1, "rectify": "reinit", "seed": seed}
+    found = rc.prune(model, target=target, criterion="synflow", **options)
     if method == "random":
         keep = {f"{g.name}": g.kept / g.width for g in found.report.groups}
         found = rc.prune(model, target="params=1.0", keep=keep, criterion="random", round_to=1, rectify="none", seed=seed)
@@ -92,6 +99,16 @@ def trained(model: onnx.ModelProto, seed: int, epochs: int, data: tuple[NDArray[
     return float(right.float().mean())
 
 
+def speeds(done: list[dict[str, Any]]) -> None:
+    """Enter, for the first seed, how many times faster than dense each network runs on one thread."""
+    for cell in [cell for cell in done if cell["seed"] == 0]:
+        dense = models.build(cell["network"], 0)
+        cut, _ = network(cell["network"], 0, cell["method"], cell["ratio"])
+        graphs = [open_model(model)[0] for model in (dense, cut)]
+        before, after = latencies([without_weights(graph) for graph in graphs], rc.analyze(dense).sizes, 1)
+        cell["speed"] = round(before / after, 3)
+
+
 def cells(names: list[str], seeds: int) -> list[tuple[str, int, str, float]]:
     """Return what is to be trained, seed by seed."""
     return [
@@ -112,11 +129,22 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--images", type=int, default=12000)
     parser.add_argument("--cells", type=Path, default=CELLS)
+    parser.add_argument("--times", action="store_true")
     given = parser.parse_args()
+    done = json.loads(given.cells.read_text()) if given.cells.exists() else []
+    if given.times:
+        speeds(done)
+    else:
+        train_all(given, done)
+    write(done, given.cells)
+    given.cells.with_suffix(".md").write_text(report(done))
+
+
+def train_all(given: argparse.Namespace, done: list[dict[str, Any]]) -> None:
+    """Train what is missing, and add it to what is done."""
     sys.path.insert(0, given.folder)
     torch.set_num_threads(1)
     data = (*prepared("train", given.images), *prepared("test", 10000))
-    done = json.loads(given.cells.read_text()) if given.cells.exists() else []
     for name, seed, method, ratio in cells(given.networks, given.seeds):
         key = {"network": name, "seed": seed, "method": method, "ratio": ratio, "images": given.images, "epochs": given.epochs}
         if method not in given.methods or any(key.items() <= cell.items() for cell in done):
@@ -125,9 +153,13 @@ def main() -> None:
         model, about = network(name, seed, method, ratio)
         accuracy = trained(model, seed, given.epochs, data)
         done.append({**key, **about, "accuracy": accuracy, "seconds": round(time.perf_counter() - start)})
-        given.cells.write_text("[\n" + ",\n".join(json.dumps(cell) for cell in done) + "\n]\n")
+        write(done, given.cells)
         print(done[-1], flush=True)
-    given.cells.with_suffix(".md").write_text(report(done))
+
+
+def write(done: list[dict[str, Any]], path: Path) -> None:
+    """Write cells, a line each."""
+    path.write_text("[\n" + ",\n".join(json.dumps(cell) for cell in done) + "\n]\n")
 
 
 def report(done: list[dict[str, Any]]) -> str:
@@ -138,9 +170,10 @@ def report(done: list[dict[str, Any]]) -> str:
         accuracy = 100 * np.asarray([c["accuracy"] for c in own])
         error = f"{accuracy.std(ddof=1) / np.sqrt(len(own)):.2f}" if len(own) > 1 else None
         sizes = (f"{np.mean([c[kind] for c in own]):,.0f}" for kind in ("params", "macs"))
-        rows.append((name, ratio, method, len(own), f"{accuracy.mean():.2f}", error, *sizes, own[0]["epochs"]))
-    rows.sort(key=lambda row: (row[0], row[1]))
-    head = ("network", "times smaller", "method", "seeds", "accuracy %", "standard error", "params", "MACs", "epochs")
+        speed = next((c["speed"] for c in own if "speed" in c), None)
+        rows.append((name, ratio, method, len(own), f"{accuracy.mean():.2f}", error, *sizes, speed, own[0]["epochs"]))
+    rows.sort(key=lambda row: (row[0], row[1], row[2]))
+    head = ("network", "times smaller", "method", "seeds", "accuracy %", "standard error", "params", "MACs", "speed", "epochs")
     usage = "    PYTHONPATH=. python tools/bench/widths.py CIFAR_FOLDER"
     rule = "With one seed a difference of less than a point says nothing. Running it again trains what is missing."
     return "\n\n".join(["# Widths", usage, rule, table(head, rows)]) + "\n"
