@@ -99,12 +99,58 @@ def test_the_runtime_tells_its_step(cache):
     assert step in (1, 2, 4, 8, 16, 32, 64)
 
 
-@pytest.mark.parametrize(("channels", "expected"), [(64, [16, 32, 48, 64]), (24, [8, 16, 24]), (40, [16, 32, 40]), (8, [4, 8])])
-def test_automatic_widths_are_those_that_kernels_like(parsed, monkeypatch, channels, expected):
+def liked(model, target="channels=0.95"):
+    """Return the widths that groups may have automatically, by name."""
+    analysis = rc.analyze(model)
+    within = budget(CostModel(analysis), [parse_target(target)], Limits(0), lambda: None)
+    return {group.name: widths.tolist() for group, widths in zip(analysis.groups, within.allowed, strict=True)}
+
+
+@pytest.fixture
+def blocks_of_16(monkeypatch):
+    """Let the kernels of the runtime compute 16 channels at a time."""
     monkeypatch.setattr(sys.modules[Limits.__module__], "channel_step", lambda: 16)
-    analysis = rc.analyze(parsed(CHAIN, a=(channels, 16, 1, 1), b=(32, channels, 1, 1), c=(16, 32, 1, 1)))
-    within = budget(CostModel(analysis), [parse_target("channels=0.9")], Limits(0), lambda: None)
-    assert within.allowed[0].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("kernel", "channels", "expected"),
+    [
+        (3, 64, [16, 32, 48, 64]),
+        (3, 24, [8, 16, 24]),
+        (3, 40, [16, 32, 40]),
+        (3, 8, [4, 8]),
+        (3, 6, [1, 2, 3, 4, 5, 6]),
+        (1, 24, [16, 24]),
+        (1, 12, [4, 8, 12]),
+    ],
+)
+def test_automatic_widths_are_those_that_kernels_like(parsed, blocks_of_16, kernel, channels, expected):
+    weights = {"a": (channels, 16, 1, 1), "b": (32, channels, kernel, kernel), "c": (16, 32, 1, 1)}
+    model = parsed(CHAIN.replace("float[1,16,8,8] y", "float[1,16,h,w] y"), **weights)
+    assert next(iter(liked(model).values())) == expected
+
+
+GROUPED = """<ir_version: 8, opset_import: ["": 17]>
+    g (float[1,16,8,8] x) => (float[1,16,8,8] y) {
+        h = Conv(x, a)  r = Relu(h)  s = Conv<group = 2, pads = [1, 1, 1, 1]>(r, b)  t = Relu(s)  y = Conv(t, c) }"""
+
+
+@pytest.mark.parametrize(("each", "expected"), [(16, [16]), (32, [16, 32]), (5, [1, 2, 3, 4, 5])])
+def test_the_groups_of_a_convolution_stay_whole_blocks(parsed, blocks_of_16, each, expected):
+    model = parsed(GROUPED, a=(2 * each, 16, 1, 1), b=(2 * each, each, 3, 3), c=(16, 2 * each, 1, 1))
+    assert list(liked(model, "channels=1").values()) == [expected] * 2
+
+
+JOINED = """<ir_version: 8, opset_import: ["": 17]>
+    g (float[1,16,8,8] x) => (float[1,16,8,8] y) {
+        h = Conv(x, a)  i = Conv(x, b)  r = Concat<axis = 1>(h, i)  s = Relu(r)  y = Conv(s, c) }"""
+
+
+def test_groups_that_share_an_axis_leave_it_aligned(parsed, blocks_of_16):
+    model = parsed(JOINED, a=(58, 16, 1, 1), b=(6, 16, 1, 1), c=(16, 64, 1, 1))
+    wide, narrow = liked(model).values()
+    assert (wide, narrow) == ([10, 26, 42, 58], [2, 6])
+    assert all((a + b) % 4 == 0 for a in wide for b in narrow)
 
 
 def test_automatic_widths_are_finer_where_the_target_asks_for_it(chain, monkeypatch):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_reconvene.allocate.alignment import Alignment
 from onnx_reconvene.axes import Widths
 from onnx_reconvene.cost import CostModel
 from onnx_reconvene.errors import TargetError
@@ -16,8 +17,6 @@ from onnx_reconvene.groups import Analysis, Group
 from onnx_reconvene.latency.step import channel_step
 from onnx_reconvene.saliency import ElementScores, Scores
 from onnx_reconvene.target import Target
-
-ALIGNED = 4  # channels; a width that this does not divide leaves the fast path of kernels
 
 
 @dataclass(frozen=True)
@@ -76,22 +75,29 @@ def budget(
     target.
     """
     bounds = tuple(_on_the_way(cost(t.kind, cost.dense), t, progress) for t in targets)
-    left = limits.left or tuple(cost.dense.tolist())
-    for step in _steps(limits):
-        pairs = zip(cost.analysis.groups, left, strict=True)
-        found = Budget(cost, tuple(_allowed(group, limits, step, most) for group, most in pairs), tuple(targets), bounds, upai)
+    for widths in _choices(cost.analysis, limits):
+        found = Budget(cost, tuple(widths), tuple(targets), bounds, upai)
         hopeless = not found.allowed and any(t.relative and t.value < 1 for t in targets)
         if not hopeless and found.holds(found.smallest):
             return found
     raise TargetError(_unreachable(found))
 
 
-def _steps(limits: Limits) -> list[int]:
-    """Return what widths are rounded to, in channels; where it is automatic the step of the runtime's kernels, then parts of it."""
+def _choices(analysis: Analysis, limits: Limits) -> Iterator[list[Widths]]:
+    """Yield the widths that groups may have; where they are rounded automatically, ever finer ones."""
     if limits.round_to:
-        return [limits.round_to]
-    step = channel_step()
-    return [step >> k for k in range(step.bit_length())]
+        yield [_allowed(k, group, limits, _multiples(group, limits.round_to)) for k, group in enumerate(analysis.groups)]
+        return
+    alignment, step = Alignment.of(analysis), channel_step()
+    while step:
+        yield [_allowed(k, group, limits, alignment.widths(k, group, step)) for k, group in enumerate(analysis.groups)]
+        step //= 2
+
+
+def _multiples(group: Group, channels: int) -> Widths:
+    """Return the widths at which a group has a multiple of so many channels; all where it is too narrow."""
+    each = channels // math.gcd(channels, group.channels)
+    return np.arange(each, group.width + 1, each) if group.width >= each else np.arange(1, group.width + 1)
 
 
 def _unreachable(tried: Budget) -> str:
@@ -114,19 +120,14 @@ def _on_the_way(before: float, target: Target, progress: float) -> float:
     return bound if progress == 1 or bound >= before else before * (bound / before) ** progress
 
 
-def _allowed(group: Group, limits: Limits, step: int, most: int) -> Widths:
+def _allowed(place: int, group: Group, limits: Limits, liked: Widths) -> Widths:
+    """Return the liked widths of the group at a place that are within limits, and the largest that is."""
+    most = limits.left[place] if limits.left else group.width
     fixed = dict(limits.fixed).get(group.name)
     if fixed is not None:
         return np.asarray([min(most, max(1, math.floor(fixed * group.width + 1e-9)))])
     least = min(max(1, limits.min_width), most)
-    while not limits.round_to and step > ALIGNED and group.width * group.channels < 2 * step:
-        step //= 2  # a narrow group goes in finer steps
-    step //= math.gcd(step, group.channels)
-    widths = np.arange(step, most + 1, step)
-    widths = widths[widths >= least]
-    if group.width < step or (limits.round_to == 0 and group.width < 2 * step):
-        widths = np.arange(least, most + 1)  # too narrow to round
-    return np.unique(np.append(widths, most))
+    return np.union1d(liked[(liked >= least) & (liked <= most)], [most])
 
 
 def masks(analysis: Analysis, scores: Scores, widths: Widths) -> NDArray[np.bool_]:
