@@ -50,9 +50,18 @@ def test_flat_keeps_one_width_where_there_is_as_much(network):
 
 def test_widths_give_back_the_fractions_that_densities_come_from(network):
     analysis = rc.analyze(network("resnet20"))
-    solver = DensitySolver.of(analysis)
-    fractions = np.exp(np.linspace(-1.5, -0.2, len(analysis.groups)))  # no second differences
+    solver, width = DensitySolver.of(analysis), np.log([group.width for group in analysis.groups])
+    sparse = 0.9  # on average over layers, so of the widths of the fractions only a tenth may bend
+    uneven = solver.shares @ (-sparse * width)
+    level = (np.log(1 - sparse) - uneven.mean()) / solver.shares.sum(1).mean()
+    fractions = np.exp(level - sparse * width)
+    assert fractions.max() <= 1
     np.testing.assert_allclose(solver.fractions(solver.shares @ np.log(fractions)), fractions, rtol=1e-6)
+
+
+def test_where_nothing_is_sparse_widths_stay(network):
+    solver = DensitySolver.of(rc.analyze(network("resnet20")))
+    np.testing.assert_array_equal(solver.fractions(np.zeros(len(solver.weights))), 1)
 
 
 def test_densities_of_cut_layers_are_products_of_fractions(network):

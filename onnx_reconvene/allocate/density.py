@@ -27,13 +27,15 @@ class DensitySolver:
     """Widths whose layers come nearest to wanted densities.
 
     A layer whose outputs are cut to the fraction r_out and whose inputs to r_in has density r_out * r_in, so the logarithms of the
-    fractions kept solve a linear system, by least squares. Second differences from group to group are held small, too: else, in a
-    chain of layers, every other width could rise while those between fall.
+    fractions kept solve a linear system, by least squares. Second differences of the logarithm of widths from group to group are
+    held small, too: else, in a chain of layers, every other width could rise while those between fall. Those of the dense widths
+    count in the measure in which the network gets sparse, so that one that stays dense keeps its own.
     """
 
     weights: tuple[str, ...]  # that bear units
     shares: Floats  # [weights, groups]: of the positions along the axes of a weight, those that belong to a group
     inverse: Floats  # [groups, weights]
+    even: Floats  # [groups], added to the logarithm of fractions where hardly anything stays: makes for even widths
 
     @classmethod
     def of(cls, analysis: Analysis) -> DensitySolver:
@@ -45,15 +47,17 @@ class DensitySolver:
             for units in along.values():
                 row += np.bincount(analysis.group_of_unit[units[units >= 0]], minlength=groups) / units.size
         bends = SMOOTHNESS * np.diff(np.eye(groups), 2, axis=0) if groups > 2 else np.zeros((0, groups))
-        inverse = np.linalg.pinv(np.concatenate([shares, bends]))[:, : len(axes)]
-        return cls(tuple(axes), shares, inverse)
+        by_density, by_bend = np.split(np.linalg.pinv(np.concatenate([shares, bends])), [len(axes)], axis=1)
+        channels = np.log([group.width * group.channels for group in analysis.groups])
+        return cls(tuple(axes), shares, by_density, -by_bend @ bends @ channels)
 
     def fractions(self, log_density: Floats) -> Floats:
         """Return the fraction of each group to keep, at most 1, given the logarithm of each weight's density.
 
         Rounded, so that what a library for linear algebra makes of the last digits decides nothing.
         """
-        kept: Floats = np.exp(np.minimum(np.round(self.inverse @ log_density, DIGITS), 0))
+        sparse = 1 - np.exp(log_density.mean()) if log_density.size else 0.0
+        kept: Floats = np.exp(np.minimum(np.round(self.inverse @ log_density + sparse * self.even, DIGITS), 0))
         return kept
 
 
