@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from itertools import chain
 from typing import Any
@@ -99,6 +99,11 @@ class CostModel:
             for name in layer.sources:
                 counts[name] = counts.get(name, 0.0) + by_node.get(layer.name, 0.0)
         return counts
+
+    def by_weight(self, kinds: Iterable[str]) -> dict[str, float]:
+        """Return what each stored weight of a layer costs where these kinds of cost are bounded: its multiply-accumulates; empty
+        where parameters alone are, of which each of its elements is one."""
+        return {} if set(kinds) <= {"params", "size"} else self.macs_by_weight()
 
 
 def _plain_axes(analysis: Analysis, name: str) -> tuple[Axis, ...]:

@@ -29,7 +29,7 @@ SKIPPED = Verdict("skipped", None, "weights were set to zero, no channel was rem
 
 @dataclass(frozen=True)
 class Sparsify(Pass):
-    """Set the weights that score least to zero, by one threshold over all layers; shapes stay as they are.
+    """Set the weights that score least for what they cost to zero, by one threshold over all layers; shapes stay as they are.
 
     target: params or macs, as if zeros were not there. score: by what. Raises TargetError where the target cannot be reached.
     """
@@ -50,7 +50,8 @@ class Sparsify(Pass):
         context = self.score.context(graph)
         elements = element_scores(analysis, self.score.criterion, context)
         notes.stage = notes.stage or stage_of(plain_source(graph))
-        density, left = self._densities(cost, Unstructured.of(elements))
+        costs = cost.by_weight(target.kind for target in self.targets)
+        density, left = self._densities(cost, Unstructured.of(elements, costs))
         for name, share in density.items():
             constant = weight_constant(analysis.flow.weights[name])
             if constant is not None and share < 1:

@@ -122,7 +122,7 @@ def test_conserved_scores_rank_as_removal_one_by_one_does():
     while sum(map(len, left.values())) > 200:
         rescored = {name: scores[0] / sum(scores) for name, scores in left.items()}
         left[min(rescored, key=rescored.__getitem__)].pop(0)
-    unstructured = Unstructured.of(ElementScores(layers, conserved=True))
+    unstructured = Unstructured.of(ElementScores(layers, conserved=True), {})
     x = min(np.linspace(0, 1, 2001), key=lambda x: abs(densities(unstructured, x) @ Sizes(layers) - 200))
     for name, scores in layers.items():
         assert densities(unstructured, x)[name] == pytest.approx(len(left[name]) / scores.size, abs=0.02)
@@ -136,6 +136,18 @@ class Sizes(dict):
 
     def __rmatmul__(self, found):
         return sum(found[name] * size for name, size in self.items())
+
+
+def test_no_other_densities_keep_more_score_at_the_same_cost():
+    rng = np.random.default_rng(0)
+    layers = {name: rng.lognormal(0, 1, 50).astype(np.float32) for name in ("cheap", "dear")}
+    unstructured = Unstructured.of(ElementScores(layers, conserved=False), {"cheap": 50.0, "dear": 200.0})
+    best_first = [np.append(0, np.cumsum(np.sort(layers[name])[::-1])) for name in layers]
+    score = best_first[0][:, None] + best_first[1]
+    cost = np.arange(51)[:, None] + 4 * np.arange(51)
+    for x in np.linspace(0, 1, 20):
+        cheap, dear = (round(50 * density) for density in densities(unstructured, x).values())
+        assert score[cheap, dear] >= score[1:, 1:][cost[1:, 1:] <= cost[cheap, dear]].max() * (1 - 1e-6)
 
 
 def test_conserved_densities_are_those_of_iterated_synflow(network):
@@ -154,7 +166,7 @@ def test_conserved_densities_are_those_of_iterated_synflow(network):
         everything = np.sort(np.concatenate([scores[name].ravel() for name in arrays]))
         threshold = everything[int((1 - goal ** (k / rounds)) * total)]
         arrays = {name: np.where(scores[name] >= threshold, values, 0) for name, values in arrays.items()}
-    unstructured = Unstructured.of(start)
+    unstructured = Unstructured.of(start, {})
     sizes = {name: values.size for name, values in arrays.items()}
     found = min(
         (densities(unstructured, x) for x in np.linspace(0, 1, 400)),

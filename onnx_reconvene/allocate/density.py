@@ -82,10 +82,9 @@ def _of_kernel(shape: Shape) -> float:
 def precrop(analysis: Analysis, scores: Scores, within: Budget) -> Widths:
     """Keep a layer dense as one over its cost, which maximizes the sum of log density (Cai et al. 2022, arXiv 2203.02549)."""
     solver = DensitySolver.of(analysis)
-    by_params = {target.kind for target in within.targets} <= {"params", "size"}
-    macs = {} if by_params else within.cost.macs_by_weight()
+    costs = within.cost.by_weight(target.kind for target in within.targets)
     params = {name: float(np.prod(analysis.shapes[name])) for name in solver.weights}
-    return by_density(within, solver, _scaled(-np.log([max(macs.get(name, params[name]), 1.0) for name in solver.weights])))
+    return by_density(within, solver, _scaled(-np.log([max(costs.get(name, params[name]), 1.0) for name in solver.weights])))
 
 
 def _scaled(log_density: Floats) -> Callable[[float], Floats]:

@@ -78,7 +78,7 @@ def sensitivity(analysis: Analysis, scores: Scores, widths: Widths, shares: Shar
 def reconvene(analysis: Analysis, scores: Scores, within: Budget) -> Allocation:
     """Take widths from the layer densities of an unstructured method; cut the groups whose loss is felt least."""
     elements = within.upai()
-    density = Unstructured.of(elements).log_density
+    density = Unstructured.of(elements, within.cost.by_weight(target.kind for target in within.targets)).log_density
     shares = shares_of_units(analysis, scores, elements.by_weight)
     solver, dense = DensitySolver.of(analysis), within.cost.dense
 

@@ -6,6 +6,7 @@ float, read as an integer, grow with it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +54,10 @@ class Histogram:
             rescored = np.where(self.mass > 0, self.scores * (total / self.mass), 0.0)
         return Histogram(np.minimum.accumulate(rescored), self.count, self.mass)
 
+    def per(self, cost: float) -> Histogram:
+        """Return the histogram of what elements score for their cost."""
+        return Histogram(self.scores / cost, self.count, self.mass)
+
     def density(self, threshold: float) -> float:
         """Return the fraction of elements that score at least threshold; one stays in any case."""
         above = int(np.searchsorted(-self.scores, -threshold, "right"))
@@ -61,15 +66,16 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Unstructured:
-    """One threshold on the elements of all weights."""
+    """One threshold on the elements of all weights: on what each scores for its cost, which keeps most score within a budget."""
 
     histograms: dict[str, Histogram]
 
     @classmethod
-    def of(cls, scores: ElementScores) -> Unstructured:
-        """Return the histograms of element scores."""
+    def of(cls, scores: ElementScores, costs: Mapping[str, float]) -> Unstructured:
+        """Return the histograms of element scores; costs: what all elements of a weight cost together, by name, if not one each."""
         found = {name: Histogram.of(values) for name, values in scores.by_weight.items()}
-        return cls({name: h.conserved() for name, h in found.items()} if scores.conserved else found)
+        found = {name: h.conserved() for name, h in found.items()} if scores.conserved else found
+        return cls({name: h.per(max(costs.get(name, h.size), 1.0) / h.size) for name, h in found.items()})
 
     def log_density(self, x: float) -> Floats:
         """Return the logarithm of the density of each weight; all elements stay at x = 1, one of each weight at x = 0."""
