@@ -2,7 +2,7 @@
 
 usage: PYTHONPATH=. python tools/bench/widths.py CIFAR_FOLDER [--networks NAME ...] [--seeds N] [--epochs N] [--images N] [--times]
 
-All networks of a row have as many parameters, but "flat, MACs": equal widths at as many multiply-accumulates as Reconvene has.
+"flat, MACs" has equal widths at as many multiply-accumulates as Reconvene has, all others what the target says.
 CIFAR_FOLDER holds a module cifar10 with load(split, count) that returns images [n, 32, 32, 3] and labels, both uint8.
 Every network is built, pruned, initialized anew (random channels keep their weights instead) and trained alike: SGD with momentum
 0.9, one cycle up to a rate of 0.1, weight decay 5e-4, batches of 128, shifts and flips, bfloat16. Cells that widths.json has
@@ -32,28 +32,29 @@ from onnx_reconvene.bridges import open_model
 from onnx_reconvene.graph import without_weights
 from onnx_reconvene.latency.measure import latencies
 
-RATIOS = (4.0, 16.21)
 METHODS = ("uniform", "flat", "unstructured", "reconvene", "random", "flat, MACs")
+TARGETS = {"params=1/4": METHODS, "params=1/16.21": METHODS, "macs=1/2": ("uniform", "flat", "reconvene")}
+DENSE = "channels=1"
 BATCH, RATE, DECAY, SHIFT = 128, 0.1, 5e-4, 4
 CELLS = HERE / "widths.json"
 
 
-def network(name: str, seed: int, method: str, ratio: float) -> tuple[onnx.ModelProto, dict[str, Any]]:
+def network(name: str, seed: int, method: str, target: str) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """Return the network to train, and its parameters, multiply-accumulates and widths."""
     model = models.build(name, seed)
     if method == "dense":
-        return model, described(rc.prune(model, target="params=1.0").report.before, [])
+        return model, described(rc.prune(model, target=DENSE).report.before, [])
     if method == "unstructured":
-        found = rc.prune(model, target=f"params={1 / ratio}", criterion="synflow", granularity="weight")
+        found = rc.prune(model, target=target, criterion="synflow", granularity="weight")
         return found.model, described(found.report.after, [])
-    target, allocate = f"params={1 / ratio}", {"random": "reconvene"}.get(method, method)
+    allocate = {"random": "reconvene"}.get(method, method)
     if method == "flat, MACs":
-        target, allocate = f"macs={network(name, seed, 'reconvene', ratio)[1]['macs']}", "flat"
+        target, allocate = f"macs={network(name, seed, 'reconvene', target)[1]['macs']}", "flat"
     options = {"allocate": allocate, "round_to": 1, "rectify": "reinit", "seed": seed}
     found = rc.prune(model, target=target, criterion="synflow", **options)
     if method == "random":
         keep = {f"{g.name}": g.kept / g.width for g in found.report.groups}
-        found = rc.prune(model, target="params=1.0", keep=keep, criterion="random", round_to=1, rectify="none", seed=seed)
+        found = rc.prune(model, target=DENSE, keep=keep, criterion="random", round_to=1, rectify="none", seed=seed)
     return found.model, described(found.report.after, [group.kept for group in found.report.groups])
 
 
@@ -103,19 +104,19 @@ def speeds(done: list[dict[str, Any]]) -> None:
     """Enter, for the first seed, how many times faster than dense each network runs on one thread."""
     for cell in [cell for cell in done if cell["seed"] == 0]:
         dense = models.build(cell["network"], 0)
-        cut, _ = network(cell["network"], 0, cell["method"], cell["ratio"])
+        cut, _ = network(cell["network"], 0, cell["method"], cell["target"])
         graphs = [open_model(model)[0] for model in (dense, cut)]
         before, after = latencies([without_weights(graph) for graph in graphs], rc.analyze(dense).sizes, 1)
         cell["speed"] = round(before / after, 3)
 
 
-def cells(names: list[str], seeds: int) -> list[tuple[str, int, str, float]]:
+def cells(names: list[str], seeds: int) -> list[tuple[str, int, str, str]]:
     """Return what is to be trained, seed by seed."""
     return [
-        (name, seed, method, ratio)
+        (name, seed, method, target)
         for seed in range(seeds)
         for name in names
-        for method, ratio in [("dense", 1.0), *((method, ratio) for ratio in RATIOS for method in METHODS)]
+        for method, target in [("dense", DENSE), *((method, target) for target, all_ in TARGETS.items() for method in all_)]
     ]
 
 
@@ -145,12 +146,12 @@ def train_all(given: argparse.Namespace, done: list[dict[str, Any]]) -> None:
     sys.path.insert(0, given.folder)
     torch.set_num_threads(1)
     data = (*prepared("train", given.images), *prepared("test", 10000))
-    for name, seed, method, ratio in cells(given.networks, given.seeds):
-        key = {"network": name, "seed": seed, "method": method, "ratio": ratio, "images": given.images, "epochs": given.epochs}
+    for name, seed, method, target in cells(given.networks, given.seeds):
+        key = {"network": name, "seed": seed, "method": method, "target": target, "images": given.images, "epochs": given.epochs}
         if method not in given.methods or any(key.items() <= cell.items() for cell in done):
             continue
         start = time.perf_counter()
-        model, about = network(name, seed, method, ratio)
+        model, about = network(name, seed, method, target)
         accuracy = trained(model, seed, given.epochs, data)
         done.append({**key, **about, "accuracy": accuracy, "seconds": round(time.perf_counter() - start)})
         write(done, given.cells)
@@ -165,15 +166,15 @@ def write(done: list[dict[str, Any]], path: Path) -> None:
 def report(done: list[dict[str, Any]]) -> str:
     """Return the table: per network, ratio and method mean and spread over the seeds."""
     rows = []
-    for name, ratio, method in dict.fromkeys((c["network"], c["ratio"], c["method"]) for c in done):
-        own = [c for c in done if (c["network"], c["ratio"], c["method"]) == (name, ratio, method)]
+    for name, target, method in dict.fromkeys((c["network"], c["target"], c["method"]) for c in done):
+        own = [c for c in done if (c["network"], c["target"], c["method"]) == (name, target, method)]
         accuracy = 100 * np.asarray([c["accuracy"] for c in own])
         error = f"{accuracy.std(ddof=1) / np.sqrt(len(own)):.2f}" if len(own) > 1 else None
         sizes = (f"{np.mean([c[kind] for c in own]):,.0f}" for kind in ("params", "macs"))
         speed = next((c["speed"] for c in own if "speed" in c), None)
-        rows.append((name, ratio, method, len(own), f"{accuracy.mean():.2f}", error, *sizes, speed, own[0]["epochs"]))
+        rows.append((name, target, method, len(own), f"{accuracy.mean():.2f}", error, *sizes, speed, own[0]["epochs"]))
     rows.sort(key=lambda row: (row[0], row[1], row[2]))
-    head = ("network", "times smaller", "method", "seeds", "accuracy %", "standard error", "params", "MACs", "speed", "epochs")
+    head = ("network", "target", "method", "seeds", "accuracy %", "standard error", "params", "MACs", "speed", "epochs")
     usage = "    PYTHONPATH=. python tools/bench/widths.py CIFAR_FOLDER"
     rule = "With one seed a difference of less than a point says nothing. Running it again trains what is missing."
     return "\n\n".join(["# Widths", usage, rule, table(head, rows)]) + "\n"
