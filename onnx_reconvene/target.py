@@ -56,8 +56,9 @@ def parse_target(text: str) -> Target:
 
 
 def _relative(kind: str, value: str) -> Target | None:
-    if re.fullmatch(r"\d+/\d+", value):
-        return Target(kind, float(Fraction(value)), True)
+    ratio = re.fullmatch(r"(\d*\.?\d+)/(\d*\.?\d+)", value)
+    if ratio:
+        return Target(kind, float(Fraction(ratio[1]) / Fraction(ratio[2])), True)
     if re.fullmatch(r"\d*\.?\d+%", value):
         return Target(kind, float(value[:-1]) / 100, True)
     if re.fullmatch(r"\d*\.?\d*(e-?\d+)?", value) and re.match(r"\d|\.\d", value) and float(value) <= 1:

@@ -15,6 +15,7 @@ from onnx_reconvene.allocate.reconvene import shares_of_units
 from onnx_reconvene.allocate.unstructured import Histogram, Unstructured, best
 from onnx_reconvene.cost import CostModel
 from onnx_reconvene.saliency import Context, ElementScores, criteria, element_scores, layer_weights
+from onnx_reconvene.target import parse_target
 
 ELEMENTS = ("l1", "synflow")
 
@@ -241,3 +242,9 @@ def test_reconvene_takes_densities_from_synflow_where_the_criterion_has_none(net
     alone = prune(network("resnet20"), criterion="fpgm", allocate="reconvene")
     assert alone.report.after.macs <= 0.5 * alone.report.before.macs
     assert {group.sensitivity is not None for group in alone.report.groups} == {True}
+
+
+@pytest.mark.parametrize(("text", "share"), [("1/16", 1 / 16), ("1/16.21", 100 / 1621), (".5/2", 0.25), ("12.5%", 0.125)])
+def test_shares_of_what_there_is(text, share):
+    target = parse_target(f"params={text}")
+    assert (target.value, target.relative) == (pytest.approx(share, rel=1e-12), True)
