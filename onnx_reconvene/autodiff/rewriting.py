@@ -14,6 +14,23 @@ from onnx_reconvene.autodiff.rules.convolution import is_small, product_of_maps,
 from onnx_reconvene.autodiff.rules.window import window
 
 
+BOUNDS = ("Relu", "Clip")
+
+
+def pool_first(graph: onnx.GraphProto) -> None:
+    """Let a Relu or Clip that a MaxPool alone reads change places with it, as bounds and maxima do: there is less to bound then,
+    and gradients are the same."""
+    reader = sole_readers(graph, [])
+    for node in graph.node:
+        pool = reader.get(node.output[0])
+        if node.op_type in BOUNDS and pool is not None and pool.op_type == "MaxPool" and len(pool.output) == 1:
+            bound, (read, between), made = onnx.NodeProto.FromString(node.SerializeToString()), (node.input[0], pool.input[0]), pool.output[0]
+            node.CopyFrom(pool)
+            pool.CopyFrom(bound)
+            node.input[0], node.output[0] = read, between
+            pool.input[0], pool.output[0] = between, made
+
+
 def rewrite(builder: Builder, kept: Collection[str]) -> None:
     """Let each Conv take in the BatchNormalization in inference that alone reads it, and make one on small maps a product.
 
@@ -34,7 +51,7 @@ def rewrite(builder: Builder, kept: Collection[str]) -> None:
             graph.node.extend(merged(conv, node, builder) if conv else [node])
         elif node.input[1] in constant and (product := product_for(Node(node, builder))):
             graph.node.extend(product)
-        elif follower is not None and is_normalization(follower) and is_larger(node, builder):
+        elif follower is not None and is_normalization(follower) and (node.input[1] in constant or is_larger(node, builder)):
             folded[follower.output[0]] = node
         else:
             graph.node.append(node)

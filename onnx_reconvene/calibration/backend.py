@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,7 @@ from onnx import helper
 
 from onnx_reconvene.autodiff import differentiate
 from onnx_reconvene.autodiff.builder import Builder, Tensor, total
-from onnx_reconvene.autodiff.rewriting import gain_and_shift, is_normalization, sole_readers
-from onnx_reconvene.autodiff.rules.normalization import per_channel
+from onnx_reconvene.autodiff.rewriting import BOUNDS, gain_and_shift, is_normalization, pool_first, sole_readers
 from onnx_reconvene.errors import ModelError, UsageError
 from onnx_reconvene.graph import Source, from_source
 from onnx_reconvene.reference import store
@@ -87,15 +87,17 @@ class OnnxRuntime:
 
     def contractions(self, network: Network, taps: Sequence[Tap], samples: int) -> Run:
         """Return a function that returns the sums of tensor * dloss/dtensor over positions."""
-        readings = [reading(network.source.model, tap) for tap in taps]
+        pool_first(network.source.model.graph)
+        readings = [reading(network.source.model.graph, tap) for tap in taps]
         derivative = differentiate(from_source(network.source), [own.varied for own in readings], network.loss)
         builder = Builder(derivative.source, {})
 
         def contracted(tap: Tap, own: Reading) -> Tensor:
-            value = builder.tensor(own.value)
-            if own.normalization is not None:
-                value = value - per_channel(gain_and_shift(own.normalization, builder)[1], value.rank)
-            return summed(value * builder.tensor(derivative.outputs[own.varied]), tap, samples)
+            gradient = builder.tensor(derivative.outputs[own.varied])
+            found = summed(builder.tensor(own.value) * gradient, tap, samples)
+            if own.normalization is None:
+                return found
+            return found - gain_and_shift(own.normalization, builder)[1] * summed(gradient, tap, samples)
 
         outputs = [contracted(tap, own).name for tap, own in zip(taps, readings, strict=True)]
         return compiled(grown(builder, derivative.source), outputs, self.threads)
@@ -103,29 +105,36 @@ class OnnxRuntime:
 
 @dataclass(frozen=True)
 class Reading:
-    """How to come by x dloss/dx: as y dloss/dv, y a tensor whose value is that of v wherever dloss/dv is not zero, and v = x or,
-    where a normalization v = a x + b alone reads x, with y - b for y."""
+    """How to come by the sums of x dloss/dx: as those of y dloss/dv, y a tensor whose value is that of v wherever dloss/dv is not
+    zero, and v = x or, where a normalization v = a x + b alone reads x, with y - b for y. The largest elements of windows of v
+    may stand for v, as it is to them that the gradient flows."""
 
     value: str
     varied: str
     normalization: onnx.NodeProto | None = None
 
 
-def reading(model: onnx.ModelProto, tap: Tap) -> Reading:
-    """Return how to come by tensor * dloss/dtensor with the least to keep: a convolution, its normalization and a Relu remain
-    one where only their result is asked for."""
-    reader = sole_readers(model.graph, [])
-    node = reader.get(tap.tensor)
-    if node is None or not is_normalization(node) or tap.channels != 1:
-        return Reading(tap.tensor, tap.tensor)
-    made = node.output[0]
-    bounded = reader.get(made)
-    clipped = bounded is not None and bounded.op_type in ("Relu", "Clip") and bounded.input[0] == made
-    return Reading(bounded.output[0] if bounded is not None and clipped else made, made, node)
+def reading(graph: onnx.GraphProto, tap: Tap) -> Reading:
+    """Return how to come by the sums of tensor * dloss/dtensor with the least to keep: a convolution, its normalization and a
+    Relu remain one where only their result is asked for."""
+    reader = sole_readers(graph, [])
+
+    def after(tensor: str, *operators: str) -> str:
+        node = reader.get(tensor)
+        return str(node.output[0]) if node is not None and node.op_type in operators and node.input[0] == tensor else tensor
+
+    node = reader.get(tap.tensor) if tap.channels == 1 else None
+    normalization = node if node is not None and is_normalization(node) else None
+    varied = normalization.output[0] if normalization is not None else tap.tensor
+    if tap.channels == 1 and tap.samples in (0, None):
+        varied = after(varied, "MaxPool")
+    return Reading(after(varied, *BOUNDS), varied, normalization)
 
 
 def summed(x: Tensor, tap: Tap, samples: int) -> Tensor:
     """Return x, a function of the tensor of tap element by element, summed over positions, [samples or 1, channels]."""
+    if x.rank > 2 and tap.channels == 1 and tap.samples in (0, None):
+        x = x.apply("GlobalAveragePool").reshape(*x.shape[:2]) * float(math.prod(x.shape[2:]))
     kept = {tap.channels, tap.samples}
     found = x.sum([axis for axis in range(x.rank) if axis not in kept], keepdims=False)
     if tap.samples is None:
