@@ -6,6 +6,7 @@ import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -91,16 +92,14 @@ class OnnxRuntime:
         readings = [reading(network.source.model.graph, tap) for tap in taps]
         derivative = differentiate(from_source(network.source), [own.varied for own in readings], network.loss)
         builder = Builder(derivative.source, {})
+        terms = [contraction(builder, own, derivative.outputs[own.varied], tap, samples) for own, tap in zip(readings, taps, strict=True)]
+        run = compiled(grown(builder, derivative.source), [x.name for own in terms for x in own.tensors], self.threads)
 
-        def contracted(tap: Tap, own: Reading) -> Tensor:
-            gradient = builder.tensor(derivative.outputs[own.varied])
-            found = summed(builder.tensor(own.value) * gradient, tap, samples)
-            if own.normalization is None:
-                return found
-            return found - gain_and_shift(own.normalization, builder)[1] * summed(gradient, tap, samples)
+        def contracted(feeds: Feeds) -> list[Array]:
+            found = iter(run(feeds))
+            return [own.value(*islice(found, len(own.tensors))) for own in terms]
 
-        outputs = [contracted(tap, own).name for tap, own in zip(taps, readings, strict=True)]
-        return compiled(grown(builder, derivative.source), outputs, self.threads)
+        return contracted
 
 
 @dataclass(frozen=True)
@@ -131,10 +130,40 @@ def reading(graph: onnx.GraphProto, tap: Tap) -> Reading:
     return Reading(after(varied, *BOUNDS), varied, normalization)
 
 
+def averaged(x: Tensor, tap: Tap, samples: int) -> tuple[Tensor, int]:
+    """Return what times a number is x summed over positions, [samples or 1, channels, ...], and that number. The mean of images
+    is what onnxruntime computes in the layout that its convolutions use."""
+    if x.rank < 3 or tap.channels != 1 or not (x.shape[0] == samples if tap.samples == 0 else tap.samples is None):
+        return summed(x, tap, samples), 1
+    means, positions = x.apply("GlobalAveragePool").reshape(*x.shape[:2]), math.prod(x.shape[2:])
+    if tap.samples is None and x.shape[0] > 1:
+        return means.mean([0]), positions * x.shape[0]
+    return means, positions
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """The tensors of a network from which the sums of x dloss/dx follow, positions (p - b q): p, and where x is normalized q, b."""
+
+    tensors: Sequence[Tensor]
+    positions: int
+
+    def value(self, product: Array, share: Array | None = None, shift: Array | None = None) -> Array:
+        """Return the sums, given the values of the tensors."""
+        return (product if share is None else product - share * shift) * self.positions
+
+
+def contraction(builder: Builder, own: Reading, gradient: str, tap: Tap, samples: int) -> Contraction:
+    """Append what sums tensor * dloss/dtensor. Tensors that onnxruntime is to have done with early come last, which it"""
+    g = builder.tensor(gradient)
+    product, positions = averaged(builder.tensor(own.value) * g, tap, samples)
+    if own.normalization is None:
+        return Contraction([product], positions)
+    return Contraction([product, averaged(g, tap, samples)[0], gain_and_shift(own.normalization, builder)[1]], positions)
+
+
 def summed(x: Tensor, tap: Tap, samples: int) -> Tensor:
     """Return x, a function of the tensor of tap element by element, summed over positions, [samples or 1, channels]."""
-    if x.rank > 2 and tap.channels == 1 and tap.samples in (0, None):
-        x = x.apply("GlobalAveragePool").reshape(*x.shape[:2]) * float(math.prod(x.shape[2:]))
     kept = {tap.channels, tap.samples}
     found = x.sum([axis for axis in range(x.rank) if axis not in kept], keepdims=False)
     if tap.samples is None:
