@@ -90,7 +90,7 @@ class _Sweep:
         self._missing = missing
         self._nodes = list(builder.model.graph.node)
         self._contributions: dict[str, list[Tensor]] = {name: [seed] for name, seed in seeds.items()}
-        self._varying = self._depending_on(wrt)
+        self._varying = builder.varying = self._depending_on(wrt)
         self.taken_as_zero: list[str] = []
 
     def _depending_on(self, wrt: Iterable[str]) -> set[str]:

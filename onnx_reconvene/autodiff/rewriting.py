@@ -36,7 +36,7 @@ def rewrite(builder: Builder, kept: Collection[str]) -> None:
 
     kept: tensors whose gradients are asked for. A kernel among them is better left to the rule for convolutions. A normalization
     is taken in where the feature map between the two, which then is no more and is none of kept, is larger than the kernel, whose
-    scaling takes passes over that.
+    scaling takes passes over that, or where no gradient of the kernel is asked for, whose scaling is done once and for all.
     """
     graph = builder.model.graph
     constant = {tensor.name for tensor in graph.initializer}.difference(kept)
@@ -61,7 +61,7 @@ def product_for(conv: Node) -> list[onnx.NodeProto] | None:
     """Return nodes that compute a convolution as a product of matrices, where it reads small maps."""
     x, w, y = conv[0], conv[1], conv.y
     slide = window(conv, x.shape[2:], y.shape[2:], w.shape[2:])
-    if not is_small(slide, x.shape[0]):
+    if not is_small(slide, w, x.shape[0]):
         return None
     matrices = written_out(w, slide, conv.attribute("group")).transpose(0, 2, 1)
     product, bias = product_of_maps(x, matrices).reshape(*y.shape), conv.optional(2)

@@ -40,7 +40,7 @@ def channel_sums(g: Tensor) -> Tensor:
 
 def to_input(g: Tensor, w: Tensor, slide: Window, groups: int) -> Tensor:
     """Return dx of y = conv(x, w), by the way that runs fastest."""
-    if is_small(slide, g.shape[0]):
+    if is_small(slide, w, g.shape[0]):
         return product_of_maps(g, written_out(w, slide, groups)).reshape(g.shape[0], groups * w.shape[1], *slide.size)
     if set(slide.strides) == {1} and min(*slide.border, *slide.border_after) >= 0:
         settings = {"dilations": slide.dilations, "group": groups}
@@ -107,11 +107,12 @@ def interleaved(parts: Sequence[Tensor], axis: int) -> Tensor:
     return concat(rows, 1).reshape(*shape[:axis], shape[axis] * len(parts), *shape[axis + 1 :])
 
 
-def is_small(slide: Window, batch: int) -> bool:
+def is_small(slide: Window, w: Tensor, batch: int) -> bool:
     """Tell whether to write a convolution out as a matrix: where this is no more than twice as large as the kernel, as on maps of
-    few positions, and read for enough images."""
+    few positions, and read for enough images. One matrix for each channel would be too small to be worth leaving the layout of
+    convolutions for."""
     pairs = math.prod(slide.steps) * math.prod(slide.size)
-    return pairs <= 2 * math.prod(slide.kernel) and batch >= BATCH_FROM
+    return w.shape[1] > 1 and pairs <= 2 * math.prod(slide.kernel) and batch >= BATCH_FROM
 
 
 def written_out(w: Tensor, slide: Window, groups: int) -> Tensor:
