@@ -204,10 +204,15 @@ def test_pools_whose_shape_onnx_overstates() -> None:
 
 
 BOUNDED = "a = Constant<value = float {0.0}>() b = Constant<value = float {6.0}>() y = Clip(x, a, b)"
+EXTREME = "a = Constant<value = float {-1e-30}>() b = Constant<value = float {1e30}>() y = Clip(x, a, b)"
 KINKS = {
     "Relu at 0": ("y = Relu(x)", [0.0, 1.0], [0.0, 1.0]),
+    "Relu beside 0 and far": ("y = Relu(x)", [2.0**-126, np.inf], [1.0, 1.0]),
     "Abs at 0": ("y = Abs(x)", [0.0, -2.0], [0.0, -1.0]),
     "Clip at its bounds": (BOUNDED, [0.0, 6.0], [0.0, 0.0]),
+    "Clip beside its bounds": (BOUNDED, [2.0**-126, np.nextafter(6, 0, dtype=np.float32)], [1.0, 1.0]),
+    "Clip at bounds large and small": (EXTREME, [-1e-30, 1e30], [0.0, 0.0]),
+    "Clip beside bounds large and small": (EXTREME, np.nextafter([-1e-30, 1e30], 0, dtype=np.float32), [1.0, 1.0]),
     "ReduceMax among equals": ("y = ReduceMax(x)", [3.0, 3.0], [0.5, 0.5]),
     "Max with itself": ("y = Max(x, x)", [3.0, 1.0], [1.0, 1.0]),
     "ReduceL2 at 0": ("y = ReduceL2(x)", [0.0, 0.0], [0.0, 0.0]),

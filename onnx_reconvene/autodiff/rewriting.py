@@ -12,23 +12,27 @@ from onnx_reconvene.autodiff.builder import Builder, Tensor
 from onnx_reconvene.autodiff.node import Node, tensors_read
 from onnx_reconvene.autodiff.rules.convolution import is_small, product_of_maps, written_out
 from onnx_reconvene.autodiff.rules.window import window
-
+from onnx_reconvene.graph import Source
 
 BOUNDS = ("Relu", "Clip")
 
 
-def pool_first(graph: onnx.GraphProto) -> None:
-    """Let a Relu or Clip that a MaxPool alone reads change places with it, as bounds and maxima do: there is less to bound then,
-    and gradients are the same."""
-    reader = sole_readers(graph, [])
-    for node in graph.node:
+def with_pools_first(source: Source) -> Source:
+    """Return source with each Relu or Clip that a MaxPool alone reads after that instead, as bounds and maxima may change places:
+    there is less to bound then, and gradients are the same."""
+    model = onnx.ModelProto()
+    model.CopyFrom(source.model)
+    reader = sole_readers(model.graph, [])
+    for node in model.graph.node:
         pool = reader.get(node.output[0])
         if node.op_type in BOUNDS and pool is not None and pool.op_type == "MaxPool" and len(pool.output) == 1:
-            bound, (read, between), made = onnx.NodeProto.FromString(node.SerializeToString()), (node.input[0], pool.input[0]), pool.output[0]
+            bound = onnx.NodeProto.FromString(node.SerializeToString())
+            read, between, made = node.input[0], node.output[0], pool.output[0]
             node.CopyFrom(pool)
             pool.CopyFrom(bound)
             node.input[0], node.output[0] = read, between
             pool.input[0], pool.output[0] = between, made
+    return Source(model, source.arrays, source.path)
 
 
 def rewrite(builder: Builder, kept: Collection[str]) -> None:

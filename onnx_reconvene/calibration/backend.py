@@ -16,7 +16,7 @@ from onnx import helper
 
 from onnx_reconvene.autodiff import differentiate
 from onnx_reconvene.autodiff.builder import Builder, Tensor, total
-from onnx_reconvene.autodiff.rewriting import BOUNDS, gain_and_shift, is_normalization, pool_first, sole_readers
+from onnx_reconvene.autodiff.rewriting import BOUNDS, gain_and_shift, is_normalization, sole_readers, with_pools_first
 from onnx_reconvene.errors import ModelError, UsageError
 from onnx_reconvene.graph import Source, from_source
 from onnx_reconvene.reference import store
@@ -88,11 +88,14 @@ class OnnxRuntime:
 
     def contractions(self, network: Network, taps: Sequence[Tap], samples: int) -> Run:
         """Return a function that returns the sums of tensor * dloss/dtensor over positions."""
-        pool_first(network.source.model.graph)
-        readings = [reading(network.source.model.graph, tap) for tap in taps]
-        derivative = differentiate(from_source(network.source), [own.varied for own in readings], network.loss)
+        source = with_pools_first(network.source)
+        reader = sole_readers(source.model.graph, [])
+        readings = [reading(reader, tap) for tap in taps]
+        derivative = differentiate(from_source(source), [own.varied for own in readings], network.loss)
         builder = Builder(derivative.source, {})
-        terms = [contraction(builder, own, derivative.outputs[own.varied], tap, samples) for own, tap in zip(readings, taps, strict=True)]
+        terms = [
+            contraction(builder, own, derivative.outputs[own.varied], tap, samples) for own, tap in zip(readings, taps, strict=True)
+        ]
         run = compiled(grown(builder, derivative.source), [x.name for own in terms for x in own.tensors], self.threads)
 
         def contracted(feeds: Feeds) -> list[Array]:
@@ -113,10 +116,9 @@ class Reading:
     normalization: onnx.NodeProto | None = None
 
 
-def reading(graph: onnx.GraphProto, tap: Tap) -> Reading:
-    """Return how to come by the sums of tensor * dloss/dtensor with the least to keep: a convolution, its normalization and a
-    Relu remain one where only their result is asked for."""
-    reader = sole_readers(graph, [])
+def reading(reader: Mapping[str, onnx.NodeProto], tap: Tap) -> Reading:
+    """Return how to come by the sums of tensor * dloss/dtensor with the least to keep, given who alone reads a tensor: a
+    convolution, its normalization and a Relu remain one where only their result is asked for."""
 
     def after(tensor: str, *operators: str) -> str:
         node = reader.get(tensor)
@@ -130,36 +132,36 @@ def reading(graph: onnx.GraphProto, tap: Tap) -> Reading:
     return Reading(after(varied, *BOUNDS), varied, normalization)
 
 
-def averaged(x: Tensor, tap: Tap, samples: int) -> tuple[Tensor, int]:
-    """Return what times a number is x summed over positions, [samples or 1, channels, ...], and that number. The mean of images
-    is what onnxruntime computes in the layout that its convolutions use."""
-    if x.rank < 3 or tap.channels != 1 or not (x.shape[0] == samples if tap.samples == 0 else tap.samples is None):
-        return summed(x, tap, samples), 1
-    means, positions = x.apply("GlobalAveragePool").reshape(*x.shape[:2]), math.prod(x.shape[2:])
-    if tap.samples is None and x.shape[0] > 1:
-        return means.mean([0]), positions * x.shape[0]
-    return means, positions
-
-
 @dataclass(frozen=True)
 class Contraction:
-    """The tensors of a network from which the sums of x dloss/dx follow, positions (p - b q): p, and where x is normalized q, b."""
+    """What the sums of x dloss/dx follow from: tensors p or p, q, b of a network, and how often to count p or p - b q."""
 
     tensors: Sequence[Tensor]
-    positions: int
+    times: int
 
-    def value(self, product: Array, share: Array | None = None, shift: Array | None = None) -> Array:
-        """Return the sums, given the values of the tensors."""
-        return (product if share is None else product - share * shift) * self.positions
+    def value(self, p: Array, q: Array | None = None, b: Array | None = None) -> Array:
+        """Return the sums, [samples or 1, channels]."""
+        return (p if q is None else p - b * q) * self.times
 
 
 def contraction(builder: Builder, own: Reading, gradient: str, tap: Tap, samples: int) -> Contraction:
-    """Append what sums tensor * dloss/dtensor. Tensors that onnxruntime is to have done with early come last, which it"""
+    """Append what the sums of tensor * dloss/dtensor need. onnxruntime begins with the last output: given tensor after tensor
+    from first to last, it computes their sums while the gradient of each is at hand."""
     g = builder.tensor(gradient)
-    product, positions = averaged(builder.tensor(own.value) * g, tap, samples)
+    product, times = averaged(builder.tensor(own.value) * g, tap, samples)
     if own.normalization is None:
-        return Contraction([product], positions)
-    return Contraction([product, averaged(g, tap, samples)[0], gain_and_shift(own.normalization, builder)[1]], positions)
+        return Contraction([product], times)
+    return Contraction([product, averaged(g, tap, samples)[0], gain_and_shift(own.normalization, builder)[1]], times)
+
+
+def averaged(x: Tensor, tap: Tap, samples: int) -> tuple[Tensor, int]:
+    """Return what `summed` does, over a number, and that number: images are averaged, as onnxruntime computes that, unlike a sum,
+    in the layout of its convolutions. The reshape keeps the order of outputs from being that of its own nodes."""
+    per_sample = tap.samples == 0 and x.shape[0] == samples
+    if x.rank < 3 or tap.channels != 1 or not (per_sample or tap.samples is None):
+        return summed(x, tap, samples), 1
+    means, positions = x.apply("GlobalAveragePool").reshape(*x.shape[:2]), math.prod(x.shape[2:])
+    return (means, positions) if per_sample or x.shape[0] == 1 else (means.mean([0]), positions * x.shape[0])
 
 
 def summed(x: Tensor, tap: Tap, samples: int) -> Tensor:

@@ -28,13 +28,14 @@ def below(x: Tensor, bound: Tensor | float) -> Tensor:
 
 
 def step(x: Tensor, bound: Tensor | float, sign: int) -> Tensor | None:
-    """Return where sign * x > sign * bound as a HardSigmoid too steep for any number to lie on its slope, None where there is
-    none. Unlike a comparison, onnxruntime computes it in the layout that its convolutions use, and in one pass over memory."""
-    value = x.builder.fixed(bound.name) if isinstance(bound, Tensor) else bound
-    if x.dtype != np.float32 or value is None or (value != 0 and not 2**-76 <= abs(value) <= 2**26):
+    """Return 1 where sign * x > sign * bound, 0 elsewhere, as a HardSigmoid too steep for any number to lie on its slope; None
+    where there is no such. Unlike a comparison, onnxruntime computes it in the layout of its convolutions, and in one pass."""
+    found = x.builder.fixed(bound.name) if isinstance(bound, Tensor) else bound
+    value = math.nan if found is None else float(found)
+    if x.dtype != np.float32 or not (value == 0 or 2**-76 <= abs(value) <= 2**26):
         return None
     slope = sign * (STEEP if value else STEEPEST)
-    return x.apply("HardSigmoid", alpha=slope, beta=-slope * float(value))
+    return x.apply("HardSigmoid", alpha=slope, beta=-slope * value)
 
 
 def is_step(node: onnx.NodeProto) -> bool:
