@@ -140,8 +140,12 @@ class Contraction:
     times: int
 
     def value(self, p: Array, q: Array | None = None, b: Array | None = None) -> Array:
-        """Return the sums, [samples or 1, channels]."""
-        return (p if q is None else p - b * q) * self.times
+        """Return the sums, [samples or 1, channels], in the memory of p."""
+        if q is not None:
+            q *= b
+            p -= q
+        p *= self.times
+        return p
 
 
 def contraction(builder: Builder, own: Reading, gradient: str, tap: Tap, samples: int) -> Contraction:
