@@ -227,6 +227,15 @@ def test_slope_at_a_kink(name: str) -> None:
     np.testing.assert_array_equal(evaluate(rc.gradients(model, ["x"]), x=np.float32(x))["x.grad"], expected)
 
 
+@pytest.mark.parametrize("bounded", ["Relu(x)", "Clip(x, a, b)"])
+def test_where_a_slope_jumps_second_derivatives_are_those_beside(bounded: str) -> None:
+    scalars = "a = Constant<value = float {0.0}>() b = Constant<value = float {6.0}>() c = Constant<value = float {1024.0}>()"
+    model = case(f"{scalars} h = {bounded} s = Mul(h, c) y = Mul(s, s)", inputs="float[3] x").model
+    twice = rc.gradients(rc.gradients(model, ["x"]), ["x"])  # of the sum of y = (c h)^2 and its gradient
+    x = np.array([-1, 0, 2], np.float32)
+    np.testing.assert_array_equal(evaluate(twice, x=x)["x.grad.grad"], 1024**2 * np.array([0, 0, 2 * 2 + 2]))
+
+
 def test_max_pool_gives_all_to_the_first_among_equals() -> None:
     model = case("y = MaxPool<kernel_shape = [2,2]>(x)", inputs="float[1,1,2,2] x").model
     found = evaluate(rc.gradients(model, ["x"]), x=np.ones((1, 1, 2, 2), np.float32))

@@ -153,9 +153,9 @@ def text(times: list[Speed], held: list[Memory]) -> str:
         "Forward and backward of one batch, one thread, CPU milliseconds, in turns: with the sums over feature maps that taylor "
         "and fisher need, and with the gradients of all weights:",
         table(header, [astuple(t) for t in times]),
-        "The way there, the way back to feature maps and that to weights are about as much arithmetic each. So two thirds are what "
-        "to expect of both ways together, and half of the way back; less where the way to weights takes longer than its arithmetic, "
-        "or where the last part of the way back, through the pooling of the stem, need not be gone.",
+        "The way there, the way back to feature maps and that to weights are about as much arithmetic each. So two thirds are "
+        "what to expect of both ways together, and half of the way back; less where the way to weights takes longer than its "
+        "arithmetic, or where the last part of the way back, through the pooling of the stem, need not be gone.",
         f"ResNet-50 at {PIXELS} pixels on samples from a file, the whole command, batches of automatic size:",
         table(
             ("criterion", "samples", "batch", "peak GB", "seconds to score"),
