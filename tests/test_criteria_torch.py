@@ -35,8 +35,9 @@ class Chain(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(3, 12, 3, 2, 1), nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)
-        )
+            nn.Conv2d(3, 12, 3, 2, 1), nn.BatchNorm2d(12), nn.ReLU(), nn.MaxPool2d(3, 1, 1),
+            nn.Conv2d(12, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        )  # fmt: skip
         self.head = nn.Sequential(nn.Flatten(), nn.Linear(16 * 9, 20), nn.ReLU(), nn.Linear(20, CLASSES))
 
     def forward(self, x: Any) -> Any:
@@ -61,14 +62,14 @@ class Residual(nn.Module):
 
 
 class Separable(nn.Module):
-    """Depthwise and grouped convolutions."""
+    """Depthwise and grouped convolutions, and activations that are bounded on both sides."""
 
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(3, 12, 3, 2, 1), nn.Hardswish(), nn.Conv2d(12, 12, 3, padding=1, groups=12), nn.BatchNorm2d(12), nn.ReLU6(),
-            nn.Conv2d(12, 16, 1), nn.ReLU(), nn.Conv2d(16, 24, 3, padding=1, groups=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(), nn.Linear(24, CLASSES),
+            nn.Conv2d(3, 12, 3, 2, 1), nn.Hardswish(), nn.Conv2d(12, 12, 3, padding=1, groups=12), nn.BatchNorm2d(12),
+            nn.Hardtanh(0, 0.5), nn.MaxPool2d(3, 1, 1), nn.Conv2d(12, 16, 1), nn.ReLU6(),
+            nn.Conv2d(16, 24, 3, padding=1, groups=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, CLASSES),
         )  # fmt: skip
 
     def forward(self, x: Any) -> Any:

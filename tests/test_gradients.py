@@ -204,10 +204,15 @@ def test_pools_whose_shape_onnx_overstates() -> None:
 
 
 BOUNDED = "a = Constant<value = float {0.0}>() b = Constant<value = float {6.0}>() y = Clip(x, a, b)"
+EXTREME = "a = Constant<value = float {-1e-30}>() b = Constant<value = float {1e30}>() y = Clip(x, a, b)"
 KINKS = {
     "Relu at 0": ("y = Relu(x)", [0.0, 1.0], [0.0, 1.0]),
+    "Relu beside 0 and far": ("y = Relu(x)", [2.0**-126, np.inf], [1.0, 1.0]),
     "Abs at 0": ("y = Abs(x)", [0.0, -2.0], [0.0, -1.0]),
     "Clip at its bounds": (BOUNDED, [0.0, 6.0], [0.0, 0.0]),
+    "Clip beside its bounds": (BOUNDED, [2.0**-126, np.nextafter(6, 0, dtype=np.float32)], [1.0, 1.0]),
+    "Clip at bounds large and small": (EXTREME, [-1e-30, 1e30], [0.0, 0.0]),
+    "Clip beside bounds large and small": (EXTREME, np.nextafter([-1e-30, 1e30], 0, dtype=np.float32), [1.0, 1.0]),
     "ReduceMax among equals": ("y = ReduceMax(x)", [3.0, 3.0], [0.5, 0.5]),
     "Max with itself": ("y = Max(x, x)", [3.0, 1.0], [1.0, 1.0]),
     "ReduceL2 at 0": ("y = ReduceL2(x)", [0.0, 0.0], [0.0, 0.0]),
@@ -220,6 +225,15 @@ def test_slope_at_a_kink(name: str) -> None:
     body, x, expected = KINKS[name]
     model = case(body, inputs="float[2] x").model
     np.testing.assert_array_equal(evaluate(rc.gradients(model, ["x"]), x=np.float32(x))["x.grad"], expected)
+
+
+@pytest.mark.parametrize("bounded", ["Relu(x)", "Clip(x, a, b)"])
+def test_where_a_slope_jumps_second_derivatives_are_those_beside(bounded: str) -> None:
+    scalars = "a = Constant<value = float {0.0}>() b = Constant<value = float {6.0}>() c = Constant<value = float {1024.0}>()"
+    model = case(f"{scalars} h = {bounded} s = Mul(h, c) y = Mul(s, s)", inputs="float[3] x").model
+    twice = rc.gradients(rc.gradients(model, ["x"]), ["x"])  # of the sum of y = (c h)^2 and its gradient
+    x = np.array([-1, 0, 2], np.float32)
+    np.testing.assert_array_equal(evaluate(twice, x=x)["x.grad.grad"], 1024**2 * np.array([0, 0, 2 * 2 + 2]))
 
 
 def test_max_pool_gives_all_to_the_first_among_equals() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
@@ -31,6 +31,7 @@ class Builder:
     def __init__(self, source: Source, sizes: Mapping[str, Shape]) -> None:
         self.model = pinned(source.model, sizes)
         self.nodes: list[onnx.NodeProto] = []
+        self.varying: Collection[str] = ()  # the tensors that gradients flow through, once they are known
         self._versions = {o.domain: o.version for o in self.model.opset_import}
         declared = [*self.model.graph.value_info, *self.model.graph.output, *self.model.graph.input]
         self._types: dict[str, onnx.TypeProto] = {value.name: value.type for value in declared}
@@ -113,6 +114,10 @@ class Builder:
     def value(self, name: str) -> Array | None:
         """Return the value of a small tensor that is the same at every run, None for any other."""
         return self._values.get(name)
+
+    def fixed(self, name: str) -> Array | None:
+        """Return the value of a tensor as `value` does, None for one that gradients flow through, too."""
+        return None if name in self.varying else self.value(name)
 
     def type_of(self, name: str) -> onnx.TypeProto:
         """Return the ONNX type of a tensor that has one."""

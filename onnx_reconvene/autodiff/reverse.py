@@ -15,6 +15,7 @@ from onnx_reconvene.autodiff.node import Node, NoDerivativeError, tensors_read
 from onnx_reconvene.autodiff.prepare import STANDARD, prepare
 from onnx_reconvene.autodiff.rewriting import rewrite
 from onnx_reconvene.autodiff.rules import CONSTANT, RULES
+from onnx_reconvene.autodiff.rules.elementwise import is_step
 from onnx_reconvene.errors import UsageError
 from onnx_reconvene.graph import Source, plain_source
 from onnx_reconvene.inference import has_free_sizes
@@ -89,7 +90,7 @@ class _Sweep:
         self._missing = missing
         self._nodes = list(builder.model.graph.node)
         self._contributions: dict[str, list[Tensor]] = {name: [seed] for name, seed in seeds.items()}
-        self._varying = self._depending_on(wrt)
+        self._varying = builder.varying = self._depending_on(wrt)
         self.taken_as_zero: list[str] = []
 
     def _depending_on(self, wrt: Iterable[str]) -> set[str]:
@@ -140,7 +141,7 @@ class _Sweep:
 
 
 def _is_constant(node: onnx.NodeProto) -> bool:
-    return node.domain in STANDARD and node.op_type in CONSTANT
+    return node.domain in STANDARD and (node.op_type in CONSTANT or is_step(node))
 
 
 def _output(builder: Builder, name: str, gradient: Tensor | None) -> str:

@@ -12,6 +12,27 @@ from onnx_reconvene.autodiff.builder import Builder, Tensor
 from onnx_reconvene.autodiff.node import Node, tensors_read
 from onnx_reconvene.autodiff.rules.convolution import is_small, product_of_maps, written_out
 from onnx_reconvene.autodiff.rules.window import window
+from onnx_reconvene.graph import Source
+
+BOUNDS = ("Relu", "Clip")
+
+
+def with_pools_first(source: Source) -> Source:
+    """Return source with each Relu or Clip that a MaxPool alone reads after that instead, as bounds and maxima may change places:
+    there is less to bound then, and gradients are the same."""
+    model = onnx.ModelProto()
+    model.CopyFrom(source.model)
+    reader = sole_readers(model.graph, [])
+    for node in model.graph.node:
+        pool = reader.get(node.output[0])
+        if node.op_type in BOUNDS and pool is not None and pool.op_type == "MaxPool" and len(pool.output) == 1:
+            bound = onnx.NodeProto.FromString(node.SerializeToString())
+            read, between, made = node.input[0], node.output[0], pool.output[0]
+            node.CopyFrom(pool)
+            pool.CopyFrom(bound)
+            node.input[0], node.output[0] = read, between
+            pool.input[0], pool.output[0] = between, made
+    return Source(model, source.arrays, source.path)
 
 
 def rewrite(builder: Builder, kept: Collection[str]) -> None:
@@ -19,7 +40,7 @@ def rewrite(builder: Builder, kept: Collection[str]) -> None:
 
     kept: tensors whose gradients are asked for. A kernel among them is better left to the rule for convolutions. A normalization
     is taken in where the feature map between the two, which then is no more and is none of kept, is larger than the kernel, whose
-    scaling takes passes over that.
+    scaling takes passes over that, or where no gradient of the kernel is asked for, whose scaling is done once and for all.
     """
     graph = builder.model.graph
     constant = {tensor.name for tensor in graph.initializer}.difference(kept)
@@ -34,7 +55,7 @@ def rewrite(builder: Builder, kept: Collection[str]) -> None:
             graph.node.extend(merged(conv, node, builder) if conv else [node])
         elif node.input[1] in constant and (product := product_for(Node(node, builder))):
             graph.node.extend(product)
-        elif follower is not None and is_normalization(follower) and is_larger(node, builder):
+        elif follower is not None and is_normalization(follower) and (node.input[1] in constant or is_larger(node, builder)):
             folded[follower.output[0]] = node
         else:
             graph.node.append(node)
@@ -44,7 +65,7 @@ def product_for(conv: Node) -> list[onnx.NodeProto] | None:
     """Return nodes that compute a convolution as a product of matrices, where it reads small maps."""
     x, w, y = conv[0], conv[1], conv.y
     slide = window(conv, x.shape[2:], y.shape[2:], w.shape[2:])
-    if not is_small(slide, x.shape[0]):
+    if not is_small(slide, w, x.shape[0]):
         return None
     matrices = written_out(w, slide, conv.attribute("group")).transpose(0, 2, 1)
     product, bias = product_of_maps(x, matrices).reshape(*y.shape), conv.optional(2)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,8 +16,7 @@ from onnx import helper
 
 from onnx_reconvene.autodiff import differentiate
 from onnx_reconvene.autodiff.builder import Builder, Tensor, total
-from onnx_reconvene.autodiff.rewriting import gain_and_shift, is_normalization, sole_readers
-from onnx_reconvene.autodiff.rules.normalization import per_channel
+from onnx_reconvene.autodiff.rewriting import BOUNDS, gain_and_shift, is_normalization, sole_readers, with_pools_first
 from onnx_reconvene.errors import ModelError, UsageError
 from onnx_reconvene.graph import Source, from_source
 from onnx_reconvene.reference import store
@@ -87,41 +88,84 @@ class OnnxRuntime:
 
     def contractions(self, network: Network, taps: Sequence[Tap], samples: int) -> Run:
         """Return a function that returns the sums of tensor * dloss/dtensor over positions."""
-        readings = [reading(network.source.model, tap) for tap in taps]
-        derivative = differentiate(from_source(network.source), [own.varied for own in readings], network.loss)
+        source = with_pools_first(network.source)
+        reader = sole_readers(source.model.graph, [])
+        readings = [reading(reader, tap) for tap in taps]
+        derivative = differentiate(from_source(source), [own.varied for own in readings], network.loss)
         builder = Builder(derivative.source, {})
+        terms = [
+            contraction(builder, own, derivative.outputs[own.varied], tap, samples) for own, tap in zip(readings, taps, strict=True)
+        ]
+        run = compiled(grown(builder, derivative.source), [x.name for own in terms for x in own.tensors], self.threads)
 
-        def contracted(tap: Tap, own: Reading) -> Tensor:
-            value = builder.tensor(own.value)
-            if own.normalization is not None:
-                value = value - per_channel(gain_and_shift(own.normalization, builder)[1], value.rank)
-            return summed(value * builder.tensor(derivative.outputs[own.varied]), tap, samples)
+        def contracted(feeds: Feeds) -> list[Array]:
+            found = iter(run(feeds))
+            return [own.value(*islice(found, len(own.tensors))) for own in terms]
 
-        outputs = [contracted(tap, own).name for tap, own in zip(taps, readings, strict=True)]
-        return compiled(grown(builder, derivative.source), outputs, self.threads)
+        return contracted
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How to come by x dloss/dx: as y dloss/dv, y a tensor whose value is that of v wherever dloss/dv is not zero, and v = x or,
-    where a normalization v = a x + b alone reads x, with y - b for y."""
+    """How to come by the sums of x dloss/dx: as those of y dloss/dv, y a tensor whose value is that of v wherever dloss/dv is not
+    zero, and v = x or, where a normalization v = a x + b alone reads x, with y - b for y. The largest elements of windows of v
+    may stand for v, as it is to them that the gradient flows."""
 
     value: str
     varied: str
     normalization: onnx.NodeProto | None = None
 
 
-def reading(model: onnx.ModelProto, tap: Tap) -> Reading:
-    """Return how to come by tensor * dloss/dtensor with the least to keep: a convolution, its normalization and a Relu remain
-    one where only their result is asked for."""
-    reader = sole_readers(model.graph, [])
-    node = reader.get(tap.tensor)
-    if node is None or not is_normalization(node) or tap.channels != 1:
-        return Reading(tap.tensor, tap.tensor)
-    made = node.output[0]
-    bounded = reader.get(made)
-    clipped = bounded is not None and bounded.op_type in ("Relu", "Clip") and bounded.input[0] == made
-    return Reading(bounded.output[0] if bounded is not None and clipped else made, made, node)
+def reading(reader: Mapping[str, onnx.NodeProto], tap: Tap) -> Reading:
+    """Return how to come by the sums of tensor * dloss/dtensor with the least to keep, given who alone reads a tensor: a
+    convolution, its normalization and a Relu remain one where only their result is asked for."""
+
+    def after(tensor: str, *operators: str) -> str:
+        node = reader.get(tensor)
+        return str(node.output[0]) if node is not None and node.op_type in operators and node.input[0] == tensor else tensor
+
+    node = reader.get(tap.tensor) if tap.channels == 1 else None
+    normalization = node if node is not None and is_normalization(node) else None
+    varied = normalization.output[0] if normalization is not None else tap.tensor
+    if tap.channels == 1 and tap.samples in (0, None):
+        varied = after(varied, "MaxPool")
+    return Reading(after(varied, *BOUNDS), varied, normalization)
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """What the sums of x dloss/dx follow from: tensors p or p, q, b of a network, and how often to count p or p - b q."""
+
+    tensors: Sequence[Tensor]
+    times: int
+
+    def value(self, p: Array, q: Array | None = None, b: Array | None = None) -> Array:
+        """Return the sums, [samples or 1, channels], in the memory of p."""
+        if q is not None:
+            q *= b
+            p -= q
+        p *= self.times
+        return p
+
+
+def contraction(builder: Builder, own: Reading, gradient: str, tap: Tap, samples: int) -> Contraction:
+    """Append what the sums of tensor * dloss/dtensor need. onnxruntime begins with the last output: given tensor after tensor
+    from first to last, it computes their sums while the gradient of each is at hand."""
+    g = builder.tensor(gradient)
+    product, times = averaged(builder.tensor(own.value) * g, tap, samples)
+    if own.normalization is None:
+        return Contraction([product], times)
+    return Contraction([product, averaged(g, tap, samples)[0], gain_and_shift(own.normalization, builder)[1]], times)
+
+
+def averaged(x: Tensor, tap: Tap, samples: int) -> tuple[Tensor, int]:
+    """Return what `summed` does, over a number, and that number: images are averaged, as onnxruntime computes that, unlike a sum,
+    in the layout of its convolutions. The reshape keeps the order of outputs from being that of its own nodes."""
+    per_sample = tap.samples == 0 and x.shape[0] == samples
+    if x.rank < 3 or tap.channels != 1 or not (per_sample or tap.samples is None):
+        return summed(x, tap, samples), 1
+    means, positions = x.apply("GlobalAveragePool").reshape(*x.shape[:2]), math.prod(x.shape[2:])
+    return (means, positions) if per_sample or x.shape[0] == 1 else (means.mean([0]), positions * x.shape[0])
 
 
 def summed(x: Tensor, tap: Tap, samples: int) -> Tensor:

@@ -83,7 +83,10 @@ class Objective:
             return self._backend.contractions(self._network(source, count), taps, count)
 
         for count, run in self._passes(build):
-            yield count, [sums * count if per_sample else sums for sums in run({})]
+            found = run({})
+            for sums in found if per_sample and count > 1 else ():
+                sums *= count
+            yield count, found
 
     def activations(self, places: Sequence[Place], of: Callable[[Tensor], Tensor]) -> list[Array]:
         """Return, for each place, the mean of a function of its tensor over samples and all positions of a channel, [channels]."""

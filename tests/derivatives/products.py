@@ -56,6 +56,18 @@ CONVOLUTIONS: Table = {
             inputs="float[3,2,9,13] x",
             w=(2, 1, 3, 3),
         ),
+        "depthwise, wide, strided": case(
+            "y = Conv<group = 16, strides = [2,2], pads = [1,1,1,1]>(x, w)", inputs=WIDE, w=(16, 1, 3, 3)
+        ),
+        "depthwise, wide, strided, ends cropped": case(
+            "y = Conv<group = 16, strides = [2,3], pads = [3,1,0,1], dilations = [1,2]>(x, w)", inputs=WIDE, w=(16, 1, 2, 2)
+        ),
+        "depthwise, wide, rows unused": case(
+            "y = Conv<group = 16, strides = [4,3]>(x, w)", inputs="float[1,16,9,8] x", w=(16, 1, 2, 3)
+        ),
+        "depthwise, wide series": case(
+            "y = Conv<group = 16, strides = [3], pads = [1,2]>(x, w)", inputs="float[2,16,9] x", w=(16, 1, 2)
+        ),
         "depthwise series": case("y = Conv<group = 2, strides = [2], pads = [1,1]>(x, w)", inputs="float[2,2,70] x", w=(2, 1, 3)),
         "depthwise, small": case(  # all positions in pairs
             "y = Conv<group = 3, strides = [2,1], dilations = [1,2], pads = [1,2,1,1]>(x, w)",

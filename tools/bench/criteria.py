@@ -32,7 +32,7 @@ from onnx_reconvene.calibration.backend import compiled
 from onnx_reconvene.saliency.sites import reads_and_makes
 
 REPEATS = 15
-TIMED = [("ResNet-18", 64, 32), ("ResNet-18", 64, 1), ("ResNet-18", 224, 1), ("MobileNetV2", 64, 32)]
+TIMED = [(name, size, batch) for name in ("ResNet-18", "MobileNetV2") for size, batch in ((64, 32), (64, 1), (224, 1))]
 PIXELS = 224
 SCORED = {"taylor": 512, "snip": 64, "grasp": 16, "hutchinson": 4}  # samples
 
@@ -153,8 +153,9 @@ def text(times: list[Speed], held: list[Memory]) -> str:
         "Forward and backward of one batch, one thread, CPU milliseconds, in turns: with the sums over feature maps that taylor "
         "and fisher need, and with the gradients of all weights:",
         table(header, [astuple(t) for t in times]),
-        "The way there, the way back to feature maps and that to weights are about as much arithmetic each: two thirds are what to "
-        "expect of both ways together, and half of the way back.",
+        "The way there, the way back to feature maps and that to weights are about as much arithmetic each. So two thirds are "
+        "what to expect of both ways together, and half of the way back; less where the way to weights takes longer than its "
+        "arithmetic, or where the last part of the way back, through the pooling of the stem, need not be gone.",
         f"ResNet-50 at {PIXELS} pixels on samples from a file, the whole command, batches of automatic size:",
         table(
             ("criterion", "samples", "batch", "peak GB", "seconds to score"),

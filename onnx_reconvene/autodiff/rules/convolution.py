@@ -40,16 +40,36 @@ def channel_sums(g: Tensor) -> Tensor:
 
 def to_input(g: Tensor, w: Tensor, slide: Window, groups: int) -> Tensor:
     """Return dx of y = conv(x, w), by the way that runs fastest."""
-    if is_small(slide, g.shape[0]):
+    if is_small(slide, w, g.shape[0]):
         return product_of_maps(g, written_out(w, slide, groups)).reshape(g.shape[0], groups * w.shape[1], *slide.size)
     if set(slide.strides) == {1} and min(*slide.border, *slide.border_after) >= 0:
         settings = {"dilations": slide.dilations, "group": groups}
         return convolved(g, flipped(w, groups), slide.border, slide.border_after, **settings)
     if groups == 1 and max(slide.strides) > 1 and w.shape[1] >= INTERLEAVED_FROM:
         return convolutions_by_phase(g, w, slide)
+    if w.shape[:2] == (groups, 1) and max(slide.strides) > 1 and groups >= INTERLEAVED_FROM:
+        return convolution_of_spread(g, w, slide)
     settings = {"strides": slide.strides, "dilations": slide.dilations, "group": groups}
     pads = [*slide.before, *(max(p, 0) for p in slide.after)]
     return g.apply("ConvTranspose", w, pads=pads, output_padding=[max(-p, 0) for p in slide.after], **settings)
+
+
+def convolution_of_spread(g: Tensor, w: Tensor, slide: Window) -> Tensor:
+    """Return dx of a depthwise convolution with strides, as one without of g with zeros between its elements."""
+    maps = spread(g, slide.strides)
+    axes = zip(slide.size, maps.shape[2:], slide.dilations, slide.kernel, slide.border, strict=True)
+    after = [n - own + d * (k - 1) - border for n, own, d, k, border in axes]
+    return convolved(maps, flipped(w, w.shape[0]), slide.border, after, dilations=slide.dilations, group=w.shape[0])
+
+
+def spread(g: Tensor, strides: Sequence[int]) -> Tensor:
+    """Return g with stride - 1 zeros after each element along its spatial axes; put there with channels last, where there is most
+    to copy at once."""
+    batch, channels, *size = g.shape
+    apart = g.transpose(0, *range(2, g.rank), 1).reshape(batch, *(n for own in size for n in (own, 1)), channels)
+    gaps = [0, *(n for stride in strides for n in (0, stride - 1)), 0]
+    padded = apart.pad([0] * apart.rank, gaps).reshape(batch, *(n * s for n, s in zip(size, strides, strict=True)), channels)
+    return padded.transpose(0, g.rank - 1, *range(1, g.rank - 1))
 
 
 def convolutions_by_phase(g: Tensor, w: Tensor, slide: Window) -> Tensor:
@@ -83,15 +103,16 @@ def phase(g: Tensor, w: Tensor, slide: Window, offsets: Sequence[int], counts: S
 def interleaved(parts: Sequence[Tensor], axis: int) -> Tensor:
     """Return the elements of parts along axis in turns."""
     shape = parts[0].shape
-    apart = [part.reshape(*shape[: axis + 1], 1, *shape[axis + 1 :]) for part in parts]
-    return concat(apart, axis + 1).reshape(*shape[:axis], shape[axis] * len(parts), *shape[axis + 1 :])
+    rows = [part.reshape(math.prod(shape[: axis + 1]), -1) for part in parts]
+    return concat(rows, 1).reshape(*shape[:axis], shape[axis] * len(parts), *shape[axis + 1 :])
 
 
-def is_small(slide: Window, batch: int) -> bool:
+def is_small(slide: Window, w: Tensor, batch: int) -> bool:
     """Tell whether to write a convolution out as a matrix: where this is no more than twice as large as the kernel, as on maps of
-    few positions, and read for enough images."""
+    few positions, and read for enough images. One matrix for each channel would be too small to be worth leaving the layout of
+    convolutions for."""
     pairs = math.prod(slide.steps) * math.prod(slide.size)
-    return pairs <= 2 * math.prod(slide.kernel) and batch >= BATCH_FROM
+    return w.shape[1] > 1 and pairs <= 2 * math.prod(slide.kernel) and batch >= BATCH_FROM
 
 
 def written_out(w: Tensor, slide: Window, groups: int) -> Tensor:

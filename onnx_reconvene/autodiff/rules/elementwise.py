@@ -4,10 +4,43 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+import onnx
+
 from onnx_reconvene.autodiff.builder import Tensor, where
 from onnx_reconvene.autodiff.node import Node, Rule
 
 Gradients = tuple[Tensor | None, ...]
+STEEP = 2.0**100  # a slope on which no number lies beside a bound of ordinary size
+STEEPEST = 2.0**126  # on which no number but the subnormal ones lies beside 0
+
+
+def above(x: Tensor, bound: Tensor | float) -> Tensor:
+    """Return 1 where x > bound, 0 elsewhere, in the type of x; see `step`."""
+    found = step(x, bound, 1)
+    return (x > bound).cast(x) if found is None else found
+
+
+def below(x: Tensor, bound: Tensor | float) -> Tensor:
+    """Return 1 where x < bound, 0 elsewhere, in the type of x; see `step`."""
+    found = step(x, bound, -1)
+    return (x < bound).cast(x) if found is None else found
+
+
+def step(x: Tensor, bound: Tensor | float, sign: int) -> Tensor | None:
+    """Return 1 where sign * x > sign * bound, 0 elsewhere, as a HardSigmoid too steep for any number to lie on its slope; None
+    where there is no such. Unlike a comparison, onnxruntime computes it in the layout of its convolutions, and in one pass."""
+    found = x.builder.fixed(bound.name) if isinstance(bound, Tensor) else bound
+    value = math.nan if found is None else float(found)
+    if x.dtype != np.float32 or not (value == 0 or 2**-76 <= abs(value) <= 2**26):
+        return None
+    slope = sign * (STEEP if value else STEEPEST)
+    return x.apply("HardSigmoid", alpha=slope, beta=-slope * value)
+
+
+def is_step(node: onnx.NodeProto) -> bool:
+    """Tell whether a node is one that `step` makes, whose derivative is zero."""
+    return node.op_type == "HardSigmoid" and any(a.name == "alpha" and abs(a.f) >= STEEP for a in node.attribute)
 
 
 def only(condition: Tensor, g: Tensor) -> Tensor:
@@ -148,7 +181,7 @@ def softsign(node: Node, g: Tensor) -> Gradients:
 
 def relu(node: Node, g: Tensor) -> Gradients:
     """y = max(x, 0): dx = g [y > 0]"""
-    return (only(node.y > 0.0, g),)
+    return (g * above(node.y, 0.0),)
 
 
 def leaky_relu(node: Node, g: Tensor) -> Gradients:
@@ -222,13 +255,9 @@ def gelu(node: Node, g: Tensor) -> Gradients:
 def clip(node: Node, g: Tensor) -> Gradients:
     """y = min(max(x, a), b): dx = g [a < y < b], da = g [y <= a, y < b], db = g [y >= b]; as Relu's, the slope at a bound is 0"""
     low, high = node.optional(1), node.optional(2)
-    above = None if low is None else node.y > low
-    below = None if high is None else node.y < high
-    inside = above.apply("And", below) if above is not None and below is not None else above if above is not None else below
-    dx = g if inside is None else only(inside, g)
-    dhigh = None if below is None else only(below.apply("Not"), g)
-    dlow = None if above is None else g - dx if dhigh is None else g - dx - dhigh
-    return (dx, dlow, dhigh)[: len(node.inputs)]
+    unbounded = g if high is None else g * below(node.y, high)
+    dx = unbounded if low is None else unbounded * above(node.y, low)
+    return (dx, unbounded - dx, g - unbounded)[: len(node.inputs)]
 
 
 def shrink(node: Node, g: Tensor) -> Gradients:
