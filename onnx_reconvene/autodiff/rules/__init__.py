@@ -29,7 +29,8 @@ RULES: dict[str, Rule] = {
     **resampling.RULES,
 }
 
-# Operators whose floating-point results are the same all around: their derivative is zero. Integers and truth values have none.
+# Operators whose results are the same all around, or depend on shapes alone: their derivative is zero. Other integers and truth
+# values have none.
 CONSTANT = frozenset(
     {
         "Bernoulli",
@@ -44,7 +45,9 @@ CONSTANT = frozenset(
         "RandomUniformLike",
         "Range",
         "Round",
+        "Shape",
         "Sign",
+        "Size",
     }
 )
 
