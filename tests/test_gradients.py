@@ -274,6 +274,25 @@ def test_factors_of_zero_leave_the_others_their_slope() -> None:
     np.testing.assert_array_equal(found["w.grad"], [5 * 2, 0, 0, 0, 11])
 
 
+OF_OPSET = {"bilinear": 16, "linear": 20}
+
+
+def test_sampling_of_older_opsets_is_that_of_newer_ones() -> None:
+    inputs = {"x": np.float32([[[[1, 2], [3, 5]]]]), "grid": np.float32([[[[0.1, -0.3]]]])}
+    text = 'y = GridSample<mode = "{}">(x, grid)'
+    old, new = (case(text.format(mode), "float[1,1,2,2] x, float[1,1,1,2] grid", opset=n).model for mode, n in OF_OPSET.items())
+    for gradient in ("x.grad", "grid.grad"):
+        found, wanted = (evaluate(rc.gradients(model, ["x", "grid"]), **inputs)[gradient] for model in (old, new))
+        np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize(("mode", "opset"), [("bicubic", 16), ("cubic", 20)])
+def test_sampling_by_cubes_is_an_error(mode: str, opset: int) -> None:
+    model = case(f'y = GridSample<mode = "{mode}">(x, grid)', "float[1,1,2,2] x, float[1,1,1,2] grid", opset=opset).model
+    with pytest.raises(NoDerivativeError, match=f"operator GridSample with mode {mode}$"):
+        rc.gradients(model, ["x"])
+
+
 PRODUCTS = {
     "": ("y = Conv<pads = [1,1,1,1]>(x, w)", (6, 4, 3, 3)),
     "bias": ("h = Conv<pads = [0,1,1,1], strides = [1,2]>(x, w, b) y = Sigmoid(h)", (6, 4, 2, 3)),

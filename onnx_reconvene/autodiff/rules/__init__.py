@@ -13,6 +13,7 @@ from onnx_reconvene.autodiff.rules import (
     recurrent,
     reductions,
     resampling,
+    sampling,
 )
 
 RULES: dict[str, Rule] = {
@@ -27,6 +28,7 @@ RULES: dict[str, Rule] = {
     **recurrent.RULES,
     **reductions.RULES,
     **resampling.RULES,
+    **sampling.RULES,
 }
 
 # Operators whose results are the same all around, or depend on shapes alone: their derivative is zero. Other integers and truth
