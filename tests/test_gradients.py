@@ -308,6 +308,14 @@ def test_convolution_of_small_maps_is_a_product_of_matrices(name: str) -> None:
     assert "Conv" not in [node.op_type for node in rc.gradients(small.model, ["x"]).graph.node]
 
 
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_nodes_appended_to_a_product_have_names_of_their_own(name: str) -> None:
+    body, shape = PRODUCTS[name]
+    model = case(body, inputs="float[8,4,2,2] x", w=shape, b=(6,)).model
+    names = [node.name for node in rc.gradients(rc.gradients(model, ["x"]), ["x"]).graph.node if node.name]
+    assert len(names) == len(set(names))
+
+
 UNKNOWN = """<ir_version: 8, opset_import: ["": 18]> net (float[4,4] x) => (float y) {
     a = MatMul(x, w) [inversion] d = Det(a) s = ReduceSum<keepdims = 0>(a) y = Add(d, s) }"""
 

@@ -39,7 +39,7 @@ class Builder:
         self._constants: dict[tuple[str, Shape, bytes], Tensor] = {}
         for tensor in self.model.graph.initializer:
             self._types[tensor.name] = helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
-        self._names = set(self._types) | {name for node in self.model.graph.node for name in node.output}
+        self._names = set(self._types) | {name for node in self.model.graph.node for name in (*node.output, node.name)}
         self._record(source)
 
     def _record(self, source: Source) -> None:
