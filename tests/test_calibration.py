@@ -159,6 +159,22 @@ def test_unscaled_data_are_remarked_upon(model, arrays):
     assert any("is it scaled" in remark for remark in result.report.data["remarks"])
 
 
+@pytest.mark.parametrize("gradients", ["ort", "torch"])
+@pytest.mark.parametrize("criterion", ["snip", "taylor"])
+def test_layers_before_signs_are_remarked_upon(model, arrays, gradients, criterion):
+    if gradients == "torch":
+        pytest.importorskip("torch")
+    assert not any("gradients are zero" in remark for remark in pruned(model, arrays, criterion, gradients))
+    model.graph.node[3].op_type = "Sign"
+    (remark,) = [remark for remark in pruned(model, arrays, criterion, gradients) if "gradients are zero" in remark]
+    assert "'w1'" in remark or "'a'" in remark
+
+
+def pruned(model, arrays, criterion, gradients):
+    """Return the remarks on pruning a network."""
+    return rc.prune(model, criterion=criterion, data=arrays, gradients=gradients).report.data["remarks"]
+
+
 def test_a_network_that_takes_batches_of_one_size(model, arrays):
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
     model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 4

@@ -1,5 +1,6 @@
 """What `gradients` promises of whole networks: names, shapes, sums over users, what is zero, what is refused."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -287,6 +288,25 @@ def test_factors_of_zero_leave_the_others_their_slope() -> None:
     np.testing.assert_array_equal(found["w.grad"], [5 * 2, 0, 0, 0, 11])
 
 
+OF_OPSET = {"bilinear": 16, "linear": 20}
+
+
+def test_sampling_of_older_opsets_is_that_of_newer_ones() -> None:
+    inputs = {"x": np.float32([[[[1, 2], [3, 5]]]]), "grid": np.float32([[[[0.1, -0.3]]]])}
+    text = 'y = GridSample<mode = "{}">(x, grid)'
+    old, new = (case(text.format(mode), "float[1,1,2,2] x, float[1,1,1,2] grid", opset=n).model for mode, n in OF_OPSET.items())
+    for gradient in ("x.grad", "grid.grad"):
+        found, wanted = (evaluate(rc.gradients(model, ["x", "grid"]), **inputs)[gradient] for model in (old, new))
+        np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize(("mode", "opset"), [("bicubic", 16), ("cubic", 20)])
+def test_sampling_by_cubes_is_an_error(mode: str, opset: int) -> None:
+    model = case(f'y = GridSample<mode = "{mode}">(x, grid)', "float[1,1,2,2] x, float[1,1,1,2] grid", opset=opset).model
+    with pytest.raises(NoDerivativeError, match=f"operator GridSample with mode {mode}$"):
+        rc.gradients(model, ["x"])
+
+
 PRODUCTS = {
     "": ("y = Conv<pads = [1,1,1,1]>(x, w)", (6, 4, 3, 3)),
     "bias": ("h = Conv<pads = [0,1,1,1], strides = [1,2]>(x, w, b) y = Sigmoid(h)", (6, 4, 2, 3)),
@@ -300,6 +320,14 @@ def test_convolution_of_small_maps_is_a_product_of_matrices(name: str) -> None:
     small = case(body, inputs="float[8,4,2,2] x", w=shape, b=(6,))
     check(weighted(small.model, small.feeds()), small.feeds(), ["x"])
     assert "Conv" not in [node.op_type for node in rc.gradients(small.model, ["x"]).graph.node]
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_nodes_appended_to_a_product_have_names_of_their_own(name: str) -> None:
+    body, shape = PRODUCTS[name]
+    model = case(body, inputs="float[8,4,2,2] x", w=shape, b=(6,)).model
+    names = [node.name for node in rc.gradients(rc.gradients(model, ["x"]), ["x"]).graph.node if node.name]
+    assert len(names) == len(set(names))
 
 
 UNKNOWN = """<ir_version: 8, opset_import: ["": 18]> net (float[4,4] x) => (float y) {
@@ -330,6 +358,44 @@ def test_operator_of_another_domain_is_named_with_it() -> None:
         y = com.microsoft.QuickGelu(x) }"""
     with pytest.raises(NoDerivativeError, match=r"operator com\.microsoft\.QuickGelu"):
         rc.gradients(onnx.parser.parse_model(text), ["x"])
+
+
+BYTES = {"s": np.float32(0.1), "z": np.uint8(128)}
+QUANTIZED = {
+    "QuantizeLinear": ("a = MatMul(x, w) q = QuantizeLinear(a, s, z) r = Transpose<perm = [0,1]>(q)", "s"),
+    "DynamicQuantizeLinear": ("a = MatMul(x, w) q, t, u = DynamicQuantizeLinear(a) r = Transpose<perm = [0,1]>(q)", "t"),
+    "QLinearMatMul": ("p = QuantizeLinear(x, s, z) t = ReduceMax<keepdims = 0>(w) r = QLinearMatMul(p, t, z, k, s, z, s, z)", "s"),
+}
+
+
+def quantized(op: str) -> ModelProto:
+    """Return a network whose weight w stands before a quantizer, and v behind it."""
+    before, scale = QUANTIZED[op]
+    body = f"{before} h = DequantizeLinear(r, {scale}, z) y = MatMul(h, v)"
+    return case(body, inputs="float[2,3] x", w=(3, 4), v=(4, 2), k=np.full((3, 4), 130, np.uint8), **BYTES).model
+
+
+@pytest.mark.parametrize("op", QUANTIZED)
+def test_gradients_end_at_what_quantizes(op: str) -> None:
+    model, x = quantized(op), X[:2]
+    error = rf"node '[qr]': no derivative rule for operator {op}, which rounds"
+    with pytest.raises(NoDerivativeError, match=error):
+        rc.gradients(model, ["w", "v"])
+    behind = evaluate(rc.gradients(model, ["v", "h"]), x=x)["v.grad"]
+    result = rc.gradients(model, ["w", "v"], missing="zero")
+    (entry,) = [p.value for p in result.metadata_props if p.key == TAKEN_AS_ZERO]
+    assert re.match(error, entry)
+    assert behind.any()
+    np.testing.assert_array_equal(evaluate(result, x=x)["v.grad"], behind)
+    np.testing.assert_array_equal(evaluate(result, x=x)["w.grad"], np.zeros((3, 4)))
+
+
+def test_what_quantizes_beside_the_path_is_none() -> None:
+    """The scale and the shape that the quantized branch reads depend on the weight by its shape alone."""
+    body = """a = MatMul(x, w) q = QuantizeLinear(x, s, z) b = DequantizeLinear(q, s, z) n = Shape(a) c = Reshape(v, n)
+        d = QuantizeLinear(c, s, z) e = DequantizeLinear(d, s, z) y = Sum(a, b, e)"""
+    model = case(body, inputs="float[2,3] x", w=(3, 3), v=(3, 2), **BYTES).model
+    np.testing.assert_allclose(evaluate(rc.gradients(model, ["w"]), x=X[:2])["w.grad"], X[:2].T @ np.ones((2, 3)), rtol=1e-5)
 
 
 def test_loop_that_reads_a_weight_is_an_error() -> None:

@@ -44,6 +44,7 @@ def aggregated(analysis: Analysis, elements: dict[str, NDArray[np.floating]]) ->
     return unit_scores(analysis, Context(), lambda name, _, shapes: marginals(elements[name], shapes) if name in elements else {})
 
 
+KINDS = {"float16": np.float16, "float": np.float32, "double": np.float64}
 FORMS = {"per channel": per_channel, "exact": exact}
 
 
@@ -144,6 +145,23 @@ def test_it_is_the_same_whatever_says_swish(parsed: Callable[..., ModelProto]) -
         found += [form(analysis, np.ones(8, bool)) for form in FORMS.values()]
     for scores in found[1:]:
         np.testing.assert_allclose(scores, found[0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["float16", "double"])
+def test_the_exact_form_takes_any_precision(kind: str, parsed: Callable[..., ModelProto]) -> None:
+    text = """<ir_version: 9, opset_import: ["" : 18]> net (KIND[1,3,6,6] x) => (KIND[1,4] y) {
+        a = Conv (x, w1, b1) b = Relu (a) c = Cast <to = 1> (b) d = CastLike (c, x) e = GlobalAveragePool (d) f = Flatten (e)
+        y = Gemm <transB = 1> (f, w2, b2) }"""
+    shapes = {"w1": (8, 3, 3, 3), "b1": (8,), "w2": (4, 8), "b2": (4,)}
+    found = []
+    for name in ("float", kind):
+        model = parsed(text.replace("KIND", name), **shapes)
+        for tensor in model.graph.initializer:
+            tensor.CopyFrom(from_array(to_array(tensor).astype(np.float16).astype(KINDS[name]), tensor.name))
+        analysis = rc.analyze(model)
+        found.append(ExactNetwork(analysis).elements(np.ones(analysis.width, bool)))
+    for weight in ("w1", "w2"):
+        np.testing.assert_array_equal(found[1][weight], found[0][weight])
 
 
 AVERAGED = {

@@ -44,6 +44,10 @@ NETS = {
         c = Add (q, a) y = {PADDED} (c, w3)""",
     "channels last": f"""a = {PADDED} (x, w1) b = Transpose <perm = [0, 2, 3, 1]> (a) c = MatMul (b, m1)
         d = Transpose <perm = [0, 3, 1, 2]> (c) e = {PADDED} (d, w2) y = {PADDED} (e, w3)""",
+    "normalized": f"""a = {PADDED} (x, w1) b = InstanceNormalization (a, s6, s6) c = {PADDED} (b, w2)
+        d = GroupNormalization <num_groups = 3> (c, s6, s6) y = {PADDED} (d, w3)""",
+    "summed over a letter": f"""a = {PADDED} (x, w1) b = Einsum <equation = "bchw,cd->bhwd"> (a, m1)
+        c = Transpose <perm = [0, 3, 1, 2]> (b) d = {PADDED} (c, w2) y = {PADDED} (d, w3)""",
     "words": f"""a = {PADDED} (x, w1) b = Reshape (a, words) c = Transpose <perm = [0, 2, 1]> (b)
         d = MatMul (c, m1) e = ReduceMean <keepdims = 0> (d, one) f = MatMul (c, m2)
         g = ReduceMax <keepdims = 0> (f, one)
@@ -53,7 +57,7 @@ NETS = {
         c = Flatten (t) e = Gemm (c, g1) y = MatMul (e, m3)""",
 }
 SHAPES = {"w1": (6, 3, 3, 3), "w2": (6, 6, 3, 3), "w3": (4, 6, 3, 3), "w4": (4, 12, 3, 3), "v1": (6, 6, 1, 1), "v2": (1, 1, 3, 3)}
-SHAPES |= {"m1": (6, 6), "m2": (6, 6), "m3": (6, 4), "g1": (96, 6)}
+SHAPES |= {"m1": (6, 6), "m2": (6, 6), "m3": (6, 4), "g1": (96, 6), "s6": (6,)}
 CONSTANTS = {"one": [1], "two": [2], "three": [3], "four": [4], "around": [0, 0, 1, 0, 0, 0, 0, 1], "words": [1, 6, 16]}
 CONSTANTS |= {"twice": [1.0, 1.0, 2.0, 2.0]}
 SUMS = 0.004  # of a layer, with channels that differ
@@ -66,7 +70,7 @@ def model(request: pytest.FixtureRequest, parsed: Callable[..., ModelProto]) -> 
     used = set(re.findall(r"\w+", body))
     shapes = {name: shape for name, shape in SHAPES.items() if name in used}
     made = "n,m" if "m3" in used else "n,m,h,w"
-    result = parsed(f'<ir_version: 9, opset_import: ["" : 18]> net (float[1,3,4,4] x) => (float[{made}] y) {{ {body} }}', **shapes)
+    result = parsed(f'<ir_version: 9, opset_import: ["" : 21]> net (float[1,3,4,4] x) => (float[{made}] y) {{ {body} }}', **shapes)
     constants = {name: np.array(value) for name, value in CONSTANTS.items() if name in used}
     result.graph.initializer.extend(
         from_array(v.astype(np.float32 if v.dtype.kind == "f" else np.int64), name) for name, v in constants.items()

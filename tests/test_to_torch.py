@@ -255,6 +255,27 @@ def test_shapes_that_depend_on_data(parsed: Parse) -> None:
         assert torch.equal(module(x), x[x != 0])
 
 
+BRANCHES = """h = If(c) <then_branch = then () => (float[2,4] b) {{ {} b = DequantizeLinear(q, s) }},
+                         else_branch = other () => (float[2,4] e) {{ e = Neg(a) }}>"""
+QUANTIZED = {
+    "QuantizeLinear": "q = QuantizeLinear(a, s, z) h = DequantizeLinear(q, s)",
+    "DynamicQuantizeLinear": "q, t, u = DynamicQuantizeLinear(a) h = DequantizeLinear(q, t, u)",
+    "QuantizeLinear in a branch": BRANCHES.format("q = QuantizeLinear(a, s, z)"),
+}
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_gradients_end_at_what_quantizes(name: str, parsed: Parse) -> None:
+    text = f"""<ir_version: 8, opset_import: ["": 18]> net (float[2,3] x, bool c) => (float[2,2] y) {{
+        a = MatMul(x, w) {QUANTIZED[name]} y = MatMul(h, v) }}"""
+    model = parsed(text, w=(3, 4), v=(4, 2), s=())
+    model.graph.initializer.append(numpy_helper.from_array(np.uint8(0), "z"))
+    module, feeds = rc.to_torch(model), {"x": np.ones((2, 3), np.float32), "c": np.array(True)}
+    with pytest.raises(ModelError, match=rf"node 'q': no derivative rule for operator {name.split()[0]}, which rounds"):
+        gradients_of(module, feeds)
+    assert gradients_of(module, feeds, ["v"]).gradients["v"].shape == (4, 2)
+
+
 def test_gradients_of_feature_maps_inputs_and_weights(classifier: ModelProto, images: Any) -> None:
     module = rc.to_torch(classifier)
     feeds, names = {"x": images.numpy()}, ["c", "x", "fc.weight", "norm.var"]

@@ -31,6 +31,8 @@ def gradients(
     missing: where the gradients depend on an operator without a derivative rule, "error" raises NoDerivativeError, which names it,
     and "zero" takes its derivative as zero and says so in the metadata of the result, under TAKEN_AS_ZERO.
 
+    The derivative of Round, Floor, Ceil, Sign and of what makes integers or truth values is zero, as calculus has it. Operators
+    that quantize (QuantizeLinear, QLinearConv, ...) count as being without a rule: all gradients before them would vanish.
     Where a derivative jumps (Relu at 0, Clip at its bounds) it is zero; among equal maxima MaxPool takes the first, others share.
     Raises UsageError for names that are not there and a loss that is no scalar, ModelError where shapes do not fit or depend on
     data.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Collection, Mapping, Sequence
 from functools import reduce
@@ -39,7 +40,7 @@ class Builder:
         self._constants: dict[tuple[str, Shape, bytes], Tensor] = {}
         for tensor in self.model.graph.initializer:
             self._types[tensor.name] = helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
-        self._names = set(self._types) | {name for node in self.model.graph.node for name in node.output}
+        self._names = set(self._types) | {name for node in self.model.graph.node for name in (*node.output, node.name)}
         self._record(source)
 
     def _record(self, source: Source) -> None:
@@ -71,10 +72,22 @@ class Builder:
         data = {n: numpy_helper.from_array(np.array(self._values[n], order="C"), n) for n in proto.input if n in self._values}
         schema = onnx.defs.get_schema(proto.op_type, version, proto.domain)
         try:
-            self._types |= shape_inference.infer_node_outputs(schema, proto, known, data)
+            inferred = shape_inference.infer_node_outputs(schema, proto, known, data)
         except Exception as error:
             reason = str(error).strip().splitlines()[-1]
             raise ModelError(f"{proto.op_type} '{proto.name or proto.output[0]}': shapes do not fit: {reason}") from error
+        declared = {name: self._types[name] for name in inferred if self.shape(name) is not None}
+        self._types |= inferred
+        self._types |= {name: kind for name, kind in declared.items() if self.shape(name) is None}
+        if proto.op_type == "Compress" and proto.input[1] in data:
+            self._types[proto.output[0]] = self._compressed(proto)
+
+    def _compressed(self, proto: onnx.NodeProto) -> onnx.TypeProto:
+        """Return the type of what a Compress picks by a condition of known value, whose size onnx leaves open."""
+        x, axis = self.tensor(proto.input[0]), next((a.i for a in proto.attribute), None)
+        shape = [math.prod(x.shape)] if axis is None else list(x.shape)
+        shape[axis or 0] = int(self._values[proto.input[1]][: shape[axis or 0]].sum())
+        return helper.make_tensor_type_proto(self._types[x.name].tensor_type.elem_type, shape)
 
     def schema(self, proto: onnx.NodeProto) -> onnx.defs.OpSchema:
         """Return the definition of the operator of a node."""

@@ -12,6 +12,8 @@ from onnx_reconvene.autodiff.builder import Builder, Tensor
 from onnx_reconvene.errors import ModelError
 from onnx_reconvene.plain import bodies, graphs_in
 
+STANDARD = ("", "ai.onnx")
+
 # Takes a node and the gradient of each of its outputs (None where it is zero), returns the gradient of each of its inputs (None
 # where it is zero, or the input has none). A gradient may have any shape that broadcasts to or from that of its input.
 Rule = Callable[..., Sequence[Tensor | None]]
@@ -69,9 +71,24 @@ class Node:
 
     def no_derivative(self, what: str = "") -> NoDerivativeError:
         """Return the error to raise where the derivative of this node, or of what it is used with, is unknown."""
-        name = self.proto.name or self.proto.output[0]
-        operator = f"{self.proto.domain}.{self.op}" if self.proto.domain not in ("", "ai.onnx") else self.op
-        return NoDerivativeError(f"node '{name}': no derivative rule for operator {operator}{what and f' with {what}'}")
+        return no_derivative(self.proto, what)
+
+
+def is_standard(node: onnx.NodeProto) -> bool:
+    """Tell whether an operator is one of the standard domain."""
+    return node.domain in STANDARD
+
+
+def is_quantizer(node: onnx.NodeProto) -> bool:
+    """Tell whether an operator, of whatever domain, rounds real numbers to the integers that stand for them."""
+    return node.op_type in ("DynamicQuantizeLinear", "QGemm", "QuantizeLinear") or node.op_type.startswith("QLinear")
+
+
+def no_derivative(node: onnx.NodeProto, what: str = "") -> NoDerivativeError:
+    """Return the error to raise where the derivative of a node, or of what it is used with, is unknown or of no use."""
+    operator = node.op_type if is_standard(node) else f"{node.domain}.{node.op_type}"
+    why = ", which rounds: take the network before it was quantized" if is_quantizer(node) else what and f" with {what}"
+    return NoDerivativeError(f"node '{node.name or node.output[0]}': no derivative rule for operator {operator}{why}")
 
 
 def tensors_read(node: onnx.NodeProto) -> set[str]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import onnx
 from onnx import defs, helper, inliner, version_converter
 
+from onnx_reconvene.autodiff.node import STANDARD, is_quantizer, is_standard
 from onnx_reconvene.autodiff.rules import CONSTANT, RULES
 from onnx_reconvene.errors import ModelError
 from onnx_reconvene.graph import Source
 
-STANDARD = ("", "ai.onnx")
 OPSET = 18  # ReduceMean takes its axes as an input, ScatterElements adds
 CEILING_OPSET = 22  # shapes of pools with ceil_mode are inferred as they are
 
@@ -45,7 +45,7 @@ def at_least(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 def with_rules(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return model with each operator that has no rule, but a definition in terms of others, replaced by that."""
     version = next((o.version for o in model.opset_import if o.domain in STANDARD), OPSET)
-    defined = [node for node in model.graph.node if node.domain in STANDARD and is_defined(node.op_type, version)]
+    defined = [node for node in model.graph.node if is_defined(node, version)]
     if not defined:
         return model
     for node in defined:  # the inliner leaves out defaults
@@ -58,9 +58,10 @@ def with_rules(model: onnx.ModelProto) -> onnx.ModelProto:
     return with_rules(inliner.inline_selected_functions(model, operators, inline_schema_functions=True))
 
 
-def is_defined(op: str, version: int) -> bool:
-    """Tell whether an operator has no rule, but is defined in terms of others."""
-    if op in RULES or op in CONSTANT or not defs.has(op, version):
+def is_defined(node: onnx.NodeProto, version: int) -> bool:
+    """Tell whether the operator of a node has no rule, but is defined in terms of others that have."""
+    op = node.op_type
+    if not is_standard(node) or op in RULES or op in CONSTANT or is_quantizer(node) or not defs.has(op, version):
         return False
     schema = defs.get_schema(op, version)
     return bool(schema.has_function or schema.has_context_dependent_function)  # type: ignore[attr-defined]

@@ -11,11 +11,11 @@ import onnx_graphsurgeon as gs
 from onnx import helper
 
 from onnx_reconvene.autodiff.builder import FLOATS, Builder, Tensor, total
-from onnx_reconvene.autodiff.node import Node, NoDerivativeError, tensors_read
-from onnx_reconvene.autodiff.prepare import STANDARD, prepare
+from onnx_reconvene.autodiff.node import Node, NoDerivativeError, is_standard, no_derivative, tensors_read
+from onnx_reconvene.autodiff.paths import is_constant, quantizers_between
+from onnx_reconvene.autodiff.prepare import prepare
 from onnx_reconvene.autodiff.rewriting import rewrite
-from onnx_reconvene.autodiff.rules import CONSTANT, RULES
-from onnx_reconvene.autodiff.rules.elementwise import is_step
+from onnx_reconvene.autodiff.rules import RULES
 from onnx_reconvene.errors import UsageError
 from onnx_reconvene.graph import Source, plain_source
 from onnx_reconvene.inference import has_free_sizes
@@ -50,7 +50,9 @@ def differentiate(
     sweep = _Sweep(builder, names, _seeds(builder, loss), missing)
     sweep.run()
     outputs = {name: _output(builder, name, sweep.gradient(name)) for name in names}
-    return Derivative(Source(_assembled(builder, outputs.values()), source.arrays), outputs, tuple(sweep.taken_as_zero))
+    return Derivative(
+        Source(_assembled(builder, outputs.values()), source.arrays), outputs, tuple(dict.fromkeys(sweep.taken_as_zero))
+    )
 
 
 def _weights(model: onnx.ModelProto) -> list[str]:
@@ -92,19 +94,21 @@ class _Sweep:
         self._contributions: dict[str, list[Tensor]] = {name: [seed] for name, seed in seeds.items()}
         self._varying = builder.varying = self._depending_on(wrt)
         self.taken_as_zero: list[str] = []
+        for node in quantizers_between(self._nodes, wrt, seeds):
+            self._refuse(no_derivative(node))
 
     def _depending_on(self, wrt: Iterable[str]) -> set[str]:
         """Return the tensors through which the gradients of those in wrt flow."""
         varying = set(wrt)
         for node in self._nodes:
-            if not _is_constant(node) and not varying.isdisjoint(tensors_read(node)):
+            if not is_constant(node) and not varying.isdisjoint(tensors_read(node)):
                 varying.update(name for name in node.output if name and self._builder.is_float(name))
         return varying
 
     def run(self) -> None:
         """Sweep from the last node to the first."""
         for proto in reversed(self._nodes):
-            if _is_constant(proto) or self._varying.isdisjoint(tensors_read(proto)):
+            if is_constant(proto) or self._varying.isdisjoint(tensors_read(proto)):
                 continue
             gradients = [self.gradient(name) for name in proto.output]
             if any(gradient is not None for gradient in gradients):
@@ -123,25 +127,24 @@ class _Sweep:
         try:
             contributions = self._apply(proto, gradients)
         except NoDerivativeError as error:
-            if self._missing == "error":
-                raise
-            self.taken_as_zero.append(str(error))
+            self._refuse(error)
             return
         for name, contribution in zip(proto.input, contributions, strict=True):
             if name in self._varying and contribution is not None:
                 fitting = contribution.fit(self._builder.tensor(name).shape)
                 self._contributions.setdefault(name, []).append(fitting)
 
+    def _refuse(self, error: NoDerivativeError) -> None:
+        if self._missing == "error":
+            raise error
+        self.taken_as_zero.append(str(error))
+
     def _apply(self, proto: onnx.NodeProto, gradients: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
         node = Node(proto, self._builder)
-        rule = RULES.get(proto.op_type) if proto.domain in STANDARD else None
+        rule = RULES.get(proto.op_type) if is_standard(proto) else None
         if rule is None:
             raise node.no_derivative()
         return rule(node, *gradients)
-
-
-def _is_constant(node: onnx.NodeProto) -> bool:
-    return node.domain in STANDARD and (node.op_type in CONSTANT or is_step(node))
 
 
 def _output(builder: Builder, name: str, gradient: Tensor | None) -> str:

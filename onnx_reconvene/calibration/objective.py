@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from onnx_reconvene.autodiff.builder import Builder, Tensor
+from onnx_reconvene.autodiff.paths import through_steps_alone
 from onnx_reconvene.autodiff.prepare import prepare
 from onnx_reconvene.calibration.backend import Feeds, Network, Run, Tap, backend, compiled, grown, summed, vector
 from onnx_reconvene.calibration.data import Data, element_type, inputs_of
@@ -80,7 +81,7 @@ class Objective:
 
         def build(count: int) -> Run:
             taps = self._taps(places, names, count, per_sample)
-            return self._backend.contractions(self._network(source, count), taps, count)
+            return self._backend.contractions(self._network(source, count, names), taps, count)
 
         for count, run in self._passes(build):
             found = run({})
@@ -124,7 +125,7 @@ class Objective:
     ) -> Iterator[tuple[int, Mapping[str, Array], dict[str, Array]]]:
         """Yield, for each batch and each of vectors fed beside it, the number of samples, the vector, and what comes out for
         names."""
-        for count, run in self._passes(lambda count: build(self._network(self.source, count), names)):
+        for count, run in self._passes(lambda count: build(self._network(self.source, count, names), names)):
             for own in vectors:
                 feeds = {vector(name): array.astype(np.float32, copy=False) for name, array in own.items()}
                 yield count, own, dict(zip(names, run(feeds), strict=True))
@@ -168,8 +169,8 @@ class Objective:
     def _feed(self, name: str) -> str:
         return name if any(i.name == name for i in self._inputs) else f"data/{name}"
 
-    def _network(self, source: Source, count: int) -> Network:
-        """Return the network for this many samples, with the loss."""
+    def _network(self, source: Source, count: int, wrt: Sequence[str]) -> Network:
+        """Return the network for this many samples, with the loss, to be differentiated with respect to these tensors."""
         model = onnx.ModelProto()
         model.CopyFrom(source.model)
         extra = {name: array for name, array in self._sample.items() if self._feed(name) != name and array.dtype.kind in "fiub"}
@@ -191,7 +192,13 @@ class Objective:
         }
         loss = scalar(self.loss.build(outputs, data), self.loss.name)
         name = builder.copy(loss.reshape(), builder.fresh("loss")).name
-        return Network(grown(builder, prepared), name)
+        network = Network(grown(builder, prepared), name)
+        if zero := through_steps_alone(builder, wrt, name):
+            self.data.remark(
+                f"the loss depends on {len(zero)} tensors, such as '{zero[0]}', through rounding, comparisons and the like alone: "
+                "their gradients are zero"
+            )
+        return network
 
     def _chosen_loss(self) -> Loss:
         shapes = self._shapes(self._least)

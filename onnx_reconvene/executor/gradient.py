@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from onnx_reconvene.autodiff.paths import check_quantizers
 from onnx_reconvene.errors import UsageError
 from onnx_reconvene.executor.module import GraphModule
 from onnx_reconvene.executor.values import to_array, to_tensor
@@ -32,7 +33,8 @@ def gradients_of(module: GraphModule, feeds: Arrays, wrt: Sequence[str] | None =
 
     feeds: the inputs by name. wrt: names of weights, inputs or feature maps; default all parameters. loss: name of a scalar tensor;
     default the sum of all floating-point outputs. The module runs in the mode it is in. The gradient of what the loss does not
-    depend on is zero. Raises UsageError for names that are not there or are those of constants, and a loss that is no scalar.
+    depend on is zero. Raises UsageError for names that are not there or are those of constants, and a loss that is no scalar;
+    NoDerivativeError where gradients would have to pass an operator that quantizes.
     """
     names = [name for name, _ in module.named_parameters()] if wrt is None else list(dict.fromkeys(wrt))
     leaves, value = _traced(module, feeds, names, loss)
@@ -63,6 +65,7 @@ def hessian_products(module: GraphModule, feeds: Arrays, vectors: Arrays, loss: 
 
 def _traced(module: GraphModule, feeds: Arrays, names: Sequence[str], loss: str | None) -> tuple[dict[str, Tensor], Tensor]:
     """Run a network; return the tensors called names, as leaves of the derivative, and the loss."""
+    check_quantizers(module.nodes, names, module.outputs if loss is None else [loss])
     tensors = {name: to_tensor(array).to(_device(module)) for name, array in feeds.items()}
     leaves: dict[str, Tensor] = {}
 

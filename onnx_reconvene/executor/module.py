@@ -37,6 +37,7 @@ class GraphModule(nn.Module):
 
     def __init__(self, source: Source) -> None:
         super().__init__()
+        self.nodes = list(source.model.graph.node)  # as given
         self._model = prepare(source.model)
         if self._model.graph.sparse_initializer:
             raise ModelError("sparse initializers cannot be executed in torch")

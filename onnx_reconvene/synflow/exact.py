@@ -20,7 +20,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnx_reconvene.autodiff import differentiate
 from onnx_reconvene.errors import ModelError
 from onnx_reconvene.flow import weight_values
-from onnx_reconvene.graph import from_model, plain_source
+from onnx_reconvene.graph import Source, from_model, plain_source
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.operators import elementwise
 from onnx_reconvene.shapes import Shape
@@ -32,6 +32,7 @@ from onnx_reconvene.threads import allowed
 Arrays = dict[str, NDArray[np.float32]]
 Rewrite = Callable[["Magnitudes", gs.Node, NodeProto], None]
 LOSS = "synflow/loss"
+OTHER_PRECISION = (TensorProto.FLOAT16, TensorProto.DOUBLE)
 TINY = 1e-30  # a root has no derivative at zero
 RANGE = 126  # powers of two; what lies further below the rest of a sum does not show in single precision
 
@@ -172,6 +173,20 @@ def batch_norm(net: Magnitudes, node: gs.Node, proto: NodeProto) -> None:
     times(net, proto.input[0], factor.reshape(-1, *[1] * (len(net.shape(proto.input[0])) - 2)), proto.output[0])
 
 
+def channel_norm(net: Magnitudes, node: gs.Node, proto: NodeProto) -> None:
+    """|scale| of each channel, or of each block of them, with statistics of one."""
+    scale, shape = np.abs(net.walk.value(node.inputs[1])), net.shape(proto.input[0])
+    factor = np.repeat(scale, shape[1] // scale.size)
+    times(net, proto.input[0], factor.reshape(-1, *[1] * (len(shape) - 2)), proto.output[0])
+
+
+def einsum(net: Magnitudes, node: gs.Node, proto: NodeProto) -> None:
+    """A layer, where it reads one activation and a weight."""
+    if len(net.flows(node)) > 1:
+        raise unknown(node)
+    layer(net, node, proto)
+
+
 def layer_norm(net: Magnitudes, node: gs.Node, proto: NodeProto) -> None:
     """|scale|, with statistics of one."""
     times(net, proto.input[0], np.abs(net.walk.value(node.inputs[1])), proto.output[0])
@@ -181,25 +196,51 @@ UNCHANGED = ["AveragePool", "Cast", "DepthToSpace", "Expand", "Flatten", "Gather
 UNCHANGED += ["MaxPool", "Pad", "ReduceMax", "ReduceMean", "ReduceSum", "Reshape", "Resize", "Slice", "SpaceToDepth", "Split"]
 UNCHANGED += ["Squeeze", "Tile", "Transpose", "Unsqueeze", "Upsample"]
 ACTIVATIONS = [op for op in elementwise.UNARY if op != "Cast"] + ["Hardmax", "LogSoftmax", "LpNormalization", "LRN", "PRelu", "Pow"]
-ACTIVATIONS += ["MeanVarianceNormalization", "Softmax"]
+ACTIVATIONS += ["CastLike", "MeanVarianceNormalization", "Softmax"]
 
 REWRITES: dict[str, Rewrite] = {
     **dict.fromkeys(UNCHANGED, unchanged),
     **dict.fromkeys(ACTIVATIONS, identity),
     **dict.fromkeys(["Add", "Max", "Mean", "Min", "Sub", "Sum", "Where"], add),
     **dict.fromkeys(["Conv", "ConvTranspose", "Gemm", "MatMul"], layer),
+    **dict.fromkeys(["GroupNormalization", "InstanceNormalization"], channel_norm),
     **dict.fromkeys(["LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"], layer_norm),
     "BatchNormalization": batch_norm,
     "Concat": concat,
     "Div": divide,
+    "Einsum": einsum,
     "Mul": multiply,
 }
 
 
-class ExactNetwork:
-    """The network of magnitudes with the gradients of its weights, in onnxruntime.
+def unknown(node: gs.Node) -> ModelError:
+    """Return the error to raise where a node has no exact form."""
+    return ModelError(f"node '{name_of(node)}': synflow-exact has no rule for {node.op}; criterion synflow may have one")
 
-    Raises ModelError where an operator has no exact form, or the network computes in other than single precision.
+
+def in_single_precision(source: Source) -> Source:
+    """Return the network with all that it holds in half or double precision in single precision."""
+    model, arrays = source.model, dict(source.arrays)
+    for tensor in model.graph.initializer:
+        if tensor.data_type in OTHER_PRECISION:
+            found = arrays.get(tensor.name)
+            arrays[tensor.name] = (numpy_helper.to_array(tensor) if found is None else found).astype(np.float32)
+            tensor.CopyFrom(TensorProto(name=tensor.name, dims=tensor.dims, data_type=TensorProto.FLOAT))
+    for value in model.graph.input:
+        if value.type.tensor_type.elem_type in OTHER_PRECISION:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
+    for attribute in [attribute for node in model.graph.node for attribute in node.attribute]:
+        if attribute.name == "to" and attribute.i in OTHER_PRECISION:
+            attribute.i = TensorProto.FLOAT
+        if attribute.t.data_type in OTHER_PRECISION:
+            attribute.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(attribute.t).astype(np.float32)))
+    return Source(model, arrays, source.path)
+
+
+class ExactNetwork:
+    """The network of magnitudes with the gradients of its weights, in onnxruntime, in single precision.
+
+    Raises ModelError where an operator has no exact form.
     """
 
     def __init__(self, analysis: Analysis) -> None:
@@ -226,13 +267,12 @@ class ExactNetwork:
     def _model(self) -> onnx.ModelProto:
         net, graph = self._net, self._analysis.graph
         net.scale.update((tensor.name, tensor.name) for tensor in graph.inputs)
-        bare = plain_source(graph)
+        bare = in_single_precision(plain_source(graph))
         result, protos = bare.model, list(bare.model.graph.node)
         for node, proto in zip(graph.nodes, protos, strict=True):
             if any(t.name in self._walk.ids for t in node.outputs):
                 if node.op not in REWRITES:
-                    what = f"node '{name_of(node)}': synflow-exact has no rule for {node.op}"
-                    raise ModelError(f"{what}; criterion synflow may have one")
+                    raise unknown(node)
                 REWRITES[node.op](net, node, proto)
             elif not any(t.name in self._weights for t in node.outputs):
                 net.nodes.append(proto)

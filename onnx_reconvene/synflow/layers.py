@@ -191,15 +191,18 @@ def einsum(walk: Walk, node: gs.Node) -> None:
     terms, _, result = str(node.attrs["equation"]).replace(" ", "").partition("->")
     letters = dict(zip((t.name for t in node.inputs), terms.split(","), strict=True))
     (weight,) = (i for i, t in enumerate(node.inputs) if t.name not in walk.ids)
-    ((x, read),) = ((walk.ids[name], term) for name, term in letters.items() if name in walk.ids)
-    own = letters[node.inputs[weight].name]
+    ((name, read),) = ((name, term) for name, term in letters.items() if name in walk.ids)
+    own, ids, places = letters[node.inputs[weight].name], walk.ids[name], walk.places[name]
     made, summed = set(own) - set(read), set(own) & set(read) - set(result)
     if len(own) != 2 or len(made) != 1 or len(summed) != 1 or not made <= set(result):
         raise UnsupportedError("it is no layer of one axis for another")
-    of_rows, axis = own[0] in made, read.index(*summed)
-    even = np.zeros([1] * x.ndim, np.int64)
-    ids, _ = matrix_layer(walk, node, weight, weight_of(walk, node, weight), walk.even(x), even, of_rows, axis)
-    walk.put(node.outputs[0], ids.reshape([-1 if letter in made else 1 for letter in result]))
+    from_axes = [read.find(*(summed if letter in made else letter)) for letter in result]
+    if sorted(from_axes) != list(range(len(read))):
+        ids, places = walk.even(ids, places), np.zeros([1] * ids.ndim, np.int64)
+    values, axis = weight_of(walk, node, weight), read.index(*summed)
+    states, rest = matrix_layer(walk, node, weight, values, ids, places, of_rows=own[0] in made, axis=axis)
+    states = states.reshape([-1 if letter in made else 1 for letter in result])
+    walk.put(node.outputs[0], states, rest.transpose(from_axes) if rest.size > 1 else np.zeros([1] * len(result), np.int64))
 
 
 def attention(walk: Walk, node: gs.Node) -> None:

@@ -57,6 +57,12 @@ MOVES: Table = {
     },
 }
 INDICES: Table = {
+    "Compress": {
+        "": case("y = Compress<axis = 1>(x, c)", c=np.array([True, False, True])),
+        "elements, condition too short": case("y = Compress(x, c)", c=np.arange(20) % 3 > 0),
+        "last axis": case("y = Compress<axis = -1>(x, c) z = Exp(y)", outputs="z", c=np.array([False, True, False, True])),
+        "condition an input": case("y = Compress<axis = 1>(x, c)", "float[2,3,4] x, bool[3] c", "float[2,1,4] y"),
+    },
     "Gather": {
         "": case("y = Gather(x, i)", i=np.array([[1, 0], [-1, 1]])),
         "inner axis": case("y = Gather<axis = 1>(x, i)", i=np.array([[2, 0], [-1, 2]])),
@@ -99,6 +105,32 @@ RESAMPLES: Table = {
             k=ints(3, 2),
         ),
         "series": case("y = Col2Im<strides = [2]>(x, s, k)", inputs="float[1,6,4] x", s=ints(9), k=ints(3)),
+    },
+    "GridSample": {
+        **{
+            f"{mode}, {padding}{', aligned' * corners}": case(
+                f'y = GridSample<mode = "{mode}", padding_mode = "{padding}", align_corners = {corners}>(x, grid)',
+                inputs=f"{IMAGE}, float[2,3,4,2] grid",
+                zero={"grid"} if mode == "nearest" else (),
+                opset=20,
+            )
+            for mode in ("linear", "nearest")
+            for padding in ("zeros", "border", "reflection")
+            for corners in (0, 1)
+        },
+        "far outside": case(
+            'y = GridSample<padding_mode = "reflection">(x, grid)',
+            inputs=f"{IMAGE}, float[2,3,4,2] grid",
+            opset=20,
+            low=-6,
+            high=6,
+        ),
+        "volume": case("y = GridSample(x, grid)", inputs="float[2,2,3,4,5] x, float[2,2,3,1,3] grid", opset=20),
+        "one element": case(
+            'y = GridSample<padding_mode = "border", align_corners = 1>(x, grid)',
+            inputs="float[1,2,1,3] x, float[1,2,3,2] grid",
+            opset=20,
+        ),
     },
     "Pad": {
         "": case("y = Pad(x, p)", inputs=IMAGE, p=PADS),

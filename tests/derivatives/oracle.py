@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, inliner, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
+from onnx.reference.ops.op_grid_sample import GridSample as SinglePrecisionGridSample
 from scipy.special import erf
 
 from onnx_reconvene import gradients
@@ -88,6 +89,16 @@ class Erf(OpRun):
         return (erf(x),)
 
 
+class GridSample(SinglePrecisionGridSample):
+    """Sampling, of which the evaluator of onnx computes places in single precision."""
+
+    op_domain = ""
+
+    def _gs_denormalize_coordinates(self, n: NDArray[Any], dims: NDArray[Any], align_corners: bool) -> NDArray[Any]:
+        places = [self._gs_denormalize(v, int(dim), align_corners) for v, dim in zip(n, dims, strict=True)]
+        return np.asarray(places, np.float64)
+
+
 class Slope:
     """Slopes of the loss of a network, by central differences: in double precision by the evaluator of onnx, or in single
     precision by onnxruntime."""
@@ -98,7 +109,7 @@ class Slope:
         self._step = 3e-3 if single else 1e-7
         self._values = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
         self._values |= {name: v.astype(self._kind) if v.dtype == np.float32 else v for name, v in feeds.items()}
-        runner = session(model) if single else ReferenceEvaluator(model, new_ops=[Erf])
+        runner = session(model) if single else ReferenceEvaluator(model, new_ops=[Erf, GridSample])
         self._run = partial(runner.run, [loss])
 
     def loss(self, **changed: NDArray[Any]) -> float:

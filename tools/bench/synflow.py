@@ -1,9 +1,10 @@
-"""Measure SynFlow per channel against its exact form: CPU seconds, rank correlation, and the widths that both keep.
+"""Measure SynFlow per channel against its exact form: CPU seconds, rank correlation, the widths that both keep, and how far widths
+move when scores are disturbed.
 
     python tools/bench/synflow.py MODEL.onnx ...
 
 Writes synflow.json and synflow.md beside this file, or where --json says. The exact form runs on networks of --exact only: its 100
-rounds take minutes.
+rounds take up to minutes.
 """
 
 from __future__ import annotations
@@ -24,10 +25,13 @@ from onnx_reconvene.saliency import Context, Scores
 from onnx_reconvene.saliency.criterion import marginals, unit_scores
 from onnx_reconvene.synflow.exact import ExactNetwork
 from onnx_reconvene.synflow.rules import channel_network
+from onnx_reconvene.synflow.schedule import Keep, iterated
 
+USAGE = "python tools/bench/synflow.py MODEL.onnx ... --exact NAME ..."
 DENSITIES = (0.5, 0.25)
 REPEATS = 3
 TOLERANCE = 0.02
+ROUNDING, SLIGHT, DRAWS = 1e-6, 1e-4, 4  # by which scores are disturbed, relative to them; how often
 
 
 def seconds(run: Callable[[], Scores]) -> tuple[float, Scores]:
@@ -35,6 +39,17 @@ def seconds(run: Callable[[], Scores]) -> tuple[float, Scores]:
     start = time.process_time()
     result = run()
     return time.process_time() - start, result
+
+
+def exact_scores(analysis: Analysis) -> Callable[[Keep], Scores]:
+    """Return what gives the exact scores of the units that stay."""
+    network = ExactNetwork(analysis)
+
+    def score(keep: Keep) -> Scores:
+        elements = network.elements(keep)
+        return unit_scores(analysis, Context(), lambda name, _, shapes: marginals(elements[name], shapes))
+
+    return score
 
 
 def widths(analysis: Analysis, scores: Scores, density: float) -> Scores:
@@ -55,11 +70,16 @@ def apart(analysis: Analysis, own: Scores, exact: Scores, density: float) -> lis
     return [round(float((found / units).mean()), 4), round(float((found / units).max()), 4), int(beyond.sum())]
 
 
+def disturbed(analysis: Analysis, score: Callable[[Keep], Scores], size: float, seed: int) -> Scores:
+    """Return what 100 rounds give where the scores of each unit are, in all rounds, off by a random factor of 1 plus this size."""
+    factor = np.exp(size * np.random.default_rng(seed).standard_normal(analysis.width))
+    return iterated(analysis, lambda keep: score(keep) * factor)
+
+
 def once(analysis: Analysis) -> dict[str, Any]:
     """Compare the scores of all units before any is taken away, group by group."""
     whole = np.ones(analysis.width, bool)
-    elements = ExactNetwork(analysis).elements(whole)
-    exact = unit_scores(analysis, Context(), lambda name, _, shapes: marginals(elements[name], shapes))
+    exact = exact_scores(analysis)(whole)
     own = channel_network(analysis).shares(whole)
     wide = [group.units for group in analysis.groups if group.width > 2]
     found = [float(spearmanr(own[units], exact[units]).statistic) for units in wide]
@@ -83,8 +103,14 @@ def measure(path: Path, exactly: bool) -> dict[str, Any]:
         figures |= once(analysis)
         taken, exact = seconds(lambda: rc.criteria["synflow-exact"].score(analysis, context))
         figures["exact_seconds"] = round(taken, 1)
+        shares = channel_network(analysis).shares
+        draws = [disturbed(analysis, shares, ROUNDING, seed) for seed in range(DRAWS)]
+        moved = disturbed(analysis, exact_scores(analysis), SLIGHT, 0)
         for density in DENSITIES:
             figures[f"apart_{density}"] = apart(analysis, scores, exact, density)
+            figures[f"exact_moved_{density}"] = apart(analysis, moved, exact, density)
+            figures[f"moved_{density}"] = [apart(analysis, draw, scores, density) for draw in draws]
+            figures[f"apart_moved_{density}"] = [apart(analysis, draw, exact, density) for draw in draws]
     return figures
 
 
@@ -96,10 +122,18 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", default=HERE / "synflow.json")
     given = parser.parse_args()
     where, figures = setting("scipy"), []
+    del where["load"]  # which CPU time does not depend on
     for path in given.models:
         figures.append(measure(path, path.stem in given.exact))
         print(figures[-1], flush=True)
-        write(given.json, "SynFlow", "python tools/bench/synflow.py MODEL.onnx ...", where, {"networks": figures}, text(figures))
+        write(given.json, "SynFlow", USAGE, where, {"networks": figures}, text(figures))
+
+
+def chance(figures: dict[str, Any], density: float) -> list[Any]:
+    """Return the row on how far widths move when scores are disturbed."""
+    own, exact = figures[f"moved_{density}"], figures[f"apart_moved_{density}"]
+    cells = [[round(float(np.mean([x[0] for x in found])), 4), " ".join(str(x[2]) for x in found)] for found in (own, exact)]
+    return [figures["network"], density, *cells[0], *cells[1], *figures[f"exact_moved_{density}"][::2]]
 
 
 def text(figures: list[dict[str, Any]]) -> str:
@@ -124,6 +158,22 @@ def text(figures: list[dict[str, Any]]) -> str:
             " that groups keep lie apart after 100 rounds, where a half and a quarter of all units stay, and how many groups lie"
             " more than 2 % and more than a unit of each block apart; exact form's seconds, of CPU time as all here.",
             table(["network", "groups", "Spearman, mean", "least", *columns, "exact CPU s"], rows),
+            "What of that is chance: how far widths move where the scores of units are off by a random part of themselves, those"
+            f" per channel by {ROUNDING:g}, in {DRAWS} draws, from those undisturbed and from the exact form's; the exact form's by"
+            f" {SLIGHT:g}, from its own. Which of two almost equal units goes first changes the scores of others.",
+            table(
+                [
+                    "network",
+                    "density",
+                    "from own, mean",
+                    "beyond in each draw",
+                    "from exact, mean",
+                    "beyond in each draw",
+                    "exact from own, mean",
+                    "beyond",
+                ],
+                [chance(f, d) for f in compared for d in DENSITIES],
+            ),
             f"CPU seconds of 100 rounds per channel, median of {REPEATS}, and how many nodes are averaged over for want of a rule:",
             table(["network", "groups", "units", "seconds", "averaged"], own),
         ]

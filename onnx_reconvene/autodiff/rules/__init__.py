@@ -13,6 +13,7 @@ from onnx_reconvene.autodiff.rules import (
     recurrent,
     reductions,
     resampling,
+    sampling,
 )
 
 RULES: dict[str, Rule] = {
@@ -27,9 +28,11 @@ RULES: dict[str, Rule] = {
     **recurrent.RULES,
     **reductions.RULES,
     **resampling.RULES,
+    **sampling.RULES,
 }
 
-# Operators whose floating-point results are the same all around: their derivative is zero. Integers and truth values have none.
+# Operators whose results are the same all around, or depend on shapes alone: their derivative is zero. Other integers and truth
+# values have none.
 CONSTANT = frozenset(
     {
         "Bernoulli",
@@ -44,7 +47,9 @@ CONSTANT = frozenset(
         "RandomUniformLike",
         "Range",
         "Round",
+        "Shape",
         "Sign",
+        "Size",
     }
 )
 

@@ -44,6 +44,18 @@ def gather_nd(node: Node, g: Tensor) -> Gradients:
     return (node[0].zeros().apply("ScatterND", indices, g, reduction="add"), None)
 
 
+def compress(node: Node, g: Tensor) -> Gradients:
+    """y = the slices of x, along an axis or one element each, where the condition c holds: dx there = g, else 0"""
+    x, axis = node[0], node.attribute("axis")
+    rows = node[1].apply("NonZero").apply("Reshape", x.builder.integers([g.shape[axis or 0], 1]))
+    if axis is None:
+        return (x.reshape(-1).zeros().apply("ScatterND", rows, g).reshape(*x.shape), None)
+    first = [axis % x.rank, *(k for k in range(x.rank) if k != axis % x.rank)]
+    back = np.argsort(first).tolist()
+    placed = x.transpose(*first).zeros().apply("ScatterND", rows, g.transpose(*first))
+    return (placed.transpose(*back), None)
+
+
 def scatter_elements(node: Node, g: Tensor) -> Gradients:
     """y = x, y[..., i, ...] = u, or combined with u: see `scattered`"""
     axis, indices = node.axis, node[1]
@@ -87,6 +99,7 @@ def scattered(node: Node, g: Tensor, read: Callable[[Tensor], Tensor], write: Ca
 
 
 RULES: dict[str, Rule] = {
+    "Compress": compress,
     "Gather": gather,
     "GatherElements": gather_elements,
     "GatherND": gather_nd,
