@@ -65,7 +65,6 @@ def write(path: Path, title: str, usage: str, where: dict[str, Any], figures: di
     """Write figures to path as JSON, and text as Markdown beside it, with the command that gives it at the top."""
     path.write_text(json.dumps({"setting": where, **figures}, indent=1) + "\n", encoding="utf-8")
     versions = ", ".join(f"{name} {number}" for name, number in where["versions"].items())
-    load = f", load {where['load']} at the start" if "load" in where else ""
-    origin = f"{versions}; {where['processors']} processors{load}."
+    origin = f"{versions}; {where['processors']} processors, load {where['load']} at the start."
     parts = [f"# {title}", f"    {usage}", origin, text]
     path.with_suffix(".md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")

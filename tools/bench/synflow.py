@@ -122,7 +122,6 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", default=HERE / "synflow.json")
     given = parser.parse_args()
     where, figures = setting("scipy"), []
-    del where["load"]  # which CPU time does not depend on
     for path in given.models:
         figures.append(measure(path, path.stem in given.exact))
         print(figures[-1], flush=True)
