@@ -48,6 +48,16 @@ def networks(folder):
     return {name: content for name, (_, content) in contents(folder, "*.onnx").items()}
 
 
+SITE = """
+import os, sys, time
+from pathlib import Path
+
+if "--multiprocessing-fork" in sys.orig_argv and os.environ["THEN"] == "start slowly":
+    Path(os.environ["STARTED"]).touch()
+    time.sleep(2)
+"""
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Return where a portfolio is to be."""
@@ -220,6 +230,7 @@ def test_other_options_networks_data_and_versions_are_done_again(file, network, 
 def start(file, folder, tmp_path):
     """Return a function that starts a sweep in a process group of its own, over data that do what they are told."""
     (tmp_path / "workers.py").write_text(WORKERS)
+    (tmp_path / "sitecustomize.py").write_text(SITE)  # which Python imports as it starts
     words = ["--criteria", "activation-mean", "--data", "workers:data", "--targets", "macs=0.5,macs=0.7", *PLAIN, "--jobs", 2]
     line = [sys.executable, "-m", "onnx_reconvene", "sweep", file(), folder, *words]
     root = str(Path(rc.__file__).parents[1])
@@ -236,8 +247,9 @@ def start(file, folder, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("whom", ["all", "the first"])
-def test_an_interrupted_sweep_goes_on_where_it_was(start, folder, tmp_path, whom):
-    process = start("wait")
+@pytest.mark.parametrize("then", ["wait", "start slowly"])
+def test_an_interrupted_sweep_goes_on_where_it_was(start, folder, tmp_path, whom, then):
+    process = start(then)
     while not (tmp_path / "started").exists():
         assert process.poll() is None
         time.sleep(0.1)

@@ -24,6 +24,7 @@ from onnx_reconvene.threads import VARIABLES
 Outcomes = Iterator[tuple[Cell, Outcome]]
 INTERRUPTED = 130
 ANSWERS_WITHIN = 10  # seconds, for a scheduler
+MASKS = hasattr(signal, "pthread_sigmask")  # not on Windows
 
 
 def here(source: str, folder: Path, cells: Sequence[Cell]) -> Outcomes:
@@ -38,7 +39,8 @@ def in_pool(source: str, folder: Path, cells: Sequence[Cell], jobs: int) -> Outc
     with ProcessPoolExecutor(jobs, spawn, _end_with_parent) as pool:
         with _environment(dict.fromkeys(VARIABLES, str(max(1, processors() // jobs)))):
             others = multiprocessing.active_children()
-            waiting = {pool.submit(_interruptible, source, cell, folder): cell for cell in cells}
+            with _interrupts_held():
+                waiting = {pool.submit(_interruptible, source, cell, folder): cell for cell in cells}
             own = [process for process in multiprocessing.active_children() if process not in others]
         try:
             for future in as_completed(waiting):
@@ -77,6 +79,8 @@ def _interruptible(source: str, cell: Cell, folder: Path) -> Outcome:
 def _end_with_parent() -> None:
     """Let this process end with the one that started it, however that ends."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if MASKS:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -85,6 +89,17 @@ def _end_with_parent() -> None:
         os._exit(INTERRUPTED)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold interrupts back, also from the processes that start meanwhile: as they import, one would show a traceback."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT]) if MASKS else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
