@@ -48,4 +48,13 @@ class Place:
     @property
     def tensor(self) -> str:
         """The name of the tensor there."""
-        return str((self.node.inputs if self.is_input else self.node.outputs)[self.index].name)
+        return str(self._variable.name)
+
+    @property
+    def stored(self) -> bool:
+        """Whether it is a weight."""
+        return isinstance(self._variable, gs.Constant)
+
+    @property
+    def _variable(self) -> gs.Tensor:
+        return (self.node.inputs if self.is_input else self.node.outputs)[self.index]

@@ -75,7 +75,12 @@ class Objective:
         output are those of weight * dloss/dweight over each filter, its bias included, and at its input over all that reads a
         channel.
         """
-        if per_sample and not self._separable(places):
+        if per_sample and (mixed := self._inseparable(places)):
+            if self._least > 1:
+                raise UsageError(
+                    f"this criterion looks at single samples, which cannot be told apart at '{mixed}' in batches of {self._least}: "
+                    "export the network with a free batch dimension"
+                )
             self.batch_size = 1
         source, names = with_reads_apart(self.source, places)
 
@@ -231,9 +236,10 @@ class Objective:
             self._shapes_of[count] = infer(self._graph, self._sizes(count))[0]
         return self._shapes_of[count]
 
-    def _separable(self, places: Sequence[Place]) -> bool:
+    def _inseparable(self, places: Sequence[Place]) -> str | None:
+        """Return the first tensor in which samples cannot be told apart."""
         count = self.batch_size
-        return count == 1 or all(self._sample_axis(place, count) is not None for place in places)
+        return next((p.tensor for p in places if count > 1 and self._sample_axis(p, count) is None), None)
 
     def _taps(self, places: Sequence[Place], names: Sequence[str], count: int, per_sample: bool) -> list[Tap]:
         axes = [self._sample_axis(place, count) if per_sample else None for place in places]
@@ -241,9 +247,9 @@ class Objective:
 
     def _sample_axis(self, place: Place, count: int) -> int | None:
         """Return the axis on which samples are outermost: the one that grows with their number."""
-        shape = self._shapes(count)[place.tensor]
-        if count == 1:
+        if count == 1 or place.stored:
             return None
+        shape = self._shapes(count)[place.tensor]
         if self._fixed:
             return 0 if place.channels and shape[0] % count == 0 else None
         single = self._shapes(1)[place.tensor]
@@ -265,17 +271,20 @@ def with_reads_apart(source: Source, places: Sequence[Place]) -> tuple[Source, l
     for name in [name for node in model.graph.node for name in node.input] + [value.name for value in model.graph.output]:
         readers[name] = readers.get(name, 0) + 1
     names: list[str] = []
-    added: dict[str, onnx.NodeProto] = {}
+    added: dict[str, dict[int, onnx.NodeProto]] = {}  # by the first output of the reader, and the input
     for place in places:
         name = place.tensor
         if place.is_input and readers[name] > 1:
             reader = node_of[place.node.outputs[0].name]
-            name = f"{name}/read/{len(added)}"
-            added[reader.output[0]] = helper.make_node("Identity", [place.tensor], [name], name)
-            reader.input[place.index] = name
+            own = added.setdefault(reader.output[0], {})
+            if place.index not in own:
+                apart = f"{name}/read/{len(added)}/{place.index}"
+                own[place.index] = helper.make_node("Identity", [name], [apart], apart)
+                reader.input[place.index] = apart
+            name = reader.input[place.index]
         names.append(name)
     nodes = list(model.graph.node)
     del model.graph.node[:]
     for node in nodes:
-        model.graph.node.extend([added[node.output[0]], node] if node.output[0] in added else [node])
+        model.graph.node.extend([*added.get(node.output[0], {}).values(), node])
     return Source(model, source.arrays, source.path), names

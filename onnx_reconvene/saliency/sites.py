@@ -10,41 +10,62 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_reconvene.calibration import Place
-from onnx_reconvene.errors import UsageError
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.saliency.criterion import Scores, SiteScores, combined
 
-LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # in a stored weight, and in what they read
+TABLE = "Gather"  # linear in its stored weight alone
 
 
 def reads(analysis: Analysis) -> list[Place]:
     """Return the inputs of layers that bear units."""
-    return [place for place in _places(analysis) if place.is_input]
+    linear = [place for place in _at_linear_layers(analysis) if place.is_input]
+    return _bearing(analysis, linear + _inputs_of_others(analysis, stored=False))
 
 
 def reads_and_makes(analysis: Analysis) -> list[Place]:
-    """Return the inputs and outputs of layers that bear units. Raises UsageError where a layer that makes units is not linear in
-    one stored weight."""
-    followed = {tensor.name for node in analysis.graph.nodes if node.op in LINEAR for tensor in node.inputs[:2]}
-    for layer in analysis.layers:
-        if layer.stored and layer.weight not in followed and (analysis.units(layer.out) >= 0).any():
-            raise UsageError(f"this criterion does not score {layer.op} '{layer.name}', whose channels can go; snip does")
-    return _places(analysis)
+    """Return where x * dloss/dx sums to that of the weights of a unit: the inputs and outputs of linear layers that bear units, and
+    what other layers, such as recurrent ones, store."""
+    return _bearing(analysis, _at_linear_layers(analysis) + _inputs_of_others(analysis, stored=True))
 
 
-def _places(analysis: Analysis) -> list[Place]:
-    weights = {layer.weight for layer in analysis.layers if layer.stored}
-    found = [place for node in analysis.graph.nodes for place in _of(node, weights, analysis)]
-    return [place for place in found if (units := units_at(analysis, place)) is not None and (units >= 0).any()]
+def _weights(analysis: Analysis) -> set[str]:
+    return {layer.weight for layer in analysis.layers if layer.stored}
+
+
+def _bearing(analysis: Analysis, places: Sequence[Place]) -> list[Place]:
+    return [place for place in places if (units := units_at(analysis, place)) is not None and (units >= 0).any()]
+
+
+def _inputs_of_others(analysis: Analysis, stored: bool) -> list[Place]:
+    """Return all axes of those inputs of layers that are not linear that are stored, or of those that are not."""
+    weights = _weights(analysis)
+    constants = weights | analysis.flow.weights.keys()
+    return [
+        Place(node, True, i, axis)
+        for node in analysis.graph.nodes
+        if node.op not in (*LINEAR, TABLE) and any(tensor.name in weights for tensor in node.inputs)
+        for i, tensor in enumerate(node.inputs)
+        if (tensor.name in constants) == stored
+        for axis in range(len(analysis.shapes.get(tensor.name, ())))
+    ]
+
+
+def _at_linear_layers(analysis: Analysis) -> list[Place]:
+    weights = _weights(analysis)
+    return [place for node in analysis.graph.nodes for place in _of(node, weights, analysis)]
 
 
 def _of(node: gs.Node, weights: set[str], analysis: Analysis) -> list[Place]:
-    """Return the places at node, if it is a layer, for those axes of its weight that bear units: a depthwise kernel has but one."""
+    """Return the places at node, if it is a linear layer, for those axes of its weight that bear units: a depthwise kernel has but
+    one."""
     stored = [i for i, tensor in enumerate(node.inputs[:2]) if tensor.name in weights]
-    if node.op not in LINEAR or len(stored) != 1:
+    if node.op not in (*LINEAR, TABLE) or len(stored) != 1:
         return []
     weight, data = stored[0], 1 - stored[0]
     ranks = [len(analysis.shapes[tensor.name]) for tensor in (node.inputs[data], node.outputs[0], node.inputs[weight])]
+    if node.op == TABLE:
+        return [Place(node, False, 0, axis) for axis in range(ranks[1])]
     read, made, axis_read, axis_made = _axes(node, weight, *ranks)
     bearing = {axis for axis, units in analysis.bearings(node.inputs[weight].name).items() if (units >= 0).any()}
     places = [(axis_read, Place(node, True, data, read)), (axis_made, Place(node, False, 0, made))]
