@@ -105,6 +105,23 @@ def test_they_see_feature_maps(case):
     assert (found > 0).all()
 
 
+def test_units_that_no_layer_reads_are_seen_where_they_are_made(parsed):
+    model = parsed(
+        """<ir_version: 9, opset_import: ["" : 18]> net (int64[n,4] x) => (float[n,3,4,1] y) {
+            e = Gather (table, x)
+            one = Constant <value_ints = [1]> ()
+            u = Unsqueeze (e, one)
+            y = Conv (u, w)
+        }""",
+        table=(9, 6),
+        w=(3, 1, 1, 6),
+    )
+    analysis, found = scored(model, "activation-mean", IDS)
+    table = onnx.numpy_helper.to_array(model.graph.initializer[0])
+    assert analysis.width == 6
+    np.testing.assert_allclose(found, np.abs(table[IDS["x"]]).mean((0, 1)), rtol=1e-5)
+
+
 def test_single_samples_that_a_network_of_fixed_batches_mixes(parsed):
     body, weights, _ = NETWORKS["LSTM"]
     model = parsed(f'<ir_version: 9, opset_import: ["" : 18]> net (float[2,4,6] x) => (float[4,2,3] y) {body}', **weights)

@@ -18,9 +18,14 @@ TABLE = "Gather"  # linear in its stored weight alone
 
 
 def reads(analysis: Analysis) -> list[Place]:
-    """Return the inputs of layers that bear units."""
-    linear = [place for place in _at_linear_layers(analysis) if place.is_input]
-    return _bearing(analysis, linear + _inputs_of_others(analysis, stored=False))
+    """Return the inputs of layers that bear units, and the outputs of those that make units which no layer reads."""
+    linear = _at_linear_layers(analysis)
+    read = _bearing(analysis, [place for place in linear if place.is_input] + _inputs_of_others(analysis, stored=False))
+    seen = np.zeros(analysis.width + 1, bool)  # the last one stands for no unit
+    for place in read:
+        seen[units_at(analysis, place)] = True
+    made = _bearing(analysis, [place for place in linear if not place.is_input])
+    return read + [place for place in made if not seen[units_at(analysis, place)].any()]
 
 
 def reads_and_makes(analysis: Analysis) -> list[Place]:
