@@ -76,7 +76,7 @@ def sensitivity(analysis: Analysis, scores: Scores, widths: Widths, shares: Shar
 
 @allocator("reconvene")
 def reconvene(analysis: Analysis, scores: Scores, within: Budget) -> Allocation:
-    """Take widths from the layer densities of an unstructured method; cut the groups whose loss is felt least for what it saves."""
+    """Take widths from the layer densities of an unstructured method; cut the groups whose loss is felt least."""
     elements = within.upai()
     density = Unstructured.of(elements, within.cost.by_weight(target.kind for target in within.targets)).log_density
     shares = shares_of_units(analysis, scores, elements.by_weight)
@@ -87,22 +87,13 @@ def reconvene(analysis: Analysis, scores: Scores, within: Budget) -> Allocation:
 
     widths = closest(within, lambda x: wanted(np.ones(dense.size, bool), x))
     felt = sensitivity(analysis, scores, widths, shares, within.cost("macs", dense))
-    choices = _choices(np.argsort(felt / np.maximum(_saved(within, widths), TINY), kind="stable"))
+    choices = _choices(np.argsort(felt, kind="stable"))
     best = max(choices, key=lambda cut: _kept(shares, within, functools.partial(wanted, cut)))
     return Allocation(closest(within, functools.partial(wanted, best)), felt)
 
 
-def _saved(within: Budget, widths: Widths) -> Floats:
-    """Return, for each group cut alone to its width, the share of the network's parameters that this saves, or of its
-    multiply-accumulates where anything else is bounded, [groups]."""
-    kind = "params" if {target.kind for target in within.targets} <= {"params", "size"} else "macs"
-    dense = within.cost.dense
-    alone = np.where(np.eye(dense.size, dtype=bool), widths, dense)
-    return 1 - np.asarray([within.cost(kind, row) for row in alone]) / within.cost(kind, dense)
-
-
 def _choices(least_first: NDArray[np.int64]) -> Iterator[NDArray[np.bool_]]:
-    """Yield which groups to cut: all, and ever fewer."""
+    """Yield which groups to cut: all, and fewer and fewer of those that are least sensitive."""
     for count in np.unique(np.linspace(least_first.size, 1, CHOICES).astype(int))[::-1]:
         cut = np.zeros(least_first.size, bool)
         cut[least_first[:count]] = True
