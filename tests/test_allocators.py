@@ -10,8 +10,9 @@ from onnx import numpy_helper
 
 import onnx_reconvene as rc
 from onnx_reconvene.allocate import response
+from onnx_reconvene.allocate.budget import Budget, Limits, budget
 from onnx_reconvene.allocate.density import DensitySolver
-from onnx_reconvene.allocate.reconvene import shares_of_units
+from onnx_reconvene.allocate.reconvene import _kept, shares_of_units
 from onnx_reconvene.allocate.unstructured import Histogram, Unstructured, best
 from onnx_reconvene.cost import CostModel
 from onnx_reconvene.saliency import Context, ElementScores, criteria, element_scores, layer_weights
@@ -228,6 +229,37 @@ def test_images_are_drawn_in_blobs(network):
     assert image.dtype == np.float32
     assert (np.diff(image, axis=3) != 0).mean() < 0.15
     assert np.unique(image).size == 2 * 3 * response.BLOBS**2
+
+
+@pytest.mark.parametrize(("wanted", "expected"), [(3.0, 8), (11.9, 8), (12.2, 16), (23.5, 24), (27.0, 24), (28.0, 32), (99.0, 32)])
+def test_widths_are_rounded_to_the_nearest_in_proportion(wanted, expected):
+    within = Budget(None, (np.array([8, 16, 24, 32]),), (), (), lambda: None)
+    assert within.nearest(np.array([wanted])).tolist() == [expected]
+
+
+def test_rounded_widths_keep_the_profile_of_those_that_are_not(network):
+    kept = {}
+    for step in (1, 8):
+        result = prune(network("resnet20"), target="params=1/4", criterion="synflow", allocate="reconvene", round_to=step)
+        kept[step], dense = widths(result)
+    apart = np.abs(np.log(kept[8] / kept[1]))
+    nearest = np.abs(np.log(np.arange(8, 72, 8)[:, None] / kept[1])).min(0)
+    assert (apart > nearest + 1e-9).sum() <= len(dense) // 3  # where the room that is left went
+    assert apart.max() < np.log(2)
+
+
+def test_reconvene_chooses_what_to_cut_before_widths_are_rounded(network):
+    analysis = rc.analyze(network("resnet20"))
+    scores = criteria["synflow"].score(analysis, Context())
+    elements = element_scores(analysis, "synflow", Context())
+    shares = shares_of_units(analysis, scores, elements.by_weight)
+    cost, target = CostModel(analysis), parse_target("macs=1/2")
+
+    def kept(step):
+        within = budget(cost, [target], Limits(step), lambda: elements)
+        return _kept(shares, within, lambda x: x * cost.dense)
+
+    assert kept(8) == kept(1)
 
 
 def test_reconvene_reports_how_sensitive_groups_are(network):

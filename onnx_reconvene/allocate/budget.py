@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,19 +45,34 @@ class Budget:
         """Tell whether all targets hold at these widths."""
         return all(self.cost(t.kind, widths) <= bound * (1 + 1e-12) for t, bound in zip(self.targets, self.bounds, strict=True))
 
-    @property
+    @cached_property
     def smallest(self) -> Widths:
         """The least width of each group."""
         return np.asarray([widths[0] for widths in self.allowed], np.int64)
 
-    @property
+    @cached_property
     def largest(self) -> Widths:
         """The largest width of each group: what is left of it."""
         return np.asarray([widths[-1] for widths in self.allowed], np.int64)
 
+    @cached_property
+    def _between(self) -> list[NDArray[np.float64]]:
+        """The geometric means of neighbouring widths of each group: from there on the wider one is nearer in proportion."""
+        return [np.sqrt(a[1:] * a[:-1]) for a in self.allowed]
+
     def down(self, wanted: NDArray[np.floating]) -> Widths:
         """Return the largest allowed widths that are not above the wanted ones (the least allowed where all are)."""
         places = [max(0, np.searchsorted(a, w + 1e-9, "right") - 1) for a, w in zip(self.allowed, wanted, strict=True)]
+        return np.asarray([a[p] for a, p in zip(self.allowed, places, strict=True)], np.int64)
+
+    def whole(self, wanted: NDArray[np.floating]) -> Widths:
+        """Return the wanted widths rounded down to whole units, within the least and the largest that are allowed."""
+        found: Widths = np.floor(wanted + 1e-9).astype(np.int64).clip(self.smallest, self.largest)
+        return found
+
+    def nearest(self, wanted: NDArray[np.floating]) -> Widths:
+        """Return the allowed widths that are, in proportion, nearest to the wanted ones in whole units."""
+        places = map(np.searchsorted, self._between, self.whole(wanted))
         return np.asarray([a[p] for a, p in zip(self.allowed, places, strict=True)], np.int64)
 
     def next(self, group: int, width: int) -> int | None:

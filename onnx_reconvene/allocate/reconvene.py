@@ -101,8 +101,9 @@ def _choices(least_first: NDArray[np.int64]) -> Iterator[NDArray[np.bool_]]:
 
 
 def _kept(shares: Shares, within: Budget, wanted: Callable[[float], Floats]) -> float:
-    """Return the logarithm of the score that the network keeps when the targets hold, minus infinity where they cannot."""
-    if not within.holds(within.down(wanted(0.0))):
+    """Return the logarithm of the score that the network keeps when the targets hold, minus infinity where they cannot. Widths are
+    whole units here: where they are to be rounded, what is left of a target is chance."""
+    if not within.holds(within.whole(wanted(0.0))):
         return -np.inf
-    widths = within.down(wanted(largest(lambda x: within.holds(within.down(wanted(x))))))
+    widths = within.whole(wanted(largest(lambda x: within.holds(within.whole(wanted(x))))))
     return sum(shares.log_kept(g, width) for g, width in enumerate(widths.tolist()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from heapq import heapify, heappop, heappush
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,28 +24,36 @@ def largest(holds: Callable[[float], bool]) -> float:
 
 
 def fill(within: Budget, widths: Widths, order: Iterable[int]) -> Widths:
-    """Widen groups one step at a time, in this order, as long as all targets hold. Costs only grow, so a group that does not
-    fit once never does: in the end no group can be widened."""
+    """Widen groups one step at a time, in this order, round after round, as long as all targets hold: in the end no group can be
+    widened."""
     widths = widths.copy()
     waiting = list(order)
     while waiting:
-        fits = []
-        for group in waiting:
-            wider = within.next(group, int(widths[group]))
-            if wider is None:
-                continue
-            before, widths[group] = widths[group], wider
-            if within.holds(widths):
-                fits.append(group)
-            else:
-                widths[group] = before
-        waiting = fits
+        waiting = [group for group in waiting if _widen(within, widths, group)]
     return widths
 
 
 def closest(within: Budget, wanted: Callable[[float], NDArray[np.floating]]) -> Widths:
-    """Return the widths wanted(x), rounded down, at the largest x in [0, 1] at which all targets hold, the room that is left given
-    to the groups that miss most."""
-    ideal = wanted(largest(lambda x: within.holds(within.down(wanted(x)))))
-    widths = within.down(ideal)
-    return fill(within, widths, (widths - ideal).argsort(kind="stable").tolist())
+    """Return the allowed widths nearest to wanted(x) at the largest x in [0, 1] at which all targets hold, the room that is left
+    given, step by step, to the group that misses most."""
+    ideal = wanted(largest(lambda x: within.holds(within.nearest(wanted(x)))))
+    widths = within.nearest(ideal)
+    waiting = list(zip((widths - ideal).tolist(), range(widths.size), strict=True))
+    heapify(waiting)
+    while waiting:
+        _, group = heappop(waiting)
+        if _widen(within, widths, group):
+            heappush(waiting, (float(widths[group] - ideal[group]), group))
+    return widths
+
+
+def _widen(within: Budget, widths: Widths, group: int) -> bool:
+    """Widen a group by one step if all targets hold then, and tell whether they do. Costs only grow, so a group that does not fit
+    once never does."""
+    wider = within.next(group, int(widths[group]))
+    if wider is None:
+        return False
+    before, widths[group] = int(widths[group]), wider
+    fits = within.holds(widths)
+    widths[group] = wider if fits else before
+    return fits
