@@ -60,11 +60,6 @@ class Budget:
         """The geometric means of neighbouring widths of each group: from there on the wider one is nearer in proportion."""
         return [np.sqrt(a[1:] * a[:-1]) for a in self.allowed]
 
-    def down(self, wanted: NDArray[np.floating]) -> Widths:
-        """Return the largest allowed widths that are not above the wanted ones (the least allowed where all are)."""
-        places = [max(0, np.searchsorted(a, w + 1e-9, "right") - 1) for a, w in zip(self.allowed, wanted, strict=True)]
-        return np.asarray([a[p] for a, p in zip(self.allowed, places, strict=True)], np.int64)
-
     def whole(self, wanted: NDArray[np.floating]) -> Widths:
         """Return the wanted widths rounded down to whole units, within the least and the largest that are allowed."""
         found: Widths = np.floor(wanted + 1e-9).astype(np.int64).clip(self.smallest, self.largest)

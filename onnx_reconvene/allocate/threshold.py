@@ -25,7 +25,7 @@ def global_(analysis: Analysis, scores: Scores, within: Budget) -> Widths:
 
     def kept(share: float) -> Widths:
         best = order[: math.floor(share * order.size)]
-        return within.down(np.bincount(group_of_unit[best], minlength=len(analysis.groups)).astype(float))
+        return within.nearest(np.bincount(group_of_unit[best], minlength=len(analysis.groups)).astype(float))
 
     share = largest(lambda s: within.holds(kept(s)))
     widths = kept(share)
