@@ -7,11 +7,14 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from onnx_reconvene.errors import ReconveneError, UsageError
+
+if TYPE_CHECKING:
+    from onnx_reconvene.report import Report
 
 INPUT = click.argument("source", metavar="IN.onnx", type=click.Path())
 INPUT_SHAPE = click.option(
@@ -137,7 +140,6 @@ def prune(
     from onnx_reconvene import api
     from onnx_reconvene.bridges import open_model
     from onnx_reconvene.plan import write_plan
-    from onnx_reconvene.report import group_table, summary
 
     _check_outputs(source, output, {"--report": report_file, "--plan": plan_file, "--html": html_file})
     if html_file is not None:
@@ -155,10 +157,16 @@ def prune(
     if html_file:
         api.write_page(result.report, html_file)
     if not quiet:
-        click.echo(summary(result.report))
-        if given["verbose"]:
-            click.echo(group_table(result.report))
-            click.echo("seconds: " + ", ".join(f"{stage} {s:.3f}" for stage, s in result.report.seconds.items()))
+        _show(result.report, given["verbose"])
+
+
+def _show(report: Report, verbose: bool) -> None:
+    from onnx_reconvene.report import group_table, summary
+
+    click.echo(summary(report))
+    if verbose:
+        click.echo(group_table(report))
+        click.echo("seconds: " + ", ".join(f"{stage} {s:.3f}" for stage, s in report.seconds.items()))
 
 
 def _check_outputs(source: str, output: str | None, others: dict[str, str | None]) -> None:

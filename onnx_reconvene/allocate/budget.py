@@ -57,7 +57,7 @@ class Budget:
 
     @cached_property
     def _between(self) -> list[NDArray[np.float64]]:
-        """The geometric means of neighbouring widths of each group: from there on the wider one is nearer in proportion."""
+        """The geometric means of neighbouring widths of each group: above these the wider one is nearer in proportion."""
         return [np.sqrt(a[1:] * a[:-1]) for a in self.allowed]
 
     def whole(self, wanted: NDArray[np.floating]) -> Widths:

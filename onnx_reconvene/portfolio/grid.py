@@ -68,6 +68,16 @@ def sweep(
     graph, _ = open_model(model)
     cells = product(_stem(model), base, stage_of(plain_source(graph)), targets, criteria, allocate)
     store = Store(Path(outdir), dense_of(graph, yardstick, [cell.options for cell in cells]), files_in(base))
+    failed = _cut_missing(store, cells, jobs, dask, watch)
+    done = [cell for cell in cells if cell.name not in failed]
+    untimed = _time(store, done, threads, watch) if latency else {}
+    rows = with_fronts([failed.get(cell.name) or _row(store, cell, untimed) for cell in cells])
+    _write(store, rows, plot)
+    return rows
+
+
+def _cut_missing(store: Store, cells: Sequence[Cell], jobs: int, dask: str | None, watch: Watch) -> dict[str, Row]:
+    """Cut the cells that the store does not have; return the rows of those that cannot be cut, by name."""
     missing = [cell for cell in cells if store.report(cell) is None]
     store.make()
     failed: dict[str, Row] = {}
@@ -76,11 +86,7 @@ def sweep(
             failed[cell.name] = Row.failed(cell, outcome.status, outcome.reason)
         else:
             store.enter(cell, outcome)
-    done = [cell for cell in cells if cell.name not in failed]
-    untimed = _time(store, done, threads, watch) if latency else {}
-    rows = with_fronts([failed.get(cell.name) or _row(store, cell, untimed) for cell in cells])
-    _write(store, rows, plot)
-    return rows
+    return failed
 
 
 def _stem(model: Any) -> str:

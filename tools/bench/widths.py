@@ -48,9 +48,9 @@ def network(name: str, seed: int, method: str, target: str) -> tuple[onnx.ModelP
     if method == "unstructured":
         found = rc.prune(model, target=target, criterion="synflow", granularity="weight")
         return found.model, described(found.report.after, [])
-    allocate = {"random": "reconvene", "reconvene, kept": "reconvene"}.get(method, method)
+    allocate = "reconvene" if method == "random" else method.partition(",")[0]
     if method == "flat, MACs":
-        target, allocate = f"macs={network(name, seed, 'reconvene', target)[1]['macs']}", "flat"
+        target = f"macs={network(name, seed, 'reconvene', target)[1]['macs']}"
     rectify = "none" if method.endswith("kept") else "reinit"
     options = {"allocate": allocate, "round_to": 1, "rectify": rectify, "seed": seed}
     found = rc.prune(model, target=target, criterion="synflow", **options)
