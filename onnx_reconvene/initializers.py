@@ -152,3 +152,10 @@ BIASES = [
     Initializer(f"uniform, bound 1/sqrt({fan})", "uniform", 1 / 3, fan) for fan in ("fan_in", "fan_out", "inputs", "hidden units")
 ]
 KNOWN = [*BIASES, *_by_fan(), *_constant()]
+
+
+def of_wider_layers(sample: Sample, fans: Mapping[str, float]) -> list[Initializer]:
+    """Return distributions as wide as a sample, which known ones are at layers of larger fans."""
+    laws = {known.law for known in KNOWN if known.fan and (known.deviation(fans) or 0) > sample.deviation}
+    deviations = {law: max(sample.deviation, sample.largest / bound) for law, bound in BOUND.items() if law in laws}
+    return [Initializer(f"{law} for a wider layer", law, deviation**2, None) for law, deviation in deviations.items()]

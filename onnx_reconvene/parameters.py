@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
-from onnx import NodeProto, helper, numpy_helper
+from onnx import GraphProto, NodeProto, helper, numpy_helper
 
 from onnx_reconvene.graph import Source
-from onnx_reconvene.plain import nodes_in
+from onnx_reconvene.plain import bodies, nodes_in
 
 CONVOLUTIONS = ("Conv", "FusedConv", "DeformConv")
 PRODUCTS = ("Gemm", "FusedGemm", "MatMul", "FusedMatMul")
@@ -36,6 +36,7 @@ class Parameter:
     fans: Mapping[str, float] = field(default_factory=dict)  # how many numbers go in and out, by the names of `initializers`
     reads: float = 0  # how many products one output of the layer sums
     start: float | None = None
+    scale_free: bool = False  # a weight whose scale a BatchNormalization takes away again
 
 
 def parameters(source: Source) -> list[Parameter]:
@@ -49,6 +50,7 @@ class _Reader:
     def __init__(self, source: Source) -> None:
         self.nodes = list(nodes_in(source.model.graph))
         self.maker = {name: node for node in self.nodes for name in node.output}
+        self._normalized = _normalized(source.model.graph, self.nodes)
         self._stored = {t.name: t for t in source.model.graph.initializer}
         self._stored |= {n.output[0]: a.t for n in self.nodes if n.op_type == "Constant" for a in n.attribute if a.HasField("t")}
         self._arrays = dict(source.arrays)
@@ -104,7 +106,7 @@ class _Reader:
             values = self.values(name)
             if values is not None and values.ndim > 1:
                 fans, reads = _layer_fans(node, values.shape, turned != (side == 0 or bool(attribute(node, "transB", 0))))
-                yield Parameter(name, values, "weight", node, fans, reads)
+                yield Parameter(name, values, "weight", node, fans, reads, scale_free=node.output[0] in self._normalized)
                 if node.op_type not in ("MatMul", "FusedMatMul") and len(node.input) > 2:
                     yield from self._parameter(node, node.input[2], "bias", fans=fans)
 
@@ -131,6 +133,13 @@ class _Reader:
             turned ^= self.maker[name].op_type == "Transpose"
             name = self.maker[name].input[0]
         return name, turned
+
+
+def _normalized(graph: GraphProto, nodes: list[NodeProto]) -> set[str]:
+    """Return the values that only BatchNormalizations read, as what they normalize."""
+    norms = {node.input[0] for node in nodes if node.op_type == "BatchNormalization"}
+    others = {name for node in nodes for name in node.input[node.op_type == "BatchNormalization" :]}
+    return norms - others - {value.name for g in (graph, *(body for node in nodes for body in bodies(node))) for value in g.output}
 
 
 def _layer_fans(node: NodeProto, shape: tuple[int, ...], outputs_first: bool) -> tuple[dict[str, float], float]:

@@ -40,8 +40,10 @@ def rectified(before: Source, after: Source, mode: str, stage: Stage, seed: int)
     """Return new values, by name, for the parameters of layers that differ in shape or fans before and after a cut.
 
     reinit: drawn anew from the initializer of the stage at the new fans; where none is known, a weight is normal with its own
-    deviation times sqrt(old / new number of inputs), and vectors stay. rescale: weights times that factor, which keeps the variance
-    of what layers return. The random numbers of a tensor follow from seed and its name alone. Constants stay.
+    deviation times sqrt(old / new number of inputs), and vectors stay. In front of a BatchNormalization, which takes any scale
+    away, fans and inputs count as before the cut: all that larger weights would change there is that they learn more slowly.
+    rescale: weights times that factor, which keeps the variance of what layers return. The random numbers of a tensor follow from
+    seed and its name alone. Constants stay.
     """
     old = {(p.name, p.node.output[0], p.part): p for p in parameters(before)}
     pairs = ((old.get((p.name, p.node.output[0], p.part)), p) for p in parameters(after))
@@ -69,10 +71,11 @@ def _drawn(
     touched: list[tuple[Parameter, Parameter]], initializers: Mapping[str, Initializer], seed: int
 ) -> Iterator[tuple[str, NDArray[Any]]]:
     for was, now in touched:
+        scale = was if now.scale_free else now
         initializer = initializers.get(now.name)
         if initializer is None:
             if now.part != "weight":
                 continue
-            initializer = Initializer("", "normal", (float(np.std(was.values, dtype=np.float64)) * _factor(was, now)) ** 2, None)
+            initializer = Initializer("", "normal", (float(np.std(was.values, dtype=np.float64)) * _factor(was, scale)) ** 2, None)
         rng = np.random.default_rng([seed, zlib.crc32(now.name.encode())])
-        yield now.name, initializer.draw(now.values.shape, now.fans, rng).astype(now.values.dtype)
+        yield now.name, initializer.draw(now.values.shape, scale.fans, rng).astype(now.values.dtype)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onnx_reconvene.graph import Source
-from onnx_reconvene.initializers import BIASES, BOUND, KNOWN, Initializer, Sample
+from onnx_reconvene.initializers import BIASES, BOUND, KNOWN, Initializer, Sample, of_wider_layers
 from onnx_reconvene.parameters import NORMS, Parameter, is_float, parameters
 
 INITIALIZED, TRAINED = "initialized", "trained"
@@ -44,11 +44,18 @@ def stage_of(source: Source) -> Stage:
             continue
         random.append(p)
         samples[p.name] = samples.get(p.name) or Sample(p.values)
-        fits = [known for known in (BIASES if p.part == "bias" else KNOWN) if known.fits(samples[p.name], p.fans)]
+        fits = _fitting(p, samples[p.name])
         if not fits and not fitting.get(p.name):
             return Stage(TRAINED, f"'{p.name}' fits no known initializer")
         fitting.setdefault(p.name, fits)
     return _judged(found, random, samples, _chosen(fitting))
+
+
+def _fitting(p: Parameter, sample: Sample) -> list[Initializer]:
+    """Return the initializers that may have drawn a parameter: known ones, else, where a BatchNormalization takes the scale away,
+    one for a wider layer: that is what is drawn there for a layer that is cut."""
+    fits = [known for known in (BIASES if p.part == "bias" else KNOWN) if known.fits(sample, p.fans)]
+    return fits or [wider for wider in of_wider_layers(sample, p.fans) if p.scale_free and wider.fits(sample, p.fans)][:1]
 
 
 def batch_norms_start(source: Source) -> bool:
@@ -61,7 +68,7 @@ def _judged(
     found: Sequence[Parameter], random: Sequence[Parameter], samples: Mapping[str, Sample], chosen: Mapping[str, Initializer]
 ) -> Stage:
     """Return the stage of a network whose parameters all fit, by what shows exactly that they have not moved."""
-    uniform = [p for p in random if chosen[p.name].law == "uniform"]
+    uniform = [p for p in random if chosen[p.name].law == "uniform" and not p.scale_free]
     on_grid = {p.name: samples[p.name].is_on_grid(BOUND["uniform"] * (chosen[p.name].deviation(p.fans) or 0)) for p in uniform}
     left = [name for name, on in on_grid.items() if on is False]
     stay = [name for name, on in on_grid.items() if on]

@@ -27,6 +27,19 @@ def with_order_reversed(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
+def drawn_uniformly(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of model with weights of convolutions as torch draws them unless told otherwise."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    rng = np.random.default_rng(0)
+    for tensor in copy.graph.initializer:
+        if len(tensor.dims) == 4:
+            bound = np.float32(1 / math.sqrt(math.prod(tensor.dims[1:])))
+            values = (2 * rng.random(tensor.dims, np.float32) - 1) * bound
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    return copy
+
+
 @pytest.fixture(scope="module")
 def initialized(network) -> onnx.ModelProto:
     return network("resnet20")
@@ -62,16 +75,52 @@ def test_untrained_networks_are_drawn_anew_unless_told_otherwise(initialized, ke
     assert {name: w.shape for name, w in new.items()} == {name: w.shape for name, w in kept.items()}
 
 
-def test_weights_are_drawn_from_their_own_initializer_at_the_new_fans(initialized):
-    new = weights(rc.prune(initialized, **HALF).model)
+def test_weights_are_drawn_from_their_own_initializer(initialized):
+    """At the new fans, but before a BatchNormalization at the old ones."""
+    old, new = (weights(model) for model in (initialized, rc.prune(initialized, **HALF).model))
     for name, w in new.items():
         if w.ndim == 4 and w.size > 500:
-            fan_out = w.shape[0] * w.shape[2] * w.shape[3]
+            fan_out = old[name].shape[0] * w.shape[2] * w.shape[3]
             assert w.std() == pytest.approx(math.sqrt(2 / fan_out), rel=4 / math.sqrt(w.size)), name
     bound = 1 / math.sqrt(new["fc.weight"].shape[1])
     for name in ("fc.weight", "fc.bias"):
         assert np.abs(new[name]).max() <= bound
     assert np.abs(new["fc.weight"]).max() > 0.95 * bound
+
+
+CHAIN = """< ir_version: 9, opset_import: ["" : 18] >
+    g (float[n,8,6,6] x) => (float[n,16,2,2] y%s) < float[64] one, float[64] zero, float[64] mean, float[64] var, float[64] bias > {
+        a = Conv (x, w1)
+        b = Conv (a, w2%s)
+        %s
+        y = Conv (%s, w3)
+    }"""
+NORM = "c = BatchNormalization (b, one, zero, mean, var)"
+
+
+@pytest.mark.parametrize(
+    ("returned", "bias", "between", "last", "scale_free"),
+    [
+        pytest.param("", "", NORM, "c", True, id="norm"),
+        pytest.param("", ", bias", NORM, "c", True, id="bias and norm"),
+        pytest.param("", "", "c = Relu (b)", "c", False, id="no norm"),
+        pytest.param("", "", f"{NORM} d = Relu (b) s = Add (c, d)", "s", False, id="read beside the norm"),
+        pytest.param(", float[n,64,2,2] b", "", NORM, "c", False, id="returned"),
+    ],
+)
+def test_a_norm_keeps_the_scale_before_a_cut(parsed, returned, bias, between, last, scale_free):
+    model = parsed(CHAIN % (returned, bias, between, last))
+    rng = np.random.default_rng(0)
+    shapes = {"w1": (64, 8, 3, 3), "w2": (64, 64, 3, 3), "w3": (16, 64, 1, 1)}
+    values = {name: rng.normal(0, math.sqrt(2 / math.prod(shape[1:])), shape) for name, shape in shapes.items()}
+    values |= {name: np.full(64, fill) for name, fill in {"one": 1, "zero": 0, "mean": 0, "var": 1, "bias": 0}.items()}
+    used = {name for node in model.graph.node for name in node.input}
+    model.graph.initializer.extend(numpy_helper.from_array(v.astype(np.float32), k) for k, v in values.items() if k in used)
+    result = rc.prune(model, target="channels=0.5", round_to=1, rectify="reinit")
+    new = weights(result.model)["w2"]
+    assert new.shape[1] < 40
+    inputs = 9 * (64 if scale_free else new.shape[1])
+    assert new.std() == pytest.approx(math.sqrt(2 / inputs), rel=4 / math.sqrt(new.size))
 
 
 def test_trained_networks_are_kept_unless_told_otherwise(trained):
@@ -83,11 +132,12 @@ def test_trained_networks_are_kept_unless_told_otherwise(trained):
 
 
 def test_drawing_a_trained_network_anew_keeps_the_variance_of_what_its_layers_return(trained):
+    """A BatchNormalization keeps it behind all but the last layer."""
     none, anew = (rc.prune(trained, **HALF, rectify=mode) for mode in ("none", "reinit"))
     old, cut, new = weights(trained), weights(none.model), weights(anew.model)
     for name in new:
         if new[name].ndim > 1 and new[name].shape != old[name].shape:
-            inputs = math.prod(old[name].shape[1:]) / math.prod(new[name].shape[1:])
+            inputs = math.prod(old[name].shape[1:]) / math.prod(new[name].shape[1:]) if name == "fc.weight" else 1
             assert new[name].std() == pytest.approx(old[name].std() * math.sqrt(inputs), rel=4 / math.sqrt(new[name].size)), name
         else:
             assert np.array_equal(new[name], cut[name])
@@ -109,11 +159,14 @@ def test_kernels_of_single_channels_are_not_rescaled(network):
     assert all(np.array_equal(none[name], scaled[name]) for name in single)
 
 
-@pytest.mark.parametrize("name", ["unet", "mobilenetv2"])
-def test_what_was_drawn_anew_is_untrained_again(network, name):
-    first = rc.prune(network(name), target="channels=0.7", verify=False)
-    second = rc.prune(first.model, target="channels=0.7", verify=False)
-    assert (second.report.stage, second.report.rectify.mode) == ("initialized", "reinit")
+@pytest.mark.parametrize("name", ["unet", "mobilenetv2", "resnet20"])
+@pytest.mark.parametrize("law", ["as it is", "uniform"])
+def test_what_was_drawn_anew_is_untrained_again(network, name, law):
+    model = network(name) if law == "as it is" else drawn_uniformly(network(name))
+    for _ in range(3):
+        result = rc.prune(model, target="channels=0.7", verify=False)
+        assert (result.report.stage, result.report.rectify.mode) == ("initialized", "reinit"), result.report.rectify.why
+        model = result.model
 
 
 def test_a_seed_and_a_name_say_what_is_drawn(initialized):
