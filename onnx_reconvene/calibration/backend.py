@@ -96,7 +96,7 @@ class OnnxRuntime:
         terms = [
             contraction(builder, own, derivative.outputs[own.varied], tap, samples) for own, tap in zip(readings, taps, strict=True)
         ]
-        run = compiled(grown(builder, derivative.source), [x.name for own in terms for x in own.tensors], self.threads)
+        run = compiled(grown(builder, derivative.source), [x.name for own in terms for x in own.tensors], self.threads, planned=True)
 
         def contracted(feeds: Feeds) -> list[Array]:
             found = iter(run(feeds))
@@ -207,8 +207,9 @@ def grown(builder: Builder, source: Source) -> Source:
     return Source(model, source.arrays, source.path)
 
 
-def compiled(source: Source, outputs: Sequence[str], threads: int = 0) -> Run:
-    """Return a function that runs a network in onnxruntime and returns these tensors; threads: 0 for its own choice.
+def compiled(source: Source, outputs: Sequence[str], threads: int = 0, planned: bool = False) -> Run:
+    """Return a function that runs a network in onnxruntime and returns these tensors; threads: 0 for its own choice. planned: from
+    the second run on all feature maps lie in one block of memory, which is faster but takes more where outputs are large.
 
     Raises ModelError where it does not run.
     """
@@ -221,7 +222,7 @@ def compiled(source: Source, outputs: Sequence[str], threads: int = 0) -> Run:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads or allowed()
-    options.enable_mem_pattern = False  # it lays out all memory anew beside that of the first run
+    options.enable_mem_pattern = planned
     with tempfile.TemporaryDirectory(prefix="reconvene-") as folder:
         try:
             path = store(Source(model, source.arrays), folder, "network")
@@ -229,10 +230,13 @@ def compiled(source: Source, outputs: Sequence[str], threads: int = 0) -> Run:
         except Exception as error:  # onnxruntime raises exceptions of its own
             raise ModelError(f"onnxruntime does not load the network: {_line(error)}") from error
     read = {value.name for value in session.get_inputs()}
+    giving_back = ort.RunOptions()
+    giving_back.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    first = iter([giving_back] if planned else [])  # or else the block would lie beside the memory of that run
 
     def run(feeds: Feeds) -> list[Array]:
         try:
-            found = session.run(list(outputs), {name: array for name, array in feeds.items() if name in read})
+            found = session.run(list(outputs), {name: array for name, array in feeds.items() if name in read}, next(first, None))
         except Exception as error:
             raise ModelError(f"onnxruntime does not run the network on these data: {_line(error)}") from error
         return [np.asarray(array) for array in found]

@@ -106,7 +106,7 @@ class Objective:
             for place, tensor in zip(places, tensors, strict=True):
                 size = math.prod(tensor.shape) // tensor.shape[place.channels]
                 outputs.append((summed(of(tensor), Tap(tensor.name, place.channels, None), count) * (1 / size)).name)
-            return compiled(grown(builder, prepared), outputs)
+            return compiled(grown(builder, prepared), outputs, planned=True)
 
         for count, run in self._passes(build):
             found = [count * means[0].astype(np.float64) for means in run({})]
