@@ -96,7 +96,8 @@ class OnnxRuntime:
         terms = [
             contraction(builder, own, derivative.outputs[own.varied], tap, samples) for own, tap in zip(readings, taps, strict=True)
         ]
-        run = compiled(grown(builder, derivative.source), [x.name for own in terms for x in own.tensors], self.threads, planned=True)
+        outputs = [x.name for own in terms for x in own.tensors]
+        run = compiled(grown(builder, derivative.source), outputs, self.threads, planned=True)
 
         def contracted(feeds: Feeds) -> list[Array]:
             found = iter(run(feeds))

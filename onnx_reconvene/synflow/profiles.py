@@ -74,7 +74,7 @@ def layer(step: Layer, run: Pass, found: Profiles) -> None:
         return
     at_taps = [sampled(found, profile, step.window) for profile in step.kinds.reads[0]]
     step.mean = np.stack([values.mean(1) for values in at_taps])
-    made = [shares @ values for shares, values in zip(step.of_taps(), at_taps, strict=True)]
+    made = [np.einsum("t,tp->p", shares, values) for shares, values in zip(step.of_taps(), at_taps, strict=True)]
     found.make(step.kinds.made[0], np.sum(made, 0))
 
 
@@ -83,7 +83,7 @@ def layer_back(step: Layer, run: Pass, found: Profiles) -> None:
     if step.window is None:
         return
     derivative = found.derivative(step.kinds.made[0])
-    met = [sampled(found, profile, step.window) @ derivative for profile in step.kinds.reads[0]]
+    met = [np.einsum("tp,p->t", sampled(found, profile, step.window), derivative) for profile in step.kinds.reads[0]]
     step.met = np.stack(met) / step.window.index.shape[1]
     for shares, profile in zip(step.of_taps(), step.kinds.reads[0], strict=True):
         found.pull(profile, spread(step.window, shares[:, None] * derivative))
@@ -95,7 +95,7 @@ def add(step: Sum, run: Pass, found: Profiles) -> None:
     for kind, shares in _kinds(step, step.parts * run.shares[step.made]):
         size = found.sizes[step.kinds.made[kind]]
         terms = [found.level(profile, size) for profile in step.kinds.reads[:, kind]]
-        found.make(step.kinds.made[kind], shares @ np.stack(terms))
+        found.make(step.kinds.made[kind], np.einsum("t,tp->p", shares, np.stack(terms)))
 
 
 def add_back(step: Sum, run: Pass, found: Profiles) -> None:

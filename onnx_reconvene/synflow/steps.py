@@ -105,12 +105,11 @@ class Layer:
 
     def _folded(self, factors: Floats) -> NDArray[np.float32]:
         """Return the kernel summed over its taps, each times its factor."""
-        blocks, rows, columns, taps = self.kernel.shape
+        blocks, _, columns, taps = self.kernel.shape
         if taps == 1 and (factors == 1).all():
             return self.kernel[..., 0]
         if len(factors) == 1:
-            vector = factors[0].astype(np.float32)
-            return np.asarray((self.kernel.reshape(-1, taps) @ vector).reshape(blocks, rows, columns))
+            return np.asarray(np.einsum("gmct,t->gmc", self.kernel, factors[0].astype(np.float32)))
         spread = factors.astype(np.float32)[self.kinds.of].reshape(blocks, columns, taps)
         return np.asarray(np.einsum("gmct,gct->gmc", self.kernel, spread))
 
@@ -140,9 +139,8 @@ class Layer:
     def of_taps(self) -> Floats:
         """Return the share of the flow that passes each tap, [kinds, taps], were profiles even."""
         blocks, rows, columns, taps = self.kernel.shape
-        slope = self.slope / (self.slope.max(initial=0) or 1.0)
-        summed = slope.astype(np.float32).reshape(blocks, 1, rows) @ self.kernel.reshape(blocks, rows, columns * taps)
-        each = self.x[:, None] * summed.reshape(-1, taps) * (self.slope.max(initial=0) or 1.0)
+        flat = self.kernel.reshape(blocks, rows, columns * taps)
+        each = self.x[:, None] * _product("gmn,gm->gn", flat, self.slope).reshape(-1, taps)
         return np.stack([each[self.kinds.of == kind].sum(0) for kind in range(len(self.mean))])
 
     def narrowed(self, keep: Keep) -> Layer:
@@ -162,7 +160,8 @@ class Layer:
 
 
 def _product(equation: str, matrix: NDArray[np.float32], vector: Floats) -> Floats:
-    """Return the product of the matrix of each block with its part of a vector; einsum does not wait for other threads."""
+    """Return the product of the matrix of each block with its part of a vector. All products of maps are einsum's: those of BLAS
+    wait for threads of their own, which takes longer than products of this size."""
     largest = vector.max(initial=0) or 1.0
     scaled = (vector / largest).astype(np.float32).reshape(len(matrix), -1)
     return np.asarray(np.einsum(equation, matrix, scaled).ravel() * np.float64(largest))

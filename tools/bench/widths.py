@@ -2,8 +2,8 @@
 
 usage: PYTHONPATH=. python tools/bench/widths.py CIFAR_FOLDER [--networks NAME ...] [--seeds N] [--epochs N] [--images N] [--times]
 
-"flat, MACs" has equal widths at as many multiply-accumulates as Reconvene has, all others what the target says. "reconvene, kept"
-keeps the weights of the channels that stay.
+"flat, MACs" and "reconvene, MACs" have as many multiply-accumulates as Reconvene has, whatever their parameters, all others what the
+target says. "reconvene, kept" keeps the weights of the channels that stay.
 CIFAR_FOLDER holds a module cifar10 with load(split, count) that returns images [n, 32, 32, 3] and labels, both uint8.
 Every network is built, pruned, initialized anew (random channels keep their weights, too) and trained alike: SGD with momentum
 0.9, one cycle up to a rate of 0.1, weight decay 5e-4, batches of 128, shifts and flips, bfloat16. Cells that widths.json has
@@ -33,7 +33,7 @@ from onnx_reconvene.bridges import open_model
 from onnx_reconvene.graph import without_weights
 from onnx_reconvene.latency.measure import latencies
 
-METHODS = ("uniform", "flat", "unstructured", "reconvene", "reconvene, kept", "random", "flat, MACs")
+METHODS = ("uniform", "flat", "unstructured", "reconvene", "reconvene, kept", "random", "flat, MACs", "reconvene, MACs")
 TARGETS = {"params=1/4": METHODS, "params=1/16.21": METHODS, "macs=1/2": ("uniform", "flat", "reconvene")}
 DENSE = "channels=1"
 BATCH, RATE, DECAY, SHIFT = 128, 0.1, 5e-4, 4
@@ -49,7 +49,7 @@ def network(name: str, seed: int, method: str, target: str) -> tuple[onnx.ModelP
         found = rc.prune(model, target=target, criterion="synflow", granularity="weight")
         return found.model, described(found.report.after, [])
     allocate = "reconvene" if method == "random" else method.partition(",")[0]
-    if method == "flat, MACs":
+    if method.endswith(", MACs"):
         target = f"macs={network(name, seed, 'reconvene', target)[1]['macs']}"
     rectify = "none" if method.endswith("kept") else "reinit"
     options = {"allocate": allocate, "round_to": 1, "rectify": rectify, "seed": seed}
