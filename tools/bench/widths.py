@@ -2,8 +2,8 @@
 
 usage: PYTHONPATH=. python tools/bench/widths.py CIFAR_FOLDER [--networks NAME ...] [--seeds N] [--epochs N] [--images N] [--times]
 
-"flat, MACs" and "reconvene, MACs" have as many multiply-accumulates as Reconvene has, whatever their parameters, all others what the
-target says. "reconvene, kept" keeps the weights of the channels that stay.
+"flat, MACs" and "reconvene, MACs" have as many multiply-accumulates as Reconvene has, whatever their parameters, all others what
+the target says. "reconvene, kept" keeps the weights of the channels that stay.
 CIFAR_FOLDER holds a module cifar10 with load(split, count) that returns images [n, 32, 32, 3] and labels, both uint8.
 Every network is built, pruned, initialized anew (random channels keep their weights, too) and trained alike: SGD with momentum
 0.9, one cycle up to a rate of 0.1, weight decay 5e-4, batches of 128, shifts and flips, bfloat16. Cells that widths.json has
