@@ -189,6 +189,18 @@ def test_folding_norms_at_their_start_leaves_a_network_initialized():
     assert stage(model).name == "initialized"
 
 
+@pytest.mark.parametrize(("kind", "name"), [("norms", "layer2.1.conv1.weight"), ("he", "conv2"), ("torch", "conv2")])
+@pytest.mark.parametrize("factor", [0.5, 0.75, 1.3])
+def test_in_front_of_a_norm_weights_may_be_those_for_a_wider_layer(kind, name, factor):
+    model = KINDS[kind](np.random.default_rng(0))
+    found = stage(changed(model, name, lambda w: w * np.float32(factor)))
+    assert found.name == ("initialized" if kind == "norms" and factor < 1 else "trained")
+    if found.name == "initialized":
+        own = found.initializers[name]
+        assert own.law == "normal"
+        assert own.deviation({}) == pytest.approx(factor * math.sqrt(2 / (32 * 9)), rel=0.03)
+
+
 # --- trained ---------------------------------------------------------------------------------------------------------
 
 
