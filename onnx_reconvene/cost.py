@@ -37,7 +37,7 @@ class CostModel:
         self.channels = np.asarray([group.channels for group in analysis.groups], np.int64)
         self.nodes = [term.node for term in analysis.flow.macs]
         self._before = _before(analysis.graph.source.model)
-        bytes_each = _stored(analysis)
+        self._bytes_each = bytes_each = _stored(analysis)
         families = [[copy.name for _, _, copy in family.reads] for family in getattr(analysis.graph, "shared", ())]
         alone = [name for name in bytes_each if not any(name in family for family in families)]
         weights = {name: _plain_axes(analysis, name) for name in [*alone, *chain.from_iterable(families)]}
@@ -99,6 +99,10 @@ class CostModel:
             for name in layer.sources:
                 counts[name] = counts.get(name, 0.0) + by_node.get(layer.name, 0.0)
         return counts
+
+    def params_by_weight(self) -> dict[str, float]:
+        """Return the elements of each stored weight that counts: quantized ones do not."""
+        return {name: float(math.prod(self.analysis.shapes[name])) for name in self._bytes_each}
 
     def by_weight(self, kinds: Iterable[str]) -> dict[str, float]:
         """Return what each stored weight of a layer costs where these kinds of cost are bounded: its multiply-accumulates; empty

@@ -133,6 +133,18 @@ class Macs:
     axes: tuple[tuple[str, int], ...]
 
 
+@dataclass(frozen=True)
+class Quantized:
+    """What a quantized weight stands for: (value - zero) * scale, both broadcastable to it."""
+
+    zero: NDArray[Any]
+    scale: NDArray[Any]
+
+    def real(self, values: NDArray[Any]) -> NDArray[np.float32]:
+        """Return the numbers that values stand for."""
+        return np.asarray((values.astype(np.float32) - self.zero.astype(np.float32)) * self.scale.astype(np.float32), np.float32)
+
+
 class Flow:
     """The labels of every tensor of a graph, filled in by the rules of `operators`."""
 
@@ -162,8 +174,12 @@ class Flow:
         self.preferred: list[Labels] = []  # those for which others froze, with which they share an axis
         self.reduced: list[Labels] = []  # those that some reduction runs over
         self.over_channels: dict[int, tuple[gs.Node, list[Labels]]] = {}  # nodes that compute over channels, and over which
-        self.zero_points: dict[str, NDArray[Any]] = {}  # of quantized weights
+        self.quantized: dict[str, Quantized] = {}  # weights
         self.trail: dict[str, tuple[tuple[str, NDArray[np.int64]], ...]] = {}
+
+    def zero_of(self, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Return what stands for zero in a weight of this type."""
+        return self.quantized[name].zero if name in self.quantized else np.zeros((), dtype)
 
     def value(self, tensor: gs.Tensor) -> Value:
         """Return the labels of tensor; a weight that is looked at for the first time gets fresh ones on each axis."""

@@ -19,6 +19,7 @@ from onnx_reconvene.flow import (
     Movement,
     Pending,
     Permutation,
+    Quantized,
     UnsupportedError,
     Value,
     weight_values,
@@ -219,12 +220,16 @@ class Op:
         else:
             self.flow.values[tensor.name] = self.flow.frozen_value(tensor.name, f"{self}: {why}")
 
-    def zero_point(self, weight: int, zero: int, axis: int = 0) -> None:
-        """Enter what stands for zero in a quantized weight: the values of input `zero`, along one axis where they are many."""
-        values = weight_values(self.node.inputs[zero]) if self.has(zero) else None
-        if values is not None:
-            shape = [-1 if a == axis % len(self.shape(weight)) else 1 for a in range(len(self.shape(weight)))]
-            self.flow.zero_points[self.node.inputs[weight].name] = values.reshape(shape if values.size > 1 else ())
+    def quantized(self, weight: int, scale: int | None, zero: int, axis: int = 0) -> None:
+        """Enter what a quantized weight stands for, given the inputs with its scale, if any, and its zero point: a number, or many
+        along an axis."""
+        tensor, rank = self.node.inputs[weight], len(self.shape(weight))
+        if (values := weight_values(tensor)) is not None:
+            shape = [-1 if a == axis % rank else 1 for a in range(rank)]
+            known = [weight_values(self.node.inputs[i]) if i is not None and self.has(i) else None for i in (zero, scale)]
+            defaults = np.zeros((), values.dtype), np.ones((), np.float32)
+            given = [d if v is None else v.reshape(shape if v.size > 1 else ()) for v, d in zip(known, defaults, strict=True)]
+            self.flow.quantized[tensor.name] = Quantized(*given)
 
     def layer(self, weight: int, out: Labels, read: Labels) -> None:
         """Enter this node as a weight-bearing layer. Where the weight is no weight but computed from data, what it reads

@@ -95,7 +95,7 @@ def zeroed_slices(analysis: Analysis, keep: Mask) -> list[Slices]:
         if any(mask.any() for mask in gone):
             values = weight_values(tensor)
             assert values is not None
-            zero = analysis.flow.zero_points.get(name, np.zeros((), values.dtype))
+            zero = analysis.flow.zero_of(name, values.dtype)
             found.append(Slices(name, values, tuple(gone), zero))
     return found
 

@@ -56,7 +56,7 @@ class Sparsify(Pass):
             constant = weight_constant(analysis.flow.weights[name])
             if constant is not None and share < 1:
                 stays = best(elements.by_weight[name], share)
-                constant.values = np.where(stays, constant.values, np.zeros((), constant.values.dtype))
+                constant.values = np.where(stays, constant.values, analysis.flow.zero_of(name, constant.values.dtype))
         unite(graph.shared)
         notes.restore = None  # what was folded holds the zeros
         notes.criterion, notes.context, notes.targets, notes.cost = self.score.criterion, context, self.targets, cost
@@ -65,10 +65,10 @@ class Sparsify(Pass):
 
     def _densities(self, cost: CostModel, elements: Unstructured) -> tuple[dict[str, float], dict[str, float]]:
         """Return the density of each weight, and what then is left of each kind of cost."""
-        macs = cost.macs_by_weight()
+        macs, params = cost.macs_by_weight(), cost.params_by_weight()
         whole = {kind: cost(kind, cost.dense) for kind in KINDS}
         each = {
-            "params": [h.size for h in elements.histograms.values()],
+            "params": [params.get(name, 0.0) for name in elements.histograms],
             "macs": [macs.get(name, 0.0) for name in elements.histograms],
         }
 

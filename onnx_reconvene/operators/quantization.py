@@ -16,7 +16,8 @@ def linear(op: Op) -> None:
     labels = op.axes(0)
     if len(op.shape(1)) == 1 and op.shape(1)[0] > 1:
         tie_parameters(op, labels[op.attr("axis", 1) % len(labels)], (1, 2))
-    op.zero_point(0, 2, op.attr("axis", 1))
+    if op.type == "DequantizeLinear":
+        op.quantized(0, 1, 2, op.attr("axis", 1))
     op.emit(dict(enumerate(labels)))
 
 
@@ -40,28 +41,28 @@ def dynamic_linear(op: Op) -> None:
 def conv_integer(op: Op) -> None:
     """as Conv, on integers: x, w, zero point of x, of w"""
     out = convolve(op, x=0, weight=1)
-    op.zero_point(1, 3)
+    op.quantized(1, None, 3)
     tie_parameters(op, out, (3,))
 
 
 def qlinear_conv(op: Op) -> None:
     """as Conv: x, its scale and zero point, w, its scale and zero point, those of y, b"""
     out = convolve(op, x=0, weight=3, bias=8)
-    op.zero_point(3, 5)
+    op.quantized(3, 4, 5)
     tie_parameters(op, out, (4, 5))
 
 
 def matmul_integer(op: Op) -> None:
     """as MatMul, on integers: a, b, zero point of a, of b"""
     out = matrix_product(op, a=0, b=1)
-    op.zero_point(1, 3)
+    op.quantized(1, None, 3, -1)
     tie_parameters(op, out[len(out) - 1], (3,))
 
 
 def qlinear_matmul(op: Op) -> None:
     """as MatMul: a, its scale and zero point, b, its scale and zero point, those of y"""
     out = matrix_product(op, a=0, b=3)
-    op.zero_point(3, 5)
+    op.quantized(3, 4, 5, -1)
     tie_parameters(op, out[len(out) - 1], (4, 5))
 
 

@@ -61,7 +61,8 @@ def _lamp(values: NDArray[np.float32]) -> NDArray[np.float32]:
 @criterion("fpgm", "He et al. 2019, arXiv 1811.00250")
 def fpgm(analysis: Analysis, context: Context) -> Scores:
     """Sum of distances of a filter to all filters of its layer: small near the geometric median."""
-    made = {(layer.weight, axis) for layer in analysis.layers for axis in _axes_of(analysis, layer.weight, layer.out)}
+    sources = [(name, layer.out) for layer in analysis.layers for name in layer.sources & analysis.flow.weights.keys()]
+    made = {(name, axis) for name, out in sources for axis in _axes_of(analysis, name, out)}
 
     def score(name: str, values: NDArray[np.float32], shapes: Mapping[int, Shape]) -> dict[int, NDArray[np.float64]]:
         return {axis: _distances(values, axis).reshape(shape) for axis, shape in shapes.items() if (name, axis) in made}

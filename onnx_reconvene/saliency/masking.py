@@ -26,7 +26,7 @@ def without(analysis: Analysis, keep: NDArray[np.bool_]) -> Iterator[None]:
             continue
         before.append((constant, constant.values))
         values = np.array(constant.values)
-        zero = analysis.flow.zero_points.get(name, np.zeros((), values.dtype))
+        zero = analysis.flow.zero_of(name, values.dtype)
         for mask in gone:
             np.copyto(values, zero, where=mask)
         constant.values = values

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnx_reconvene.groups import Analysis
-from onnx_reconvene.saliency.criterion import Context, Elements, Scores, criterion, element_criterion, layer_weights
+from onnx_reconvene.saliency.criterion import Context, Elements, Scores, criterion, differentiable_weights, element_criterion
 from onnx_reconvene.saliency.sites import combined_at, reads_and_makes
 
 PROBES = 8
@@ -18,7 +18,7 @@ SIGNS = np.array([-1, 1], np.int8)
 @element_criterion("snip", "Lee et al. 2019, arXiv 1810.02340", needs_data=True)
 def snip(analysis: Analysis, context: Context) -> Elements:
     """Sum of |w g| over the weights of the unit."""
-    g = context.objective.mean_gradients(list(layer_weights(analysis)))
+    g = context.objective.mean_gradients(list(differentiable_weights(analysis)))
     return lambda name, w: np.abs(w * g[name])
 
 
@@ -28,7 +28,7 @@ def grasp(analysis: Analysis, context: Context) -> Elements:
 
     The published score is -w (H g), of which the largest are removed.
     """
-    g = context.objective.mean_gradients(list(layer_weights(analysis)))
+    g = context.objective.mean_gradients(list(differentiable_weights(analysis)))
     products = context.objective.mean_products(g)
     return lambda name, w: w * products[name]
 
@@ -57,7 +57,7 @@ def fisher(analysis: Analysis, context: Context) -> Scores:
 @element_criterion("hutchinson", "diagonal by random probes: Hutchinson 1990; for pruning: arXiv 2502.11450", needs_data=True)
 def hutchinson(analysis: Analysis, context: Context) -> Elements:
     """Sum of w^2 diag(H), the diagonal estimated by z (H z) with random signs z."""
-    weights = {name: w for name, (w, _) in layer_weights(analysis).items()}
+    weights = differentiable_weights(analysis)
     signs = [{name: context.rng.choice(SIGNS, w.shape) for name, w in weights.items()} for _ in range(PROBES)]
     diagonal = context.objective.mean_curvatures(signs)
     return lambda name, w: w * w * diagonal[name]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnx_reconvene.groups import Analysis
-from onnx_reconvene.saliency.criterion import Context, Elements, Scores, criterion, marginals, unit_scores
+from onnx_reconvene.saliency.criterion import Context, Elements, Scores, criterion, differentiable_weights, marginals, unit_scores
 
 if TYPE_CHECKING:
     from onnx_reconvene.synflow.schedule import Keep
@@ -48,6 +48,7 @@ def synflow_exact_elements(analysis: Analysis, context: Context) -> Elements:
     """Return the share of the flow through each element of the weights, by gradients, in the network as it is."""
     from onnx_reconvene.synflow.exact import ExactNetwork
 
+    differentiable_weights(analysis)
     found = ExactNetwork(analysis).elements(np.ones(analysis.width, bool))
     return lambda name, _: found[name]
 
@@ -58,6 +59,7 @@ def synflow_exact(analysis: Analysis, context: Context) -> Scores:
     from onnx_reconvene.synflow.exact import ExactNetwork  # and with it all derivative rules
     from onnx_reconvene.synflow.schedule import iterated
 
+    differentiable_weights(analysis)
     network = ExactNetwork(analysis)
 
     def shares(keep: Keep) -> Scores:

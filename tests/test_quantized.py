@@ -1,0 +1,67 @@
+"""Quantized weights count as what they stand for."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx.numpy_helper import from_array, to_array
+
+import onnx_reconvene as rc
+from onnx_reconvene.errors import UsageError
+from onnx_reconvene.saliency import Context
+
+HEAD = '< ir_version: 9, opset_import: ["" : 18] > g (float[n,4,6,6] x) => (float[n,5,6,6] y)'
+TAIL = "b = Relu (a) y = Conv (b, w2) }"
+QUANTIZED = f"""{HEAD} {{
+    w = DequantizeLinear<axis = 0> (q, s, z)
+    a = Conv <pads = [1,1,1,1]> (x, w)
+    {TAIL}"""
+FLOAT = f"{HEAD} {{ a = Conv <pads = [1,1,1,1]> (x, w) {TAIL}"
+
+
+@pytest.fixture
+def pair(parsed) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """Return a network with a weight quantized per channel, and the same with the numbers that this stands for."""
+    rng = np.random.default_rng(0)
+    q = rng.integers(0, 256, (12, 4, 3, 3)).astype(np.uint8)
+    s, z = rng.uniform(0.01, 0.1, 12).astype(np.float32), rng.integers(60, 200, 12).astype(np.uint8)
+    w = (q.astype(np.float32) - z.reshape(-1, 1, 1, 1)) * s.reshape(-1, 1, 1, 1)
+    w2 = rng.normal(size=(5, 12, 1, 1)).astype(np.float32)
+    models = parsed(QUANTIZED), parsed(FLOAT)
+    for model, values in zip(models, ({"q": q, "s": s, "z": z, "w2": w2}, {"w": w, "w2": w2}), strict=True):
+        model.graph.initializer.extend(from_array(array, name) for name, array in values.items())
+    return models
+
+
+@pytest.mark.parametrize("criterion", ["l1", "l2", "lamp", "fpgm", "synflow"])
+def test_scores_are_those_of_the_numbers_that_weights_stand_for(pair, criterion):
+    quantized, real = (rc.criteria[criterion].score(rc.analyze(model), Context()) for model in pair)
+    assert quantized.size == 12
+    np.testing.assert_allclose(quantized, real, rtol=1e-5)
+
+
+def test_single_weights_are_set_to_what_stands_for_zero(pair):
+    before, after = ({t.name: to_array(t) for t in model.graph.initializer} for model in (pair[0], sparse(pair[0])))
+    gone = np.abs(before["q"].astype(int) - before["z"].reshape(-1, 1, 1, 1)) * before["s"].reshape(-1, 1, 1, 1)
+    zero = after["q"] == before["z"].reshape(-1, 1, 1, 1)
+    assert zero.mean() > 0.3
+    assert gone[zero].max() <= gone[~zero].min()
+    assert np.array_equal(after["q"][~zero], before["q"][~zero])
+
+
+def sparse(model: onnx.ModelProto) -> onnx.ModelProto:
+    return rc.prune(model, target="macs=0.5", criterion="l1", granularity="weight").model
+
+
+def test_params_are_floating_point_numbers_alone(pair):
+    """12 scales and 60 weights, of which 20 are one by one the smallest at most."""
+    report = rc.prune(pair[0], target="params=0.7", criterion="l1", granularity="weight").report
+    weights = {t.name: to_array(t) for t in sparse(pair[0]).graph.initializer}
+    assert report.before.params == 12 + 60 == weights["s"].size + weights["w2"].size
+    assert report.after.params <= 0.7 * 72
+
+
+@pytest.mark.parametrize("criterion", ["synflow-exact", "snip", "grasp", "hutchinson"])
+def test_what_has_no_gradient_is_named(pair, criterion):
+    data = {"x": np.ones((4, 4, 6, 6), np.float32)}
+    with pytest.raises(UsageError, match="'q' is quantized and has no gradient"):
+        rc.prune(pair[0], criterion=criterion, data=data)
