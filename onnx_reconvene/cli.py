@@ -139,9 +139,11 @@ def prune(
         raise UsageError("give IN.onnx and OUT.onnx (or --dry-run); --help shows all options")
     from onnx_reconvene import api
     from onnx_reconvene.bridges import open_model
+    from onnx_reconvene.files import check_spares
     from onnx_reconvene.plan import write_plan
 
-    _check_outputs(source, output, {"--report": report_file, "--plan": plan_file, "--html": html_file})
+    others = {"--report": report_file, "--plan": plan_file, "--html": html_file}
+    _check_outputs(source, output, others, [given[option] for option in READ])
     if html_file is not None:
         from onnx_reconvene.pages import check_plots
 
@@ -149,6 +151,8 @@ def prune(
     options = _options(given)
     start = time.perf_counter()
     graph, back = open_model(source)
+    for path in filter(None, [output, *others.values()]):
+        check_spares(path, graph.source)
     result = api.run(graph, back, options, None if dry_run else output, start, watch=iter if quiet else _progress)
     if report_file:
         api.write_report(result.report, report_file)
@@ -169,20 +173,21 @@ def _show(report: Report, verbose: bool) -> None:
         click.echo("seconds: " + ", ".join(f"{stage} {s:.3f}" for stage, s in report.seconds.items()))
 
 
-def _check_outputs(source: str, output: str | None, others: dict[str, str | None]) -> None:
-    """Raise UsageError where a file cannot be written, or two would be one; others: by option."""
+READ = ("data", "loss", "keep_file", "from_plan", "latency_table")  # options that may name files
+
+
+def _check_outputs(source: str, output: str | None, others: dict[str, str | None], read: Iterable[str | None]) -> None:
+    """Raise UsageError where a file cannot be written, or two would be one; others: by option; read: what options name."""
     from onnx_reconvene.files import check_writable
 
-    taken = {os.path.realpath(path) for path in (source, output) if path is not None}
-    if output is not None:
-        check_writable(output)
-    for option, path in others.items():
-        if path is None:
-            continue
-        check_writable(path)
-        if os.path.realpath(path) in taken:
-            raise UsageError(f"{option} {path}: is IN.onnx, OUT.onnx or another file to write; give it a file of its own")
-        taken.add(os.path.realpath(path))
+    taken = {os.path.realpath(path) for path in read if path is not None}
+    for option, path in {"OUT.onnx": output, **others}.items():
+        if path is not None:
+            check_writable(path)
+            if os.path.realpath(path) in taken:
+                raise UsageError(f"{option} {path}: is a file that is read, or another one to write; give it a file of its own")
+            taken.add(os.path.realpath(path))
+        taken.add(os.path.realpath(source))  # but OUT.onnx may be IN.onnx
 
 
 def _write_job(source: str, path: str, given: dict[str, Any]) -> None:

@@ -63,6 +63,12 @@ def write_whole(path: str, content: bytes) -> None:
         file.write(content)
 
 
+def check_spares(path: str | os.PathLike[str], source: Source) -> None:
+    """Raise UsageError where writing path would take away external data that a network was read from."""
+    if os.path.realpath(path) in source.external:
+        raise UsageError(f"{os.fspath(path)}: holds weights of the network that is read; name another file to write")
+
+
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Raise UsageError where path cannot be written, before any work is done for it."""
     target = os.path.realpath(path)

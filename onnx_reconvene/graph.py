@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,7 @@ class Source:
     path: str | None = None
     form: Plain | None = None  # says what the model was before it was put in plain form
     snapshots: dict[int, Snapshot] = field(default_factory=dict)  # by id(node)
+    external: frozenset[str] = frozenset()  # real paths of the files of external data that it was read from
 
 
 def load(path: str | os.PathLike[str]) -> gs.Graph:
@@ -73,8 +74,8 @@ def load(path: str | os.PathLike[str]) -> gs.Graph:
             tensor = model.graph.initializer[index]
             if not _map(tensor, data, arrays):
                 tensor.raw_data = data.tobytes()
-        _map_external(model, os.path.dirname(os.path.abspath(name)), arrays)
-        return from_source(Source(model, arrays, name))
+        external = _map_external(model, os.path.dirname(os.path.abspath(name)), arrays)
+        return from_source(Source(model, arrays, name, external=external))
     except (KeyError, ValueError, TypeError, OverflowError) as error:  # onnx on types, names and offsets that make no sense
         raise ModelError(f"{name}: not a valid ONNX model: {error}") from error
 
@@ -129,7 +130,9 @@ def _map(tensor: TensorProto, data: NDArray[np.uint8], arrays: dict[str, NDArray
 PACKED = {TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1, TensorProto.INT2, TensorProto.UINT2}
 
 
-def _map_external(model: onnx.ModelProto, folder: str, arrays: dict[str, NDArray[Any]]) -> None:
+def _map_external(model: onnx.ModelProto, folder: str, arrays: dict[str, NDArray[Any]]) -> frozenset[str]:
+    """Enter external data as arrays, and return the real paths of the files that hold them."""
+    files = set()
     for tensor in external_data_helper._get_all_tensors(model):
         if not external_data_helper.uses_external_data(tensor):
             continue
@@ -142,11 +145,13 @@ def _map_external(model: onnx.ModelProto, folder: str, arrays: dict[str, NDArray
             data = np.memmap(path, np.uint8, "r", info.offset or 0, (size,)) if size else np.empty(0, np.uint8)
         except (OSError, ValueError) as error:
             raise ModelError(f"initializer '{tensor.name}': external data '{info.location}' cannot be read: {error}") from error
+        files.add(os.path.realpath(path))
         tensor.ClearField("external_data")
         tensor.ClearField("data_location")
         top_level = size >= wire.MAPPED_FROM and any(tensor is t for t in model.graph.initializer)
         if not top_level or not _map(tensor, np.asarray(data), arrays):
             tensor.raw_data = data.tobytes()
+    return frozenset(files)
 
 
 def bodies_of(node: gs.Node) -> list[gs.Graph]:
@@ -199,7 +204,7 @@ def from_source(source: Source) -> gs.Graph:
     _check(source)
     try:
         form = plain(source.model)
-        source = source if form is None else Source(form.model, source.arrays, source.path, form)
+        source = source if form is None else replace(source, model=form.model, form=form)
         graph = gs.import_onnx(source.model)
     except Exception as error:  # graphsurgeon raises bare exceptions of its own
         raise ModelError(f"{source.path or 'the model'}: cannot be imported: {error}") from error

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from onnx_reconvene.files import check_writable, save
+from onnx_reconvene.files import check_spares, check_writable, save
 from onnx_reconvene.graph import without_weights
 from onnx_reconvene.notes import restore, strip
 from onnx_reconvene.passes.base import Pass
@@ -20,8 +20,9 @@ class Emit(Pass):
     path: str | os.PathLike[str]
 
     def requires(self, graph: gs.Graph) -> None:
-        """The path can be written."""
+        """The path can be written, and is no part of what was read."""
         check_writable(self.path)
+        check_spares(self.path, graph.source)
 
     def call(self, graph: gs.Graph) -> bool:
         """Write beside path, then rename."""

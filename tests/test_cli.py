@@ -267,6 +267,26 @@ def test_report_in_place_of_a_model(fails, file, out, tmp_path, taken):
     fails(2, file("resnet20"), out, "--report", tmp_path / taken, mentions=[taken])
 
 
+@pytest.mark.parametrize("option", ["--report", "--plan", None])
+def test_files_that_are_read_are_no_place_to_write(fails, file, out, tmp_path, option):
+    data = tmp_path / "samples.npz"
+    np.savez(data, input=np.zeros((2, 3, 32, 32), np.float32))
+    before = data.read_bytes()
+    places = [data] if option is None else [out, option, data]
+    fails(2, file("resnet20"), *places, "--data", data, mentions=["samples.npz"])
+    assert data.read_bytes() == before
+
+
+@pytest.mark.parametrize("option", ["--report", None])
+def test_external_data_is_no_place_to_write(fails, network, out, tmp_path, option):
+    onnx.save(network("resnet20"), tmp_path / "in.onnx", save_as_external_data=True, location="weights", size_threshold=0)
+    data = tmp_path / "weights"
+    before = data.read_bytes()
+    places = [data] if option is None else [out, option, data]
+    fails(2, tmp_path / "in.onnx", *places, mentions=["weights"])
+    assert data.read_bytes() == before
+
+
 # --- targets out of reach --------------------------------------------------------------------------------------------
 
 
