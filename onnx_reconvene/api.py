@@ -33,7 +33,9 @@ from onnx_reconvene.verify import Verdict, verify
 
 AUTO = "auto"
 DEFAULTS = {INITIALIZED: ("synflow", "reconvene"), TRAINED: ("l1", "uniform")}  # criterion, allocator: tools/bench/pairs.md
-PLANNED = ("allocate", "attention", "rectify", "seed")  # options that a plan replays
+PLANNED = ("allocate", "attention", "rectify", "seed")  # options that a plan replays where nothing else is asked for
+CHOOSING = ("target", "criterion", "allocate", "ignore", "only", "keep", "keep_file", "steps")  # which channels go, as a plan says
+OF_CHANNELS = ("from_plan", "allocate", "ignore", "only", "keep", "keep_file", "steps", "rectify", "repair")
 Watch = Callable[[Sequence[Pass]], Iterable[Pass]]
 STAGES = {
     Load: "analyse",
@@ -84,7 +86,6 @@ class Options:
 
     def passes(self) -> list[Pass]:
         """Return the passes that do it, all but the last that writes."""
-        self._check()
         target = (self.target,) if isinstance(self.target, str) else tuple(self.target)
         target = target or ("channels=1" if self.keep_file else "macs=0.5",)
         keep = {**(read_fractions(self.keep_file) if self.keep_file else {}), **self.keep}
@@ -116,15 +117,30 @@ class Options:
             allocate=allocate if self.allocate == AUTO else self.allocate,
         )
 
-    def _check(self) -> None:
+    def of_plan(self) -> Options:
+        """Return these options with what their plan, if any, was made with."""
+        if self.from_plan is None:
+            return self
+        plan, plain = plan_of(self.from_plan), Options()
+        replayed = [key for key in PLANNED if key in plan.settings and getattr(self, key) == getattr(plain, key)]
+        return replace(self, from_plan=plan, **{key: plan.settings[key] for key in replayed})
+
+    def check(self) -> None:
+        """Raise UsageError where options make no sense, or not together."""
         if self.steps < 1:
             raise UsageError(f"--steps {self.steps}: must be at least 1")
         if self.granularity not in ("channel", "weight"):
             raise UsageError(f"--granularity {self.granularity}: not one of channel, weight")
-        if self.granularity == "weight" and self.repair != "none":
-            raise UsageError("--granularity weight: goes without --repair, no layer loses inputs")
-        if self.granularity == "weight" and (self.from_plan is not None or self.steps > 1):
-            raise UsageError("--granularity weight: goes with neither --from-plan nor --steps")
+        if self.granularity == "weight":
+            self._refuse("--granularity weight", OF_CHANNELS)
+        if self.from_plan is not None:
+            self._refuse("--from-plan", CHOOSING)
+
+    def _refuse(self, option: str, others: Iterable[str]) -> None:
+        plain = Options()
+        idle = [name for name in others if getattr(self, name) and getattr(self, name) != getattr(plain, name)]
+        if idle:
+            raise UsageError(f"{option}: goes without {', '.join('--' + name.replace('_', '-') for name in idle)}")
 
 
 @dataclass
@@ -135,14 +151,11 @@ class Result:
     report: Report
     plan: Plan
     _back: Callable[[gs.Graph], Any]
-    _path: str | os.PathLike[str] | None = None
     _model: Any = None
 
     @property
     def model(self) -> Any:
         """The pruned network, of the type that was given; for a path, the path of a file that holds it."""
-        if self._path is not None:
-            return self._path
         if self._model is None:
             self._model = self._back(self.graph)
         return self._model
@@ -185,9 +198,8 @@ def run(
 ) -> Result:
     """Run the passes over graph, and the one that writes to output if one is given; watch may show progress."""
     begin = time.perf_counter() if start is None else start
-    if options.from_plan is not None:
-        plan = plan_of(options.from_plan)
-        options = replace(options, from_plan=plan, **{key: plan.settings[key] for key in PLANNED if key in plan.settings})
+    options.check()
+    options = options.of_plan()
     stage = notes_of(graph).stage = stage_of(plain_source(graph))
     options = options.for_stage(stage)
     seconds = {"load": time.perf_counter() - begin}

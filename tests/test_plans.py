@@ -132,3 +132,23 @@ def test_plan_is_not_written_over_the_output(file, run, tmp_path):
     source, output = file(), tmp_path / "out.onnx"
     assert run(source, output, "--plan", output).status == 2
     assert not output.exists()
+
+
+def test_what_is_asked_for_goes_before_what_the_plan_says(planned, run, tmp_path):
+    source, _, plan = planned
+    report = tmp_path / "report.json"
+    ran = run(source, tmp_path / "kept.onnx", "--from-plan", plan, "--rectify", "none", "--report", report)
+    assert (ran.status, "kept as they are (asked for)" in ran.out) == (0, True)
+    before, after = (
+        {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+        for path in (source, tmp_path / "kept.onnx")
+    )
+    stays = read_plan(str(plan)).keep["conv1"]
+    np.testing.assert_array_equal(after["conv1.weight"], before["conv1.weight"][stays])
+
+
+@pytest.mark.parametrize("options", [("--target", "macs=0.3"), ("--ignore", "*"), ("--criterion", "l2"), ("--steps", "2")])
+def test_a_plan_says_which_channels_go(planned, run, tmp_path, options):
+    source, _, plan = planned
+    ran = run(source, tmp_path / "again.onnx", "--from-plan", plan, *options)
+    assert (ran.status, ran.err) == (2, f"onnx-reconvene: --from-plan: goes without {options[0]}\n")

@@ -108,7 +108,11 @@ def test_weights_that_stay_are_untouched_and_score_most(network):
     [
         ({"target": "channels=0.5"}, "channels"),
         ({"criterion": "fpgm"}, "fpgm"),
-        ({"steps": 2}, "--steps"),
+        ({"steps": 2}, "goes without --steps"),
+        ({"allocate": "flat"}, "goes without --allocate"),
+        ({"ignore": ["*"], "only": ["conv1"]}, "goes without --ignore, --only"),
+        ({"keep": {"conv1": 0.5}}, "goes without --keep"),
+        ({"rectify": "reinit"}, "goes without --rectify"),
         ({"granularity": "filter"}, "filter"),
     ],
 )

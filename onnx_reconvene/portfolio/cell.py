@@ -65,6 +65,7 @@ def product(
     Raises UsageError where a list is empty or a target cannot be read."""
     if base.from_plan is not None or base.granularity != "channel":
         raise UsageError("sweep: removes channels as its targets ask, so it goes with neither --from-plan nor --granularity weight")
+    base.check()
     for option, values in (("--targets", targets), ("--criteria", criteria), ("--allocate", allocate)):
         if isinstance(values, str) or not values or not all(values):
             raise UsageError(f"{option}: give a list of at least one")
