@@ -26,7 +26,6 @@ from onnx_reconvene.regression import Moments, Regression, Window
 
 Array = NDArray[Any]
 Feeds = dict[str, Array]
-MODES = ("none", "bn", "lstsq")
 CHANNELS = {"Conv": 1, "Gemm": -1, "MatMul": -1}  # the axis of what comes out
 ROWS_PER_INPUT = 4
 LEAST_ROWS = 4096
@@ -139,6 +138,11 @@ class Repair:
         self.values[name] = value.reshape(old.shape).astype(old.dtype)
 
 
+def _outputs(node: NodeProto, weight: Array) -> int:
+    """Return how many channels a layer makes."""
+    return int(weight.shape[0 if node.op_type == "Conv" or attribute(node, "transB", 0) else -1])
+
+
 def _as_matrices(node: NodeProto, weight: Array) -> Array:
     """Return the weight of a layer as [groups, inputs, outputs]."""
     if node.op_type != "Conv":
@@ -197,7 +201,10 @@ class _Plan:
         self.values = {p.name: p.values for p in found if p.name in stored and reads[p.name] == 1 and is_float(p.values)}
         self._maker = {name: node for node in self._nodes for name in node.output}
         self._normed = {node.input[0] for node in self._nodes if node.op_type == "BatchNormalization"}
-        self._bias = {self._layer_of(p): p.name for p in found if p.part == "bias" and p.name in self.values}
+        made = {p.node.output[0]: _outputs(p.node, p.values) for p in found if p.part == "weight" and p.node.op_type in CHANNELS}
+        biases = {self._layer_of(p): p for p in found if p.part == "bias" and p.name in self.values}
+        self._bias = {layer: p.name for layer, p in biases.items() if p.values.size == made.get(layer)}
+        self._single = biases.keys() & made.keys() - self._bias.keys()
         inputs = {p.node.output[0]: p.reads for p in parameters(before) if p.part == "weight"}
         self._lost = {p.node.output[0] for p in found if p.part == "weight" and p.reads < inputs.get(p.node.output[0], 0)}
 
@@ -224,6 +231,8 @@ class _Plan:
 
     def _layer(self, node: NodeProto) -> Iterator[Step]:
         bias, normed = self._bias.get(node.output[0]), node.output[0] in self._normed
+        if node.output[0] in self._single:
+            self._skipped.append(f"'{node.name}': its bias is not one number for each output")
         reason = self._obstacle(node) if self._fits and node.output[0] in self._lost else "not asked for"
         if reason is None:
             yield Step(node, node.input[1], bias, bias is not None or normed)

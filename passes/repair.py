@@ -75,6 +75,8 @@ class Repair(Pass):
 
         with workplace("repair") as folder:
             repairing = Repairing(reference, plain_source(graph), batches, self.mode, self.seed, folder)
+            if not repairing.done.samples:
+                raise data.too_few(size)
             repairing.run()
         tensors = every_tensor(graph)
         for name, array in repairing.values.items():

@@ -206,6 +206,29 @@ def test_patches_are_what_a_convolution_covers(rank):
     assert rows.shape == (2 * math.prod(y.shape[2:]), 3 * math.prod(w.shape[2:]))
 
 
+@pytest.mark.parametrize("mode", ["bn", "lstsq"])
+@pytest.mark.parametrize("last", ["d = MatMul (h, w2t) y = Add (d, one)", "y = Gemm (h, w2t, one)"])
+def test_a_bias_of_one_number_for_all_outputs_stays(parsed, mode, last):
+    model = parsed(HEADER + "(float[n,8] x) => (float[n,4] y) { a = Gemm <transB=1> (x, w1, b1) h = Relu (a) " + last + " }")
+    rng = np.random.default_rng(0)
+    values = {"w1": rng.normal(size=(12, 8)), "b1": rng.normal(size=12), "w2t": rng.normal(size=(12, 4)), "one": np.ones(1)}
+    model.graph.initializer.extend(numpy_helper.from_array(v.astype(np.float32), k) for k, v in values.items())
+    result = rc.prune(model, **HALF, criterion="l2", rectify="none", repair=mode, data=rng.normal(size=(64, 8)).astype(np.float32))
+    new = weights(result.model)
+    assert new["one"] == 1
+    assert any("its bias is not one number for each output" in line for line in result.report.repair["skipped"])
+    assert np.array_equal(new["w2t"], values["w2t"].astype(np.float32)[next(iter(result.plan.keep.values()))]) == (mode == "bn")
+
+
+@pytest.mark.parametrize("mode", ["bn", "lstsq"])
+def test_samples_that_fill_no_batch_are_too_few(trained, images, mode):
+    model = onnx.ModelProto()
+    model.CopyFrom(trained)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 8
+    with pytest.raises(rc.UsageError, match="holds fewer samples than the 8 that the network takes at once"):
+        rc.prune(model, **HALF, repair=mode, data=images[:4])
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [

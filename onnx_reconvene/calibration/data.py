@@ -89,6 +89,10 @@ class Data:
         if text not in self.remarks:
             self.remarks.append(text)
 
+    def too_few(self, size: int) -> UsageError:
+        """Return the error for data that make no whole batch of this size."""
+        return UsageError(f"{self.name}: holds fewer samples than the {size} that the network takes at once")
+
     def first(self) -> Batch:
         """Return a batch of one sample. Raises UsageError where there is none."""
         for batch in self.batches(1, 1):

@@ -169,7 +169,7 @@ class Objective:
             self.samples += count
             yield count, {self._feed(name): array for name, array in batch.items()}
         if not self.samples:
-            raise UsageError(f"{self.data.name}: holds fewer samples than the {self.batch_size} that the network takes at once")
+            raise self.data.too_few(self.batch_size)
 
     def _feed(self, name: str) -> str:
         return name if any(i.name == name for i in self._inputs) else f"data/{name}"
