@@ -6,6 +6,7 @@ import os
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -295,6 +296,12 @@ COMMANDS = {"inspect": inspect, "compare": compare, "sweep": sweep}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    with warnings.catch_warnings():
+        warnings.showwarning = _ignore if "-q" in words or "--quiet" in words else _warn
+        return _run(words)
+
+
+def _run(words: list[str]) -> int:
     command = COMMANDS.get(words[0]) if words else None
     loud = "-v" in words or "--verbose" in words
     try:
@@ -312,6 +319,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail("out of memory", 3, loud)
     except Exception as error:
         return _fail(f"internal error, please report it: {type(error).__name__}: {error}", 3, loud)
+
+
+def _warn(message: Warning | str, *_: Any) -> None:
+    click.echo(f"onnx-reconvene: {message}", err=True)
+
+
+def _ignore(*_: Any) -> None:
+    pass
 
 
 def _fail(text: str, status: int, loud: bool) -> int:

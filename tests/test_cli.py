@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import os
 import pty
 import re
@@ -443,6 +444,28 @@ def test_operator_of_an_unknown_domain_freezes_what_it_touches(run, file, out, p
     assert found["verify"]["status"] == "skipped"
     assert found["verify"]["reason"]
     assert {name: weight.shape for name, weight in flat(out).items()} == {"w1": (16, 3, 3, 3), "w2": (8, 16, 1, 1), "w3": (4, 8)}
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_untrained_network_that_onnxruntime_does_not_run(run, file, out, parsed, quiet):
+    rng = np.random.default_rng(0)
+    weights = {"w1": (16, 3, 3, 3), "w2": (16, 16, 1, 1), "w3": (4, 16)}
+    body = """< ir_version: 9, opset_import: ["" : 18] > g (float[1,3,8,8] x) => (float[1,4] y) {
+        a = Conv <pads = [1,1,1,1]> (x, w1, zero) b = Relu (a) c = Conv (b, w2, zero) d = Relu (c)
+        e = GlobalAveragePool (d) f = Flatten (e) h = Gemm <transB = 1> (f, w3) y = Identity (h) }"""
+    model = parsed(body)
+    arrays = {name: rng.normal(0, math.sqrt(2 / math.prod(shape[1:])), shape) for name, shape in weights.items()}
+    model.graph.initializer.extend(
+        numpy_helper.from_array(array.astype(np.float32), name) for name, array in {**arrays, "zero": np.zeros(16)}.items()
+    )
+    model.graph.node[-1].CopyFrom(helper.make_node("Foo", ["h"], ["y"], "foo", domain="acme"))
+    model.opset_import.append(helper.make_opsetid("acme", 1))
+    ran = run(file(model), out, "--target", "macs=0.5", "--round-to", "1", *(["-q"] if quiet else []))
+    assert ran.status == 0, ran.err
+    assert flat(out)["w1"].shape[0] < 16
+    warned = "onnx-reconvene: synflow has no rule for Foo 'foo'; the flow there is spread evenly\n"
+    assert ran.err == ("" if quiet else warned)
+    assert ("synflow, reconvene" in ran.out) is not quiet
 
 
 def test_free_batch_and_image_size(run, file, out, parsed):

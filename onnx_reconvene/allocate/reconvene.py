@@ -21,6 +21,7 @@ from onnx_reconvene.allocate.response import responses
 from onnx_reconvene.allocate.search import closest, largest
 from onnx_reconvene.allocate.unstructured import Unstructured
 from onnx_reconvene.axes import Widths
+from onnx_reconvene.errors import ModelError
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.saliency import Scores, layer_weights
 from onnx_reconvene.saliency.criterion import marginals
@@ -69,8 +70,11 @@ def shares_of_units(analysis: Analysis, scores: Scores, elements: Mapping[str, N
 
 def sensitivity(analysis: Analysis, scores: Scores, widths: Widths, shares: Shares, macs: float) -> Floats:
     """Return how sensitive the network is to each group, cut alone to its width (the PSE), from 0 to 1, [groups]: how its outputs
-    change, or for very large networks the share of its score that is lost."""
-    measured = responses(analysis, scores, widths, macs)
+    change, or for very large networks, and those that onnxruntime does not run, the share of its score that is lost."""
+    try:
+        measured = responses(analysis, scores, widths, macs)
+    except ModelError:
+        measured = None
     return shares.lost(widths) if measured is None else measured
 
 

@@ -8,6 +8,7 @@ import os
 import signal
 import tempfile
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -77,7 +78,8 @@ def _interruptible(source: str, cell: Cell, folder: Path) -> Outcome:
 
 
 def _end_with_parent() -> None:
-    """Let this process end with the one that started it, however that ends."""
+    """Let this process end with the one that started it, however that ends; that one warns, too."""
+    warnings.simplefilter("ignore")
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if MASKS:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
