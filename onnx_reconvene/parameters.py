@@ -162,8 +162,7 @@ def _matrix(shape: tuple[int, ...]) -> tuple[float, float]:
 
 
 def _fans(fan_in: float, fan_out: float, groups: int = 1) -> dict[str, float]:
-    fans = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}
-    return fans if groups == 1 else {**fans, "fan_out of a group": fan_out / groups}
+    return {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2, "fan_out of a group": fan_out / groups}
 
 
 def is_float(values: NDArray[Any]) -> bool:

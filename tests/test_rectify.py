@@ -169,6 +169,23 @@ def test_what_was_drawn_anew_is_untrained_again(network, name, law):
         model = result.model
 
 
+def test_a_convolution_in_groups_may_be_left_with_one(parsed):
+    """Its initializer counts the outputs of a group."""
+    model = parsed("""< ir_version: 9, opset_import: ["" : 18] > g (float[n,32,8,8] x) => (float[n,4,4,4] y) {
+        a = Conv (x, w1, zero32) b = Conv <group = 32> (a, w2, zero64) y = Conv (b, w3, zero4) }""")
+    rng = np.random.default_rng(0)
+    shapes = {"w1": ((32, 32, 1, 1), 32), "w2": ((64, 1, 5, 5), 50), "w3": ((4, 64, 1, 1), 4)}
+    values = {name: rng.normal(0, math.sqrt(2 / fan), shape) for name, (shape, fan) in shapes.items()}
+    values |= {f"zero{n}": np.zeros(n) for n in (32, 64, 4)}
+    model.graph.initializer.extend(numpy_helper.from_array(v.astype(np.float32), k) for k, v in values.items())
+    result = rc.prune(model, keep={"w1": 0.02}, target="macs=1", round_to=1)
+    new = weights(result.model)["w2"]
+    assert result.report.rectify.mode == "reinit"
+    assert new.shape == (2, 1, 5, 5)
+    assert new.std() == pytest.approx(math.sqrt(2 / 50), rel=4 / math.sqrt(new.size))
+    assert not np.isin(new, values["w2"].astype(np.float32)).any()
+
+
 def test_a_seed_and_a_name_say_what_is_drawn(initialized):
     first, other = (weights(rc.prune(initialized, **HALF, seed=seed).model) for seed in (0, 1))
     again = weights(rc.prune(with_order_reversed(initialized), **HALF, seed=0).model)
