@@ -54,6 +54,11 @@ def axes_of(analysis: Analysis, name: str) -> tuple[Axis, ...]:
     return (*((name, axis) for axis in range(rank) if axis not in pending.axes), (name, PENDING))
 
 
+def plain_axes(analysis: Analysis, name: str) -> tuple[Axis, ...]:
+    """Return the axes of a tensor one by one, as those of a stored weight are."""
+    return tuple((name, axis) for axis in range(len(analysis.shapes[name])))
+
+
 def _along(analysis: Analysis, name: str, axis: int) -> tuple[int, Labels]:
     """Return the size of an axis, and the unit of each position along it that carries a channel."""
     shape = analysis.shapes[name]

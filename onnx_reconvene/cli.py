@@ -297,7 +297,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     with warnings.catch_warnings():
-        warnings.showwarning = _ignore if "-q" in words or "--quiet" in words else _warn
+        if "-q" in words or "--quiet" in words:
+            warnings.simplefilter("ignore")
+        warnings.showwarning = _warn
         return _run(words)
 
 
@@ -323,10 +325,6 @@ def _run(words: list[str]) -> int:
 
 def _warn(message: Warning | str, *_: Any) -> None:
     click.echo(f"onnx-reconvene: {message}", err=True)
-
-
-def _ignore(*_: Any) -> None:
-    pass
 
 
 def _fail(text: str, status: int, loud: bool) -> int:

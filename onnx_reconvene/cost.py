@@ -13,7 +13,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper
 
-from onnx_reconvene.axes import Axes, Axis, Products, Sizes, Widths
+from onnx_reconvene.axes import Axes, Products, Sizes, Widths, plain_axes
 from onnx_reconvene.flow import dtype_of, weight_constant
 from onnx_reconvene.graph import dead_nodes, every_node
 from onnx_reconvene.groups import Analysis
@@ -40,7 +40,7 @@ class CostModel:
         self._bytes_each = bytes_each = _stored(analysis)
         families = [[copy.name for _, _, copy in family.reads] for family in getattr(analysis.graph, "shared", ())]
         alone = [name for name in bytes_each if not any(name in family for family in families)]
-        weights = {name: _plain_axes(analysis, name) for name in [*alone, *chain.from_iterable(families)]}
+        weights = {name: plain_axes(analysis, name) for name in [*alone, *chain.from_iterable(families)]}
         macs = [term.axes for term in analysis.flow.macs]
         self._axes = Axes(analysis, chain.from_iterable([*macs, *weights.values()]))
         self.macs = Products.of(self._axes, macs, np.ones(len(macs)))
@@ -108,10 +108,6 @@ class CostModel:
         """Return what each stored weight of a layer costs where these kinds of cost are bounded: its multiply-accumulates; empty
         where parameters alone are, of which each of its elements is one."""
         return {} if set(kinds) <= {"params", "size"} else self.macs_by_weight()
-
-
-def _plain_axes(analysis: Analysis, name: str) -> tuple[Axis, ...]:
-    return tuple((name, axis) for axis in range(len(analysis.shapes[name])))
 
 
 def _before(model: onnx.ModelProto) -> dict[str, float]:

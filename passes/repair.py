@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_reconvene.calibration import Calibration
+from onnx_reconvene.calibration.given import SOURCES
 from onnx_reconvene.errors import ModelError, UsageError
 from onnx_reconvene.flow import weight_constant
 from onnx_reconvene.graph import every_tensor, plain_source
@@ -41,9 +42,7 @@ class Repair(Pass):
         if self.mode not in MODES:
             raise UsageError(f"--repair {self.mode}: not one of none, {', '.join(MODES)}")
         if self.calibration.data is None:
-            raise UsageError(
-                f"--repair {self.mode} needs data: give --data FILE.npz, a folder of images or package.module:function"
-            )
+            raise UsageError(f"--repair {self.mode} needs data: give --data {SOURCES}")
         self.calibration.check()
 
     def requires(self, graph: gs.Graph) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_reconvene.calibration import Calibration
+from onnx_reconvene.calibration.given import SOURCES
 from onnx_reconvene.errors import ModelError, UsageError
 from onnx_reconvene.flow import weight_values
 from onnx_reconvene.graph import every_tensor, plain_source
@@ -41,9 +42,7 @@ class Score(Pass):
         if self.aggregate not in AGGREGATES:
             raise UsageError(f"--aggregate {self.aggregate}: not one of {', '.join(AGGREGATES)}")
         if criteria[self.criterion].needs_data and self.calibration.data is None:
-            raise UsageError(
-                f"--criterion {self.criterion} needs data: give --data FILE.npz, a folder of images or package.module:function"
-            )
+            raise UsageError(f"--criterion {self.criterion} needs data: give --data {SOURCES}")
         self.calibration.check()
         if self.seed < 0:
             raise UsageError(f"--seed {self.seed}: must not be negative")

@@ -16,7 +16,7 @@ import onnx_reconvene.passes
 from onnx_reconvene.bridges import open_model
 from onnx_reconvene.calibration import Calibration, Objective
 from onnx_reconvene.calibration.data import Data, Input
-from onnx_reconvene.saliency import AGGREGATES, SiteScores, combined
+from onnx_reconvene.saliency import AGGREGATES, Context, SiteScores, combined
 
 GRADIENT = ["snip", "grasp", "taylor", "fisher", "hutchinson"]
 WITH_DATA = [*GRADIENT, "activation-mean", "activation-apoz"]
@@ -224,6 +224,20 @@ def test_samples_are_told_apart_wherever_they_lie(parsed, layout):
     together, apart = (scores(model, "fisher", x, batch_size=size, loss="squared-norm") for size in (8, 1))
     np.testing.assert_allclose(together, apart, rtol=1e-4)
     assert scores(model, "taylor", x, loss="squared-norm").shape == (8,)
+
+
+def test_a_layer_counts_by_its_mean_over_all_samples_whatever_the_batches(parsed):
+    head = '<ir_version: 9, opset_import: ["" : 18]> net (float[n,4] x) => (float[n,3] y)'
+    model = parsed(f"{head} {{ h = MatMul (x, w) r = Relu (h) y = MatMul (r, v) }}", w=(4, 8), v=(8, 3))
+    x = np.random.default_rng(1).standard_normal((16, 4)).astype(np.float32) * np.linspace(0.1, 3, 16, dtype=np.float32)[:, None]
+    analysis = rc.analyze(model)
+    found = []
+    for size in (16, 4, 1):
+        given = Calibration(x, batch_size=size, loss="squared-norm")
+        own = Objective(analysis.graph, analysis.sizes, given)
+        found.append(rc.criteria["fisher"].score(analysis, Context(aggregate="normalized", make_objective=lambda own=own: own)))
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-4)
+    np.testing.assert_allclose(found[2], found[0], rtol=1e-4)
 
 
 # --- losses ----------------------------------------------------------------------------------------------------------

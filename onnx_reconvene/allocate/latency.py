@@ -49,7 +49,7 @@ class _Market:
 
     def __init__(self, analysis: Analysis, scores: Scores, within: Budget) -> None:
         self.within, cost = within, within.cost
-        self.widths = within.largest
+        self.widths = within.largest.copy()
         self._shares = [_shares(group, scores) for group in analysis.groups]
         self._now = cost("macs", self.widths), cost("latency", self.widths)
         self._offers = [offer for g in range(len(analysis.groups)) if (offer := self._offer(g)) is not None]

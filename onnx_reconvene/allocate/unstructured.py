@@ -31,7 +31,7 @@ class Histogram:
         """Return the histogram of the scores of elements; what is negative counts as zero."""
         flat = np.maximum(scores.ravel(), np.float32(0))
         keys = flat.view(np.int32) >> BITS
-        first = int(keys.min(initial=0))
+        first = int(keys.min()) if keys.size else 0
         keys = keys - first
         count, mass = np.bincount(keys)[::-1], np.bincount(keys, flat)[::-1]
         filled = count > 0

@@ -6,17 +6,12 @@ from typing import TYPE_CHECKING, Any
 from onnx_reconvene.calibration.given import Calibration, Place
 
 if TYPE_CHECKING:
-    from onnx_reconvene.calibration.backend import BACKENDS, Backend, Network, OnnxRuntime, Tap
-    from onnx_reconvene.calibration.losses import Loss
+    from onnx_reconvene.calibration.backend import BACKENDS, OnnxRuntime
     from onnx_reconvene.calibration.objective import Objective
 
-_HOME = {
-    **dict.fromkeys(("BACKENDS", "Backend", "Network", "OnnxRuntime", "Tap"), "backend"),
-    "Loss": "losses",
-    "Objective": "objective",
-}
+_HOME = {"BACKENDS": "backend", "OnnxRuntime": "backend", "Objective": "objective"}
 
-__all__ = ["BACKENDS", "Backend", "Calibration", "Loss", "Network", "Objective", "OnnxRuntime", "Place", "Tap"]
+__all__ = ["BACKENDS", "Calibration", "Objective", "OnnxRuntime", "Place"]
 
 
 def __getattr__(name: str) -> Any:

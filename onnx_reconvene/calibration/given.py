@@ -10,6 +10,8 @@ import onnx_graphsurgeon as gs
 
 from onnx_reconvene.errors import UsageError
 
+SOURCES = "FILE.npz, a folder of images or package.module:function"  # of samples
+
 
 @dataclass(frozen=True)
 class Calibration:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -11,7 +12,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper, numpy_helper
 
-from onnx_reconvene.axes import Axes, Axis, Products, Sizes, axes_of
+from onnx_reconvene.axes import Axes, Axis, Products, Sizes, axes_of, plain_axes
 from onnx_reconvene.graph import every_node
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.inference import element_types
@@ -132,13 +133,9 @@ class Work:
         plain = all(isinstance(value, int | float | str | list) for value in node.attrs.values())
         if node.op not in MEASURED or node.domain not in (None, "", "ai.onnx") or not known or not plain:
             return None
-        operands = tuple(
-            (self.types[t.name].name, self.analysis.flow.is_static(t), self._axes(t.name)) if t.name else None for t in node.inputs
-        )
+        is_static, axes = self.analysis.flow.is_static, functools.partial(plain_axes, self.analysis)
+        operands = tuple((self.types[t.name].name, is_static(t), axes(t.name)) if t.name else None for t in node.inputs)
         return Layer(node, operands, axes_of(self.analysis, names[0]), axes_of(self.analysis, names[-1]), self.opset)
-
-    def _axes(self, name: str) -> tuple[Axis, ...]:
-        return tuple((name, axis) for axis in range(len(self.analysis.shapes[name])))
 
     def _moved(self, node: gs.Node, layers: set[int]) -> list[str]:
         """Return the tensors that node reads and writes, those left out that never get to memory because kernels are fused."""

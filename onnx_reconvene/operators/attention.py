@@ -25,14 +25,14 @@ def attention(op: Op) -> None:
         out = {1: q, 3: inner}
     else:
         q, k, v = (op.along(i, 2)[0] for i in range(3))
-        out = {2: merged(op, q, k, v, int(op.attr("q_num_heads")), int(op.attr("kv_num_heads")))}
+        out = {2: merged(q, k, v, int(op.attr("q_num_heads")), int(op.attr("kv_num_heads")))}
     heads = tie_heads(op, q, k, v, shared=k.size if len(op.shape(0)) == 4 else int(op.attr("kv_num_heads")))
     if op.has(3) and len(op.shape(3)) == 4 and op.shape(3)[1] > 1:
         op.equate(op.along(3, 1)[0].reshape(heads.size, -1), heads[:, None])
     op.emit(out)
 
 
-def merged(op: Op, q: Labels, k: Labels, v: Labels, heads: int, shared: int) -> Labels:
+def merged(q: Labels, k: Labels, v: Labels, heads: int, shared: int) -> Labels:
     """Return the labels of the outputs of all heads in a row: those of the values, as often as heads share them."""
     if q.size % heads or k.size % shared or v.size % shared or heads % shared:
         raise UnsupportedError("its heads do not divide its channels")
@@ -61,7 +61,7 @@ def multi_head(op: Op) -> None:
         raise UnsupportedError("of its inputs only queries, keys, values and bias are followed")
     q, k, v = (op.along(i, 2)[0] for i in range(3))
     heads = int(op.attr("num_heads"))
-    out = merged(op, q, k, v, heads, heads)
+    out = merged(q, k, v, heads, heads)
     tie_heads(op, q, k, v, heads)
     if op.has(3):
         op.equate(np.concatenate([q, k, v]), op.along(3, 0)[0])

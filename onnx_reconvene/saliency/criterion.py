@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_reconvene.calibration.given import SOURCES
 from onnx_reconvene.errors import UsageError
 from onnx_reconvene.flow import weight_values
 from onnx_reconvene.groups import Analysis
@@ -40,7 +41,7 @@ class Context:
     def objective(self) -> Objective:
         """The loss of the network on data. Raises UsageError where there are no data."""
         if self.make_objective is None:
-            raise UsageError("this criterion needs data: give --data FILE.npz, a folder of images or package.module:function")
+            raise UsageError(f"this criterion needs data: give --data {SOURCES}")
         return self.make_objective()
 
 

@@ -5,7 +5,10 @@ g is the gradient of the loss by a weight w, H the Hessian.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
+from numpy.typing import NDArray
 
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.saliency.criterion import Context, Elements, Scores, criterion, differentiable_weights, element_criterion
@@ -49,7 +52,10 @@ def fisher(analysis: Analysis, context: Context) -> Scores:
     """Mean over samples of the square of the sum of w g over the weights and biases of the unit."""
     places, objective = reads_and_makes(analysis), context.objective
     total = np.zeros(analysis.width)
-    for _, sums in objective.contractions(places, per_sample=True):
+    batches: Iterable[list[NDArray[np.float32]]] = (sums for _, sums in objective.contractions(places, per_sample=True))
+    if context.aggregate == "normalized":  # by the mean of all samples, whatever the batches
+        batches = [[np.concatenate(own) for own in zip(*batches, strict=True)]]
+    for sums in batches:
         total += np.square(combined_at(analysis, places, sums, context.aggregate)).sum(0)
     return total / objective.samples
 
