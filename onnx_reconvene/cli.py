@@ -299,7 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with warnings.catch_warnings():
         if "-q" in words or "--quiet" in words:
             warnings.simplefilter("ignore")
-        warnings.showwarning = _warn
+        warnings.showwarning = lambda message, *_, **__: click.echo(f"onnx-reconvene: {message}", err=True)
         return _run(words)
 
 
@@ -321,10 +321,6 @@ def _run(words: list[str]) -> int:
         return _fail("out of memory", 3, loud)
     except Exception as error:
         return _fail(f"internal error, please report it: {type(error).__name__}: {error}", 3, loud)
-
-
-def _warn(message: Warning | str, *_: Any) -> None:
-    click.echo(f"onnx-reconvene: {message}", err=True)
 
 
 def _fail(text: str, status: int, loud: bool) -> int:
