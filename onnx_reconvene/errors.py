@@ -14,7 +14,7 @@ class UsageError(ReconveneError):
 
 
 class ModelError(ReconveneError):
-    """The input is unreadable, invalid or unsupported, or the output cannot be written."""
+    """The input is unreadable, invalid or unsupported."""
 
     exit_status = 3
 
