@@ -21,6 +21,7 @@ else:
     import tomli as tomllib
 
 VERSION = 1
+NAMES = ("criterion", "allocate", "attention", "rectify")  # settings that are text
 Mask = NDArray[np.bool_]
 
 
@@ -72,9 +73,19 @@ def read_plan(path: str) -> Plan:
         raise UsageError(f"--from-plan {path}: not a plan of version {VERSION}; --plan writes one")
     try:
         keep = {str(row["name"]): _mask(int(row["units"]), str(row["gone"])) for row in found["groups"]}
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UsageError(f"--from-plan {path}: {error!r}; each group has a name, units and which are gone, like '0-3,7'") from error
-    return Plan({key: value for key, value in found.items() if key not in ("version", "groups")}, keep)
+    settings = {key: value for key, value in found.items() if key not in ("version", "groups")}
+    _check_settings(settings, f"--from-plan {path}")
+    return Plan(settings, keep)
+
+
+def _check_settings(settings: Mapping[str, Any], name: str) -> None:
+    for key, value in settings.items():
+        if key == "seed" and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+            raise UsageError(f"{name}: seed: expected a whole number of at least 0, not {value!r}")
+        if key in NAMES and not isinstance(value, str):
+            raise UsageError(f"{name}: {key}: expected a name, not {value!r}")
 
 
 def read_fractions(path: str) -> dict[str, float]:

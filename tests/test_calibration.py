@@ -154,6 +154,46 @@ def test_what_does_not_fit_is_explained_in_a_line(model, case):
     assert "\n" not in str(raised.value)
 
 
+MODULES = {
+    "nothing": ("def samples():\n    return None", "TypeError: 'NoneType'"),
+    "an argument": ("def samples(count):\n    return []", "TypeError: samples() missing"),
+    "an import that fails": ("1 / 0", "ZeroDivisionError: division by zero"),
+    "a program": ("import sys\nsys.exit()", "SystemExit"),
+    "a slip": ("def samples():\n    yield {'x': ones(3, 8, 8)}", "NameError: name 'ones'"),
+    "lines": ("def samples():\n    raise RuntimeError('first\\nsecond')", "RuntimeError: first second"),
+    "no array": ("def samples():\n    yield [[1], [2, 3]], 1, 2", "yields 3 arrays"),
+    "ragged": ("def samples():\n    yield {'x': [[1], [2, 3]]}", "ValueError: setting an array"),
+}
+
+
+@pytest.mark.parametrize("case", MODULES)
+def test_functions_that_fail_are_named(model, run, file, tmp_path, monkeypatch, case):
+    text, reason = MODULES[case]
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "failing", raising=False)
+    (tmp_path / "failing.py").write_text(text)
+    ran = run(file(model), "--dry-run", "--criterion", "taylor", "--data", "failing:samples")
+    assert ran.status == 2
+    assert ran.err.startswith(f"onnx-reconvene: --data failing:samples: {reason}")
+    assert ran.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("flipped", ["a value", "the directory", "all"])
+@pytest.mark.parametrize("suffix", ["npz", "npy"])
+def test_damaged_files_are_named(model, run, file, arrays, tmp_path, suffix, flipped):
+    path = tmp_path / f"in.{suffix}"
+    (np.savez if suffix == "npz" else np.save)(path, arrays["x"])
+    content = bytearray(path.read_bytes())
+    for at in {"a value": [5000], "the directory": [len(content) - 20], "all": range(len(content))}[flipped]:
+        content[at] ^= 0xFF
+    path.write_bytes(content)
+    ran = run(file(model), "--dry-run", "--criterion", "taylor", "--data", path)
+    if suffix == "npz" or flipped == "all":  # nothing tells that a value of an array is wrong
+        assert ran.status == 2
+        assert ran.err.startswith(f"onnx-reconvene: --data {path}: ")
+        assert ran.err.count("\n") == 1
+
+
 def test_unscaled_data_are_remarked_upon(model, arrays):
     result = rc.prune(model, criterion="taylor", data=100 * arrays["x"], verify=False)
     assert any("is it scaled" in remark for remark in result.report.data["remarks"])
@@ -303,6 +343,16 @@ def test_outputs_that_are_no_logits_are_squared(model, arrays):
     expected = 2 * logits.reshape(10, 4).T @ features / 10
     assert found.loss.name == "squared norm of the outputs"
     np.testing.assert_allclose(found.mean_gradients(["w3"])["w3"], expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("loss", [None, "squared-norm"])
+def test_a_network_without_an_output_to_differentiate(model, arrays, loss):
+    model.graph.node.append(helper.make_node("ArgMax", ["logits"], ["class"], axis=1))
+    model.graph.node.append(helper.make_node("ReduceSum", ["logits"], ["whole"], keepdims=0))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("class", onnx.TensorProto.INT64, ["n", 1]))
+    with pytest.raises(rc.UsageError, match="--loss: no output of the network is floating-point"):
+        slopes(model, arrays["x"], loss=loss)
+    assert slopes(model, arrays["x"], loss="whole").any()
 
 
 def mean_square(outputs, data):

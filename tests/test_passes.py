@@ -387,6 +387,16 @@ def test_a_criterion_of_ones_own(network, run):
     assert "last            Later units matter more. [a test]" in run("--criterion", "list").out.splitlines()
 
 
+@pytest.mark.parametrize("text", [None, "", "\n  \n"])
+def test_a_criterion_that_says_nothing_of_itself(text):
+    def silent(analysis, context):
+        return np.arange(analysis.width, dtype=float)
+
+    silent.__doc__ = text
+    assert rc.criterion("silent", "a test")(silent).summary == ""
+    assert rc.criteria.pop("silent").score is silent
+
+
 @pytest.mark.parametrize("scores", [[], [1.0, 2.0], np.full(400, np.nan), np.full(400, np.inf), np.ones((400, 2)), None, "high"])
 def test_a_criterion_that_returns_nonsense(network, scores):
     @rc.criterion("nonsense", "a test")

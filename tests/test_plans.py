@@ -92,6 +92,7 @@ def test_plan_is_read_as_written(network, tmp_path, units):
         (lambda groups: groups[0].update(name="nobody"), "nobody"),
         (lambda groups: groups.pop(), "does not name it"),
         (lambda groups: groups[0].update(units=17), "17"),
+        (lambda groups: groups[0].update(units=float("inf")), "units"),
         (lambda groups: groups[0].update(gone="0-15"), "at least|a unit"),
         (lambda groups: groups[0].update(gone="12-40"), "12-40"),
         (lambda groups: groups[0].update(gone="x"), "gone"),
@@ -105,6 +106,18 @@ def test_plan_that_does_not_fit_is_refused(planned, change, named):
     plan.write_text(json.dumps(edited))
     with pytest.raises(rc.UsageError, match=named):
         rc.prune(str(source), from_plan=str(plan))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("seed", -1), ("seed", "a"), ("seed", 1.5), ("seed", None), ("rectify", 3), ("attention", ["heads"])]
+)
+def test_settings_that_make_no_sense_are_named(planned, run, tmp_path, key, value):
+    source, _, plan = planned
+    plan.write_text(json.dumps(json.loads(plan.read_text()) | {key: value}))
+    ran = run(source, tmp_path / "again.onnx", "--from-plan", plan)
+    assert ran.status == 2
+    assert f"--from-plan {plan}: {key}: expected" in ran.err
+    assert ran.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{", '{"version": 9, "groups": []}', "\xff"])

@@ -32,15 +32,12 @@ def array_chunks(arrays: Mapping[str, Array], name: str) -> Chunks:
 def npz_chunks(path: str) -> Chunks:
     """Return a function that yields the members of an .npz archive some rows at a time; none is ever held whole."""
     name = f"--data {path}"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            keys = [member.removesuffix(".npy") for member in archive.namelist() if member.endswith(".npy")]
-            lengths = {}
-            for key in keys:
-                with archive.open(f"{key}.npy") as file:
-                    lengths[key] = _Rows(file, f"{name}: '{key}'").count
-    except (OSError, zipfile.BadZipFile, ValueError) as error:
-        raise UsageError(f"{name}: cannot be read: {error}") from error
+    with zipfile.ZipFile(path) as archive:
+        keys = [member.removesuffix(".npy") for member in archive.namelist() if member.endswith(".npy")]
+        lengths = {}
+        for key in keys:
+            with archive.open(f"{key}.npy") as file:
+                lengths[key] = _Rows(file, f"{name}: '{key}'").count
     _check(lengths, name)
 
     def chunks(size: int) -> Iterator[dict[str, Array]]:

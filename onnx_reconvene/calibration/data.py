@@ -19,7 +19,7 @@ from onnx import helper
 
 from onnx_reconvene.calibration import images
 from onnx_reconvene.calibration.archives import array_chunks, npz_chunks
-from onnx_reconvene.errors import UsageError
+from onnx_reconvene.errors import UsageError, blaming
 
 Array = NDArray[Any]
 Batch = dict[str, Array]  # arrays [samples, ...] by name: the inputs, and what else there is, such as labels
@@ -61,14 +61,23 @@ class Data:
         "package.module:function"; or an array, a mapping of arrays, a function or an iterable that can be read again (list,
         torch DataLoader) of dicts, tuples (inputs, then labels) or arrays, each a batch or a single sample.
 
-        image: how images are prepared, see `images.Preparation`. Raises UsageError where source is nothing of the kind.
+        image: how images are prepared, see `images.Preparation`. Raises UsageError where source is nothing of the kind, or fails.
         """
         self.inputs = inputs
         self.remarks: list[str] = []
-        self.name, self._chunks = self._open(source, image or {})
+        self.name = f"--data {os.fspath(source)}" if isinstance(source, str | os.PathLike) else "data"
+        with blaming(self.name):
+            self._chunks = self._open(source, image or {})
 
     def batches(self, size: int, limit: int) -> Iterator[Batch]:
-        """Yield the first `limit` samples in batches of `size`, the last of which may be smaller."""
+        """Yield the first `limit` samples in batches of `size`, the last of which may be smaller.
+
+        Raises UsageError where the source fails.
+        """
+        with blaming(self.name):
+            yield from self._batches(size, limit)
+
+    def _batches(self, size: int, limit: int) -> Iterator[Batch]:
         waiting: list[Batch] = []
         held, left = 0, limit
         for chunk in self._chunks(size):
@@ -99,38 +108,34 @@ class Data:
             return batch
         raise UsageError(f"{self.name}: holds no samples")
 
-    def _open(self, source: Any, image: Mapping[str, str]) -> tuple[str, Callable[[int], Iterable[Any]]]:
+    def _open(self, source: Any, image: Mapping[str, str]) -> Callable[[int], Iterable[Any]]:
         if isinstance(source, str | os.PathLike):
             return self._named(os.fspath(source), image)
         if isinstance(source, np.ndarray):
-            return "data", array_chunks({self._only(): source}, "data")
+            return array_chunks({self._only(): source}, "data")
         if isinstance(source, Mapping):
-            return "data", array_chunks({name: np.asarray(array) for name, array in source.items()}, "data")
+            return array_chunks({name: np.asarray(array) for name, array in source.items()}, "data")
         if isinstance(source, Iterator):
             raise UsageError("data: an iterator can be read but once; give a list, a DataLoader or the function that makes it")
         if callable(source):
-            return "data", lambda size: source()
+            return lambda size: source()
         if isinstance(source, Iterable):
-            return "data", lambda size: source
+            return lambda size: source
         raise UsageError(f"data: {type(source).__name__} is no path, array, mapping, function or iterable")
 
-    def _named(self, source: str, image: Mapping[str, str]) -> tuple[str, Callable[[int], Iterable[Any]]]:
-        name = f"--data {source}"
+    def _named(self, source: str, image: Mapping[str, str]) -> Callable[[int], Iterable[Any]]:
         if os.path.isdir(source):
             preparation = images.preparation(self.inputs[0].shape, image)
             self.remarks.append(str(preparation))
-            return name, images.chunks(source, self._only(), preparation)
+            return images.chunks(source, self._only(), preparation)
         if source.endswith(".npz"):
-            return name, npz_chunks(source)
+            return npz_chunks(source)
         if source.endswith(".npy"):
-            try:
-                return name, array_chunks({self._only(): np.load(source, mmap_mode="r")}, name)
-            except (OSError, ValueError) as error:
-                raise UsageError(f"{name}: cannot be read: {error}") from error
+            return array_chunks({self._only(): np.load(source, mmap_mode="r")}, self.name)
         if ":" in source and not os.path.exists(source):
             function = _imported(source)
-            return name, lambda size: function()
-        raise UsageError(f"{name}: no .npz, .npy, folder of images or package.module:function" + _missing(source))
+            return lambda size: function()
+        raise UsageError(f"{self.name}: no .npz, .npy, folder of images or package.module:function" + _missing(source))
 
     def _only(self) -> str:
         if len(self.inputs) > 1:
@@ -209,14 +214,10 @@ def _imported(source: str) -> Callable[[], Iterable[Any]]:
     module, _, name = source.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"--data {source}: {error}") from error
+    function: Callable[[], Iterable[Any]] = getattr(importlib.import_module(module), name)
     if not callable(function):
         raise UsageError(f"--data {source}: is no function")
-    result: Callable[[], Iterable[Any]] = function
-    return result
+    return function
 
 
 def _missing(source: str) -> str:

@@ -88,7 +88,7 @@ def sample(path: str, how: Preparation) -> NDArray[np.float32]:
     try:
         with Image.open(path) as image:
             picture = image.convert("RGB" if len(how.mean) == 3 else "L")
-    except OSError as error:
+    except Exception as error:  # Pillow raises what its decoders raise
         raise UsageError(f"--data: {path} cannot be read as an image: {error}") from error
     height, width = how.crop
     scale = max(how.resize / min(picture.size), height / picture.height, width / picture.width)

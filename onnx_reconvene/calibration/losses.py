@@ -69,8 +69,10 @@ def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def squared_norm(outputs: Tensors, data: Tensors) -> Tensor:
-    """Return the sum of the squares of all floating-point outputs, averaged over samples."""
+    """Return the sum of the squares of all floating-point outputs, averaged over samples. Raises UsageError without any."""
     found = [y for y in outputs.values() if y.dtype.kind == "f"]
+    if not found:
+        raise UsageError("--loss: no output of the network is floating-point; name a scalar tensor of the network as the loss")
     samples = next(iter(data.values())).shape[0]
     return total([(y * y).sum(range(y.rank), keepdims=False) for y in found]) * (1 / samples)
 

@@ -96,7 +96,7 @@ def element_criterion(name: str, source: str, needs_data: bool = False) -> Calla
 
 
 def _summary(function: Callable[..., Any]) -> str:
-    return (function.__doc__ or "").strip().splitlines()[0]
+    return (function.__doc__ or "").strip().partition("\n")[0]
 
 
 @dataclass(frozen=True)
