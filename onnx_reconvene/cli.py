@@ -273,7 +273,6 @@ def sweep(
         _options(given | VARIED),
         yardstick=given["yardstick"],
         latency=not given["no_latency"],
-        threads=given["threads"],
         plot=not given["no_plot"],
         jobs=given["jobs"],
         dask=given["dask"],

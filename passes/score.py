@@ -37,12 +37,9 @@ class Score(Pass):
 
     def requires(self, graph: gs.Graph) -> None:
         """The criterion exists and the weights are finite."""
-        if self.criterion not in criteria:
-            raise UsageError(f"--criterion {self.criterion}: not one of {', '.join(criteria)}")
+        check_criterion(self.criterion, self.calibration)
         if self.aggregate not in AGGREGATES:
             raise UsageError(f"--aggregate {self.aggregate}: not one of {', '.join(AGGREGATES)}")
-        if criteria[self.criterion].needs_data and self.calibration.data is None:
-            raise UsageError(f"--criterion {self.criterion} needs data: give --data {SOURCES}")
         self.calibration.check()
         if self.seed < 0:
             raise UsageError(f"--seed {self.seed}: must not be negative")
@@ -89,6 +86,14 @@ class Score(Pass):
             raise UsageError(f"criterion {self.criterion} returns scores of shape {shape}, not one for each of {width} units")
         if not np.isfinite(scores).all():
             raise ModelError(f"criterion {self.criterion} overflows on this network: its weights are too large")
+
+
+def check_criterion(name: str, given: Calibration, option: str = "--criterion") -> None:
+    """Raise UsageError, naming the option, where there is no such criterion or it has no data."""
+    if name not in criteria:
+        raise UsageError(f"{option} {name}: not one of {', '.join(criteria)}")
+    if criteria[name].needs_data and given.data is None:
+        raise UsageError(f"{option} {name} needs data: give --data {SOURCES}")
 
 
 def _check_finite(analysis: Analysis) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 import onnx_reconvene as rc
 from onnx_reconvene.errors import ModelError, VerificationError
+from onnx_reconvene.latency.runtime import CPU
 from onnx_reconvene.notes import notes_of
 from onnx_reconvene.passes import Verify
 from onnx_reconvene.portfolio import grid
@@ -310,7 +311,8 @@ def test_where_no_cell_can_be_cut_the_status_is_that_of_the_first(run, file, fol
     [
         (["--criteria", "l2,nope"], "--criterion nope"),
         (["--allocate", "nope"], "--allocate nope"),
-        (["--yardstick", "nope"], "--criterion nope"),
+        (["--yardstick", "nope"], "--yardstick nope: not one of"),
+        (["--yardstick", "fisher"], "--yardstick fisher needs data"),
         (["--targets", "macs=0.5,macs=x"], "--target macs=x"),
         (["--targets", ""], "--targets"),
         (["--criteria", "l2,"], "--criteria"),
@@ -366,10 +368,10 @@ def clock(monkeypatch):
     """Let a run of the network take 10 ms, and of the k-th cut 10 - k; return how many were timed."""
     timed = []
 
-    def latencies(models, sizes, threads):
+    def latencies(models, sizes, threads, provider):
         before, after = (sum(array.nbytes for array in model.arrays.values()) for model in models)
         assert before > after
-        timed.append(threads)
+        timed.append((threads, provider))
         return [10.0, 10.0 - len(timed)]
 
     monkeypatch.setattr(grid, "latencies", latencies)
@@ -381,15 +383,35 @@ def test_each_cut_is_timed_once_against_the_network(file, folder, clock):
     rows = rc.sweep(file(), folder, **told)
     assert [row.kept("latency_ms") for row in rows] == [0.9, 0.8]
     assert rc.sweep(file(), folder, **told) == rows
-    assert clock == [0, 0]
+    assert clock == [(0, CPU)] * 2
     rc.sweep(file(), folder, threads=2, **told)
-    assert clock == [0, 0, 2, 2]
+    assert clock == [(0, CPU)] * 2 + [(2, CPU)] * 2
     report = json.loads((folder / rows[0].report).read_text())
     assert (report["before"]["latency_ms"], report["after"]["latency_ms"]) == (10.0, 7.0)
 
 
+@pytest.mark.parametrize("given", [{"threads": 3}, {"options": rc.Options(threads=3)}])
+def test_cells_get_the_threads_that_cuts_are_timed_with(file, folder, clock, given):
+    (row,) = rc.sweep(file(), folder, jobs=1, plot=False, **given)
+    assert json.loads((folder / row.report).read_text())["sweep"]["key"]["options"]["threads"] == 3
+    assert clock == [(3, CPU)]
+
+
+def test_cuts_are_timed_with_the_provider_given(file, folder, clock, monkeypatch):
+    monkeypatch.setattr(grid, "check_provider", lambda provider: None)
+    rc.sweep(file(), folder, provider="OtherExecutionProvider", jobs=1, plot=False)
+    assert clock == [(0, "OtherExecutionProvider")]
+
+
+def test_a_provider_that_onnxruntime_lacks_is_refused_before_anything_is_cut(run, file, folder):
+    ran = run("sweep", file(), folder, "--provider", "NoSuchExecutionProvider", "--no-plot")
+    assert (ran.status, ran.out) == (2, "")
+    assert ran.err.startswith("onnx-reconvene: --provider NoSuchExecutionProvider: ")
+    assert not folder.exists()
+
+
 def test_a_cut_that_cannot_be_timed_says_so(file, folder, monkeypatch):
-    def latencies(models, sizes, threads):
+    def latencies(models, sizes, threads, provider):
         raise ModelError("no such operator")
 
     monkeypatch.setattr(grid, "latencies", latencies)

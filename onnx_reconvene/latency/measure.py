@@ -15,7 +15,7 @@ from onnx_reconvene.errors import ModelError, UsageError
 from onnx_reconvene.files import replacing
 from onnx_reconvene.graph import Source
 from onnx_reconvene.latency.kernels import Kernel
-from onnx_reconvene.latency.runtime import Runtime
+from onnx_reconvene.latency.runtime import CPU, Runtime
 from onnx_reconvene.process import PROGRAMS, TIME_LIMIT, isolated, last_line, workplace
 from onnx_reconvene.reference import store
 
@@ -75,9 +75,16 @@ class Job:
                     archive.write(os.path.join(folder, name), name)
 
 
-def latencies(models: Sequence[Source], sizes: Sizes, threads: int = 0) -> list[float]:
+def latencies(models: Sequence[Source], sizes: Sizes, threads: int = 0, provider: str = CPU) -> list[float]:
     """Return the milliseconds of one run of each model in onnxruntime, run in turn in a process of their own.
 
-    Raises ModelError where onnxruntime does not run one of them.
+    Raises ModelError where onnxruntime does not run one of them, UsageError where it has no such provider.
     """
-    return list(Job(networks={str(k): (model, sizes) for k, model in enumerate(models)}).run(Runtime(threads)).values())
+    job = Job(networks={str(k): (model, sizes) for k, model in enumerate(models)})
+    return list(job.run(Runtime(threads, provider)).values())
+
+
+def check_provider(provider: str) -> None:
+    """Raise UsageError where onnxruntime has no such provider, before anything is measured with it."""
+    if provider != CPU:
+        Job().run(Runtime(provider=provider))

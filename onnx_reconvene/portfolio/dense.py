@@ -13,10 +13,12 @@ import onnx_graphsurgeon as gs
 
 from onnx_reconvene import wire
 from onnx_reconvene.api import Options
+from onnx_reconvene.calibration import Calibration
 from onnx_reconvene.files import save
 from onnx_reconvene.graph import Source, without_weights
 from onnx_reconvene.notes import analysis_of, notes_of
 from onnx_reconvene.passes import Allocate, Load, Score
+from onnx_reconvene.passes.score import check_criterion
 from onnx_reconvene.saliency import Scores
 from onnx_reconvene.shapes import Shape
 
@@ -36,8 +38,9 @@ class Dense:
 def dense_of(graph: gs.Graph, yardstick: str, cells: Sequence[Options]) -> Dense:
     """Return a network, scored by the yardstick under the options of its cells.
 
-    Raises UsageError where one of these has an option that cannot be, ModelError where the network cannot be analysed.
+    Raises UsageError where the yardstick or an option of these cannot be, ModelError where the network cannot be analysed.
     """
+    check_criterion(yardstick, Calibration(cells[0].data), "--yardstick")
     source = without_weights(graph)
     steps = [step for options in cells for step in options.passes()]
     for step in replace(cells[0], criterion=yardstick, steps=1).passes():

@@ -14,7 +14,8 @@ from onnx_reconvene.bridges import open_model
 from onnx_reconvene.errors import ModelError
 from onnx_reconvene.files import write_whole
 from onnx_reconvene.graph import load, plain_source, without_weights
-from onnx_reconvene.latency.measure import latencies
+from onnx_reconvene.latency.measure import check_provider, latencies
+from onnx_reconvene.latency.runtime import Runtime
 from onnx_reconvene.portfolio.cell import Cell, Target, product
 from onnx_reconvene.portfolio.dense import as_file, dense_of
 from onnx_reconvene.portfolio.row import Row, with_fronts
@@ -41,7 +42,6 @@ def sweep(
     *,
     yardstick: str = "l2",
     latency: bool = True,
-    threads: int = 0,
     plot: bool = True,
     jobs: int = 0,
     dask: str | None = None,
@@ -52,8 +52,8 @@ def sweep(
 
     model, options and given: as for `prune`, the same for all cells; data and loss have to be named by text, as cells are cut in
     other processes. A target may be several that all hold. yardstick: the criterion whose scores kept make rows comparable.
-    latency: whether each cut is timed, in turn with the network before it and once all are cut, by `threads` of onnxruntime (0: its
-    choice). plot: whether portfolio.svg and portfolio.html are drawn. jobs: how many cells at a time, 0 for as many as there are
+    latency: whether each cut is timed, in turn with the network before it and once all are cut, as the options threads and provider
+    say. plot: whether portfolio.svg and portfolio.html are drawn. jobs: how many cells at a time, 0 for as many as there are
     processors; 1 stays in this process, which alone knows criteria that it has registered itself. dask: the address of a scheduler
     whose workers cut instead. Returns a row for each cell.
 
@@ -65,12 +65,14 @@ def sweep(
 
         check_plots("sweep", "; or leave the plots out (--no-plot)")
     base = chosen_options(options, given)
+    if latency:
+        check_provider(base.provider)
     graph, _ = open_model(model)
     cells = product(_stem(model), base, stage_of(plain_source(graph)), targets, criteria, allocate)
     store = Store(Path(outdir), dense_of(graph, yardstick, [cell.options for cell in cells]), files_in(base))
     failed = _cut_missing(store, cells, jobs, dask, watch)
     done = [cell for cell in cells if cell.name not in failed]
-    untimed = _time(store, done, threads, watch) if latency else {}
+    untimed = _time(store, done, Runtime(base.threads, base.provider), watch) if latency else {}
     rows = with_fronts([failed.get(cell.name) or _row(store, cell, untimed) for cell in cells])
     _write(store, rows, plot)
     return rows
@@ -108,18 +110,18 @@ def _outcomes(store: Store, cells: Sequence[Cell], jobs: int, dask: str | None) 
             yield from here(source, store.folder, cells)
 
 
-def _time(store: Store, cells: Sequence[Cell], threads: int, watch: Watch) -> dict[str, str]:
+def _time(store: Store, cells: Sequence[Cell], runtime: Runtime, watch: Watch) -> dict[str, str]:
     """Time the cuts that have not been, one after the other; return why some cannot be, by name."""
-    waiting = [cell for cell in cells if not store.is_timed(cell, threads)]
+    waiting = [cell for cell in cells if not store.is_timed(cell, runtime.threads)]
     reasons = {}
     for cell in watch(waiting, len(waiting)):
         cut = without_weights(load(cell.network(store.folder)))
         try:
-            before, after = latencies([store.dense.source, cut], store.dense.sizes, threads)
+            before, after = latencies([store.dense.source, cut], store.dense.sizes, runtime.threads, runtime.provider)
         except ModelError as error:
             reasons[cell.name] = f"not timed: {error}"
         else:
-            store.enter_times(cell, before, after, threads)
+            store.enter_times(cell, before, after, runtime.threads)
     return reasons
 
 
