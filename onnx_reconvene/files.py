@@ -8,14 +8,16 @@ import hashlib
 import os
 import pathlib
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import IO
 
 import numpy as np
-from onnx import TensorProto
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import TensorProto, external_data_helper
 
 from onnx_reconvene import wire
-from onnx_reconvene.errors import UsageError
+from onnx_reconvene.errors import ModelError, UsageError
 from onnx_reconvene.graph import Source
 
 PROTOBUF_LIMIT = 2**31 - 1  # bytes in one message
@@ -25,23 +27,68 @@ def save(bare: Source, path: str | os.PathLike[str]) -> None:
     """Write a model to path so that the file there is whole, old or new, whatever happens.
 
     A model over 2 GB keeps its weights beside it, in a file of another name for other weights: what is at path refers to a whole
-    one, old or new. Raises UsageError where path cannot be written.
+    one, old or new. That of the old model goes. Raises UsageError where path cannot be written.
     """
-    name = os.fspath(path)
+    old, new = _data_of(path), None
     if sum(array.nbytes for array in bare.arrays.values()) + bare.model.ByteSize() + 2**20 <= PROTOBUF_LIMIT:
-        with replacing(name) as file:
+        with replacing(os.fspath(path)) as file:
             file.writelines(wire.join(bare.model, bare.arrays))
-        return
+    else:
+        new = _save_apart(bare, path)
+    _discard(old - {new})
+
+
+def remove(path: str | os.PathLike[str]) -> None:
+    """Remove the model at path, if there is one, and what `save` has put beside it; of a link the link alone."""
+    old = set() if os.path.islink(path) else _data_of(path)
+    pathlib.Path(path).unlink(missing_ok=True)
+    _discard(old)
+
+
+def _discard(files: Iterable[pathlib.Path]) -> None:
+    """Remove files that nothing refers to any more, as far as that can be done."""
+    for path in files:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _save_apart(bare: Source, path: str | os.PathLike[str]) -> pathlib.Path:
+    """Write a model to path, its weights beside it, and return where these are. What is not written whole leaves no weights."""
+    target = pathlib.Path(os.path.realpath(path))
     digest = hashlib.sha256()
     for array in bare.arrays.values():
         digest.update(np.ascontiguousarray(array).data)
-    location = f"{os.path.basename(name)}.{digest.hexdigest()[:12]}.data"
-    with replacing(os.path.join(os.path.dirname(name), location)) as file:
-        write_data(bare, file, location)
-    write_whole(name, bare.model.SerializeToString())
-    for old in pathlib.Path(os.path.dirname(name) or ".").glob(f"{glob.escape(os.path.basename(name))}.{'[0-9a-f]' * 12}.data"):
-        if old.name != location:
-            old.unlink()
+    data = target.with_name(f"{target.name}.{digest.hexdigest()[:12]}.data")
+    known = data.exists()
+    with replacing(os.fspath(data)) as file:
+        write_data(bare, file, data.name)
+    try:
+        write_whole(os.fspath(path), bare.model.SerializeToString())
+    except BaseException:
+        _discard([] if known else [data])
+        raise
+    return data
+
+
+def _data_of(path: str | os.PathLike[str]) -> set[pathlib.Path]:
+    """Return the files that `save` has put beside the model at path and that no other model there refers to."""
+    target = pathlib.Path(os.path.realpath(path))
+    beside = set(target.parent.glob(f"{glob.escape(target.name)}.{'[0-9a-f]' * 12}.data"))
+    if not beside:
+        return set()
+    others = [model for model in target.parent.glob("*.onnx") if os.path.realpath(model) != os.fspath(target)]
+    names = _locations(target).difference(*map(_locations, others))
+    return {data for data in beside if data.name in names}
+
+
+def _locations(path: pathlib.Path) -> set[str]:
+    """Return what the model at path calls its external data; nothing where it is no model."""
+    try:
+        model = onnx.ModelProto.FromString(wire.split(os.fspath(path))[0])
+    except (OSError, ModelError, DecodeError):
+        return set()
+    tensors = external_data_helper._get_all_tensors(model)
+    return {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
 
 
 def write_data(bare: Source, file: IO[bytes], location: str | None = None) -> None:

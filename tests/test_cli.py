@@ -390,6 +390,70 @@ def test_large_model_is_whole_whatever_happens(run, file, tmp_path, monkeypatch)
     assert calls
     after = flat(out)
     assert all(np.array_equal(before[name], after[name]) for name in before)
+    assert set(tmp_path.iterdir()) == {path, out, *weights_beside(out)}
+
+
+def weights_beside(path):
+    """Return the files that hold the external data of a model."""
+    tensors = onnx.load(path, load_external_data=False).graph.initializer
+    return {path.parent / entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
+
+
+@pytest.fixture
+def large(run, file, tmp_path, monkeypatch):
+    """Return a large model as this program has written it, and the file beside it."""
+    monkeypatch.setattr("onnx_reconvene.files.PROTOBUF_LIMIT", 2**20 + 100_000)
+    out = tmp_path / "out.onnx"
+    assert run(file("resnet20"), out).status == 0
+    (data,) = weights_beside(out)
+    return out, data
+
+
+@pytest.mark.parametrize("limit", [2**20 + 100_000, 2**31])
+def test_weights_of_the_old_model_go(large, run, file, tmp_path, monkeypatch, limit):
+    out, data = large
+    foreign = [tmp_path / name for name in ("out.onnx.data", "out.onnx.0123456789ab.data", f"{data.name}.bak", f"a{data.name}")]
+    for path in foreign:
+        path.write_bytes(b"not ours")
+    monkeypatch.setattr("onnx_reconvene.files.PROTOBUF_LIMIT", limit)
+    assert run(file("resnet20"), out, "--target", "channels=0.3").status == 0
+    assert not data.exists()
+    assert set(tmp_path.iterdir()) == {tmp_path / "in.onnx", out, *weights_beside(out), *foreign}
+    assert bool(weights_beside(out)) == (limit < 2**31)
+    onnx.checker.check_model(str(out))
+
+
+def test_weights_that_another_model_refers_to_stay(large, run, file, tmp_path):
+    out, data = large
+    copy = tmp_path / "copy.onnx"
+    copy.write_bytes(out.read_bytes())
+    (tmp_path / "link.onnx").symlink_to(out)  # which is no other
+    assert run(file("resnet20"), out, "--target", "channels=0.3").status == 0
+    onnx.checker.check_model(str(copy))
+    copy.unlink()
+    (data,) = weights_beside(out)
+    assert run(file("resnet20"), out).status == 0
+    assert not data.exists()
+
+
+def test_the_same_weights_stay(large, run, file):
+    out, data = large
+    assert run(file("resnet20"), out).status == 0
+    assert weights_beside(out) == {data}
+    onnx.checker.check_model(str(out))
+
+
+def test_weights_lie_beside_the_model_that_a_link_names(large, run, file, tmp_path):
+    out, _ = large
+    before = flat(out)
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / "link.onnx"
+    link.symlink_to(out)
+    assert run(file("resnet20"), link, "--target", "channels=0.3").status == 0
+    assert list(link.parent.iterdir()) == [link]
+    assert set(tmp_path.iterdir()) == {tmp_path / "in.onnx", out, link.parent, *weights_beside(out)}
+    assert flat(out).keys() == before.keys()
+    onnx.checker.check_model(str(out))
 
 
 def test_output_may_equal_input(run, file, tmp_path):

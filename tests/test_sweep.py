@@ -282,6 +282,14 @@ def test_what_cannot_be_cut_again_leaves_nothing_of_other_options(file, folder):
     assert not contents(folder, "in.*")
 
 
+def test_weights_beside_a_cut_go_with_it(file, folder, monkeypatch):
+    monkeypatch.setattr("onnx_reconvene.files.PROTOBUF_LIMIT", 2**20 + 100_000)
+    rc.sweep(file(), folder, **HERE)
+    assert len(contents(folder, "in.*.data")) == 1
+    rc.sweep(file(), folder, min_width=60, **HERE)
+    assert not contents(folder, "in.*")
+
+
 # --- what cannot be cut ----------------------------------------------------------------------------------------------
 
 

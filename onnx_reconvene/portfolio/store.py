@@ -13,7 +13,7 @@ from typing import Any
 from onnx_reconvene import __version__
 from onnx_reconvene.api import Options
 from onnx_reconvene.errors import UsageError
-from onnx_reconvene.files import check_writable, write_whole
+from onnx_reconvene.files import check_writable, remove, write_whole
 from onnx_reconvene.portfolio.cell import Cell, Outcome
 from onnx_reconvene.portfolio.dense import Dense
 from onnx_reconvene.report import score_kept
@@ -49,7 +49,9 @@ class Store:
 
     def clear(self, cell: Cell) -> None:
         """Make way for cell: its report goes, then the cut under other options, and what an interrupted run left half written."""
-        for path in (self._report(cell), cell.network(self.folder), *self.folder.glob(f"{glob.escape(cell.name)}.*.part")):
+        self._report(cell).unlink(missing_ok=True)
+        remove(cell.network(self.folder))
+        for path in self.folder.glob(f"{glob.escape(cell.name)}.*.part"):
             path.unlink(missing_ok=True)
 
     def enter(self, cell: Cell, outcome: Outcome) -> None:
