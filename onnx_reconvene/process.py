@@ -28,7 +28,8 @@ def workplace(purpose: str) -> Iterator[str]:
 def isolated(program: str, *words: str) -> subprocess.CompletedProcess[str]:
     """Run a program of the folder `isolated`; raises subprocess.TimeoutExpired where it takes too long."""
     command = [sys.executable, os.path.join(PROGRAMS, program), *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT, check=False)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}  # they import each other
+    return subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT, check=False, env=environment)
 
 
 def last_line(text: str) -> str:

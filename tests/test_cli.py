@@ -582,6 +582,27 @@ def test_verification_failure(fails, file, out, tmp_path, monkeypatch, fault):
     assert not report.exists()
 
 
+TYPES = "float double float16 bfloat16 int8 uint8 int16 uint16 int32 uint32 int64 uint64 bool"
+TYPED = """<ir_version: 9, opset_import: ["" : 18]>
+    net (TYPE[n,8] i) => (float[n,4] y) { x = Cast<to = 1>(i) h = MatMul(x, w1) r = Relu(h) y = MatMul(r, w2) }"""
+
+
+@pytest.mark.parametrize("kind", TYPES.split())
+def test_inputs_of_every_type_are_verified(parsed, kind):
+    model = parsed(TYPED.replace("TYPE", kind), w1=(8, 32), w2=(32, 4))
+    assert onnx_reconvene.prune(model, rectify="none").report.verify.status == "exact"
+
+
+def test_inputs_that_cannot_be_drawn_are_named(parsed):
+    verdict = onnx_reconvene.prune(parsed(TYPED.replace("TYPE", "string"), w1=(8, 32), w2=(32, 4)), rectify="none").report.verify
+    assert (verdict.status, verdict.reason) == ("skipped", "no values can be drawn for input 'i', a tensor(string)")
+
+
+def test_programs_find_each_other(monkeypatch, network):
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
+    assert onnx_reconvene.prune(network("resnet20")).report.verify.status == "exact"
+
+
 def test_no_verify_leaves_the_check_out(run, file, out, tmp_path, monkeypatch):
     monkeypatch.setattr("onnx_reconvene.passes.verify.verify", lambda *_: pytest.fail("verified"))
     assert run(file("resnet20"), out, "--no-verify", "--report", tmp_path / "r.json").status == 0

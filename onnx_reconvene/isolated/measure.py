@@ -23,6 +23,7 @@ import numpy as np
 
 VERSION = 1
 NAMES = {"float": "float32", "double": "float64"}  # of types, where numpy has others than onnxruntime
+BFLOAT16 = 16  # its number in onnx.proto
 AT_ONCE = 12  # kernels that take turns
 KERNEL_SECONDS, NETWORK_SECONDS = 0.02, 1.5  # for each model
 WARM_UP, FEWEST, MOST = 2, 8, 200  # runs
@@ -30,10 +31,20 @@ UNDISTURBED = 0.97  # share of a run in which it had a processor
 LAYOUT = ("ReorderInput", "ReorderOutput")  # kernels that a whole network runs at its ends only
 
 
+def as_input(kind: str, values: Any) -> Any:
+    """Return numbers as onnxruntime takes them for an input of one of its types. Raises TypeError where it takes none."""
+    name = kind.removeprefix("tensor(").removesuffix(")")
+    if name != "bfloat16":
+        return np.asarray(values).astype(NAMES.get(name, name))
+    import onnxruntime as ort
+
+    upper = np.asarray(np.asarray(values, np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(upper, BFLOAT16)
+
+
 def draw(kind: str, shape: Sequence[int], rng: np.random.Generator) -> Any:
     """Return zeros and ones of an onnxruntime tensor type: as integers they are indices into anything."""
-    name = kind.removeprefix("tensor(").removesuffix(")")
-    return rng.integers(0, 2, shape).astype(NAMES.get(name, name))
+    return as_input(kind, rng.integers(0, 2, shape))
 
 
 def processor() -> str:

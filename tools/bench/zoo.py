@@ -22,7 +22,8 @@ from common import HERE, PRUNED, command, milliseconds, setting, table, write
 
 from onnx_reconvene.analysis import analyze
 from onnx_reconvene.graph import load
-from onnx_reconvene.isolated.compare import draw, session
+from onnx_reconvene.isolated.measure import draw, session
+from onnx_reconvene.latency.runtime import CPU
 
 REPEATS = 5
 CONVOLUTIONAL = frozenset(
@@ -97,7 +98,7 @@ def alike(original: Path, pruned: Path, sizes: Mapping[str, Sequence[int]]) -> s
 
 def surface(model: Path, sizes: Mapping[str, Sequence[int]]) -> tuple[list[str], dict[str, tuple[int, ...]]]:
     """Run the model on random inputs; return the names of its inputs, and the shapes of its outputs by name."""
-    runner = session(str(model))
+    runner = session(str(model), 0, CPU)
     rng = np.random.default_rng(0)
     feeds = {i.name: draw(i.type, list(sizes[i.name]), rng) for i in runner.get_inputs()}
     shapes = [np.shape(value) for value in runner.run(None, feeds)]
