@@ -603,6 +603,47 @@ def test_programs_find_each_other(monkeypatch, network):
     assert onnx_reconvene.prune(network("resnet20")).report.verify.status == "exact"
 
 
+ROOTS = """<ir_version: 9, opset_import: ["" : 18]>
+    net (float[n,8] x) => (float[n,4] y) { h = MatMul(x, w1) r = Sqrt(h) y = MatMul(r, w2) }"""
+
+
+@pytest.fixture
+def roots():
+    """Return a function that makes a network of square roots, all of whose outputs are NaN if one is of a number below zero."""
+
+    def make(w1):
+        model = onnx.parser.parse_model(ROOTS)
+        w2 = np.random.default_rng(0).standard_normal((32, 4)).astype(np.float32)
+        model.graph.initializer.extend([numpy_helper.from_array(w1.astype(np.float32), "w1"), numpy_helper.from_array(w2, "w2")])
+        return model
+
+    return make
+
+
+def test_where_nothing_is_finite_other_inputs_are_tried(roots, monkeypatch):
+    from onnx_reconvene.cut import cut
+
+    def faulty(analysis, keep):
+        cut(analysis, keep)
+        slip(analysis.graph, "w2", lambda w: w * 1.1)
+
+    model = roots(np.tile(np.eye(8), 4))
+    assert onnx_reconvene.prune(model, rectify="none").report.verify.status == "exact"
+    monkeypatch.setattr("onnx_reconvene.passes.cut.cut", faulty)
+    with pytest.raises(onnx_reconvene.VerificationError, match="is off by"):
+        onnx_reconvene.prune(model, rectify="none")
+
+
+def test_nothing_finite_is_no_proof(run, file, out, tmp_path, roots):
+    path = file(roots(np.repeat([[1.0, -1.0]], 8, 0).repeat(16, 1)))
+    ran = run(path, out, "--rectify", "none", "--report", tmp_path / "r.json")
+    assert ran.status == 0
+    verdict = json.loads((tmp_path / "r.json").read_text())["verify"]
+    assert (verdict["status"], verdict["max_rel_err"]) == ("skipped", None)
+    assert verdict["reason"] == "the outputs of the original hold nothing finite on any inputs that were tried"
+    assert verdict["reason"] in ran.out
+
+
 def test_no_verify_leaves_the_check_out(run, file, out, tmp_path, monkeypatch):
     monkeypatch.setattr("onnx_reconvene.passes.verify.verify", lambda *_: pytest.fail("verified"))
     assert run(file("resnet20"), out, "--no-verify", "--report", tmp_path / "r.json").status == 0
