@@ -90,6 +90,20 @@ def test_every_kind_of_source_gives_the_same_scores(model, arrays, tmp_path, mon
     sys.modules.pop("some_samples")
 
 
+def test_what_comes_with_a_single_sample_may_have_axes_of_its_own(model, arrays):
+    """Shares of classes, say."""
+    shares = np.random.default_rng(0).random((10, 4)).astype(np.float32)
+
+    def loss(outputs, data):
+        difference = outputs["logits"] - data["shares"]
+        return (difference * difference).mean([0, 1], keepdims=False)
+
+    x = arrays["x"]
+    single = [{"x": one, "shares": share} for one, share in zip(x, shares, strict=True)]
+    found, expected = (scores(model, "taylor", data, batch_size=5, loss=loss) for data in (single, {"x": x, "shares": shares}))
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_an_array_is_the_only_input(model, arrays, tmp_path):
     np.save(tmp_path / "x.npy", arrays["x"])
     expected = scores(model, "activation-mean", arrays)

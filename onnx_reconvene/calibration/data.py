@@ -146,6 +146,7 @@ class Data:
     def _bound(self, item: Any) -> Batch:
         """Return what a source yields as arrays by name, checked against the inputs of the network."""
         given = self._by_name(item)
+        single = any(i.name in given and given[i.name].ndim == len(i.shape) - 1 for i in self.inputs)
         result: Batch = {}
         for wanted in self.inputs:
             if wanted.name not in given:
@@ -153,7 +154,7 @@ class Data:
             result[wanted.name] = self._fitted(wanted, given.pop(wanted.name))
         count = _count(result)
         for name, array in given.items():
-            result[name] = array if array.ndim else array[None]
+            result[name] = array[None] if not array.ndim or (single and len(array) > 1) else array
         wrong = {name: len(array) for name, array in result.items() if len(array) != count}
         if wrong:
             raise UsageError(f"{self.name}: {count} samples of '{self.inputs[0].name}', but {wrong} of others")
