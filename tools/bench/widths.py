@@ -174,11 +174,15 @@ def report(done: list[dict[str, Any]]) -> str:
         error = f"{accuracy.std(ddof=1) / np.sqrt(len(own)):.2f}" if len(own) > 1 else None
         sizes = (f"{np.mean([c[kind] for c in own]):,.0f}" for kind in ("params", "macs"))
         speed = next((c["speed"] for c in own if "speed" in c), None)
-        rows.append((name, target, method, len(own), f"{accuracy.mean():.2f}", error, *sizes, speed, own[0]["epochs"]))
+        label = f"{method} *" if "drawn" in own[0] else method
+        rows.append((name, target, label, len(own), f"{accuracy.mean():.2f}", error, *sizes, speed, own[0]["epochs"]))
     rows.sort(key=lambda row: (row[0], row[1], row[2]))
     head = ("network", "target", "method", "seeds", "accuracy %", "standard error", "params", "MACs", "speed", "epochs")
     usage = "    PYTHONPATH=. python tools/bench/widths.py CIFAR_FOLDER"
-    rule = "With one seed a difference of less than a point says nothing. Running it again trains what is missing."
+    rule = (
+        "With one seed a difference of less than a point says nothing. Running it again trains what is missing. MACs: as many as "
+        "Reconvene has at that target. With a star: drawn anew at the new fans in front of norms, too, as was usual before."
+    )
     return "\n\n".join(["# Widths", usage, rule, table(head, rows)]) + "\n"
 
 
