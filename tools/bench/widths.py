@@ -8,7 +8,7 @@ CIFAR_FOLDER holds a module cifar10 with load(split, count) that returns images 
 Every network is built, pruned, initialized anew (random channels keep their weights, too) and trained alike: SGD with momentum
 0.9, one cycle up to a rate of 0.1, weight decay 5e-4, batches of 128, shifts and flips, bfloat16. Cells that widths.json has
 already are not trained again; it is written after each, widths.md at the end. With --times nothing is trained, but each network of
-the first seed is timed in onnxruntime, in turn with the dense one.
+the first seed that has not been is timed in onnxruntime, in turn with the dense one.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ def trained(model: onnx.ModelProto, seed: int, epochs: int, data: tuple[NDArray[
 
 
 def speeds(done: list[dict[str, Any]]) -> None:
-    """Enter, for the first seed, how many times faster than dense each network runs on one thread."""
-    for cell in [cell for cell in done if cell["seed"] == 0]:
+    """Enter, for the first seed, how many times faster than dense each network runs on one thread, where that is missing."""
+    for cell in [cell for cell in done if cell["seed"] == 0 and "speed" not in cell]:
         dense = models.build(cell["network"], 0)
         cut, _ = network(cell["network"], 0, cell["method"], cell["target"])
         graphs = [open_model(model)[0] for model in (dense, cut)]
