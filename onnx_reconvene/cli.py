@@ -15,9 +15,11 @@ import click
 from onnx_reconvene.errors import ReconveneError, UsageError
 
 if TYPE_CHECKING:
+    from onnx_reconvene.api import Result
     from onnx_reconvene.report import Report
 
 INPUT = click.argument("source", metavar="IN.onnx", type=click.Path())
+READ = ("data", "loss", "keep_file", "from_plan", "latency_table")  # options that may name files
 INPUT_SHAPE = click.option(
     "--input-shape", "input_shape", multiple=True, metavar="NAME=1,3,224,224", help="Size of an input with free dimensions."
 )
@@ -140,11 +142,10 @@ def prune(
         raise UsageError("give IN.onnx and OUT.onnx (or --dry-run); --help shows all options")
     from onnx_reconvene import api
     from onnx_reconvene.bridges import open_model
-    from onnx_reconvene.files import check_spares
-    from onnx_reconvene.plan import write_plan
+    from onnx_reconvene.files import check_apart, check_spares
 
     others = {"--report": report_file, "--plan": plan_file, "--html": html_file}
-    _check_outputs(source, output, others, [given[option] for option in READ])
+    check_apart(source, {"OUT.onnx": output, **others}, [given[option] for option in READ])
     if html_file is not None:
         from onnx_reconvene.pages import check_plots
 
@@ -155,14 +156,21 @@ def prune(
     for path in filter(None, [output, *others.values()]):
         check_spares(path, graph.source)
     result = api.run(graph, back, options, None if dry_run else output, start, watch=iter if quiet else _progress)
+    _write(result, report_file, plan_file, html_file)
+    if not quiet:
+        _show(result.report, given["verbose"])
+
+
+def _write(result: Result, report_file: str | None, plan_file: str | None, html_file: str | None) -> None:
+    from onnx_reconvene import api
+    from onnx_reconvene.plan import write_plan
+
     if report_file:
         api.write_report(result.report, report_file)
     if plan_file:
         write_plan(result.plan, plan_file)
     if html_file:
         api.write_page(result.report, html_file)
-    if not quiet:
-        _show(result.report, given["verbose"])
 
 
 def _show(report: Report, verbose: bool) -> None:
@@ -174,30 +182,11 @@ def _show(report: Report, verbose: bool) -> None:
         click.echo("seconds: " + ", ".join(f"{stage} {s:.3f}" for stage, s in report.seconds.items()))
 
 
-READ = ("data", "loss", "keep_file", "from_plan", "latency_table")  # options that may name files
-
-
-def _check_outputs(source: str, output: str | None, others: dict[str, str | None], read: Iterable[str | None]) -> None:
-    """Raise UsageError where a file cannot be written, or two would be one; others: by option; read: what options name."""
-    from onnx_reconvene.files import check_writable
-
-    taken = {os.path.realpath(path) for path in read if path is not None}
-    for option, path in {"OUT.onnx": output, **others}.items():
-        if path is not None:
-            check_writable(path)
-            if os.path.realpath(path) in taken:
-                raise UsageError(f"{option} {path}: is a file that is read, or another one to write; give it a file of its own")
-            taken.add(os.path.realpath(path))
-        taken.add(os.path.realpath(source))  # but OUT.onnx may be IN.onnx
-
-
 def _write_job(source: str, path: str, given: dict[str, Any]) -> None:
     from onnx_reconvene import api
-    from onnx_reconvene.files import check_writable
+    from onnx_reconvene.files import check_apart
 
-    check_writable(path)
-    if os.path.realpath(path) == os.path.realpath(source):
-        raise UsageError(f"--latency-job {path}: is IN.onnx; give the job a file of its own")
+    check_apart(source, {"OUT.onnx": None, "--latency-job": path}, [])
     api.write_latency_job(source, path, _shapes(given["input_shape"]), given["attention"])
 
 

@@ -8,7 +8,7 @@ import hashlib
 import os
 import pathlib
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import IO
 
 import numpy as np
@@ -126,6 +126,19 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         raise UsageError(f"{os.fspath(path)}: cannot be written: there is no folder {folder}")
     if not os.access(folder, os.W_OK | os.X_OK) or (os.path.exists(target) and not os.access(target, os.W_OK)):
         raise UsageError(f"{os.fspath(path)}: cannot be written: permission denied")
+
+
+def check_apart(source: str, outputs: Mapping[str, str | None], read: Iterable[str | None]) -> None:
+    """Raise UsageError where a file cannot be written, or two would be one; outputs: by option, the first of which may be source;
+    read: what other options name."""
+    taken = {os.path.realpath(path) for path in read if path is not None}
+    for option, path in outputs.items():
+        if path is not None:
+            check_writable(path)
+            if os.path.realpath(path) in taken:
+                raise UsageError(f"{option} {path}: is a file that is read, or another one to write; give it a file of its own")
+            taken.add(os.path.realpath(path))
+        taken.add(os.path.realpath(source))
 
 
 @contextlib.contextmanager
