@@ -78,7 +78,7 @@ def trained(model: onnx.ModelProto, seed: int, epochs: int, data: tuple[NDArray[
     """Train a network and return the accuracy on the test images. Weights that are zero stay so."""
     torch.manual_seed(seed)
     images, labels, tested, truth = (torch.from_numpy(array) for array in data)
-    module = rc.to_torch(model)
+    module = rc.to_torch(model).to(memory_format=torch.channels_last)  # a fifth faster for narrow layers
     masks = [(p, (p != 0).to(p.dtype)) for p in module.parameters() if p.ndim > 1 and bool((p == 0).any())]
     steps = len(images) // BATCH
     optimizer = torch.optim.SGD(module.parameters(), lr=RATE, momentum=0.9, weight_decay=DECAY, nesterov=True)
@@ -88,7 +88,7 @@ def trained(model: onnx.ModelProto, seed: int, epochs: int, data: tuple[NDArray[
         order = torch.randperm(len(images))
         for chosen in order[: steps * BATCH].split(BATCH):
             with torch.autocast("cpu", torch.bfloat16):
-                logits = module(shifted(images[chosen]))
+                logits = module(shifted(images[chosen]).contiguous(memory_format=torch.channels_last))
             loss = torch.nn.functional.cross_entropy(logits.float(), labels[chosen])
             optimizer.zero_grad()
             loss.backward()
