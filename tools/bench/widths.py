@@ -38,6 +38,7 @@ TARGETS = {"params=1/4": METHODS, "params=1/16.21": METHODS, "macs=1/2": ("unifo
 DENSE = "channels=1"
 BATCH, RATE, DECAY, SHIFT = 128, 0.1, 5e-4, 4
 CELLS = HERE / "widths.json"
+ROW = ("network", "target", "epochs", "method")  # what cells of one row of the table have in common
 
 
 def network(name: str, seed: int, method: str, target: str) -> tuple[onnx.ModelProto, dict[str, Any]]:
@@ -166,18 +167,17 @@ def write(done: list[dict[str, Any]], path: Path) -> None:
 
 
 def report(done: list[dict[str, Any]]) -> str:
-    """Return the table: per network, ratio and method mean and spread over the seeds."""
+    """Return the table: per network, ratio, length of training and method mean and spread over the seeds."""
     rows = []
-    for name, target, method in dict.fromkeys((c["network"], c["target"], c["method"]) for c in done):
-        own = [c for c in done if (c["network"], c["target"], c["method"]) == (name, target, method)]
+    for key in sorted({tuple(c[k] for k in ROW) for c in done}):
+        own = [c for c in done if tuple(c[k] for k in ROW) == key]
         accuracy = 100 * np.asarray([c["accuracy"] for c in own])
         error = f"{accuracy.std(ddof=1) / np.sqrt(len(own)):.2f}" if len(own) > 1 else None
         sizes = (f"{np.mean([c[kind] for c in own]):,.0f}" for kind in ("params", "macs"))
         speed = next((c["speed"] for c in own if "speed" in c), None)
-        label = f"{method} *" if "drawn" in own[0] else method
-        rows.append((name, target, label, len(own), f"{accuracy.mean():.2f}", error, *sizes, speed, own[0]["epochs"]))
-    rows.sort(key=lambda row: (row[0], row[1], row[2]))
-    head = ("network", "target", "method", "seeds", "accuracy %", "standard error", "params", "MACs", "speed", "epochs")
+        star = " *" if "drawn" in own[0] else ""
+        rows.append((*key[:-1], key[-1] + star, len(own), f"{accuracy.mean():.2f}", error, *sizes, speed))
+    head = (*ROW, "seeds", "accuracy %", "standard error", "params", "MACs", "speed")
     usage = "    PYTHONPATH=. python tools/bench/widths.py CIFAR_FOLDER"
     rule = (
         "With one seed a difference of less than a point says nothing. Running it again trains what is missing. MACs: as many as "
