@@ -175,13 +175,12 @@ def report(done: list[dict[str, Any]]) -> str:
         error = f"{accuracy.std(ddof=1) / np.sqrt(len(own)):.2f}" if len(own) > 1 else None
         sizes = (f"{np.mean([c[kind] for c in own]):,.0f}" for kind in ("params", "macs"))
         speed = next((c["speed"] for c in own if "speed" in c), None)
-        star = " *" if "drawn" in own[0] else ""
-        rows.append((*key[:-1], key[-1] + star, len(own), f"{accuracy.mean():.2f}", error, *sizes, speed))
+        rows.append((*key, len(own), f"{accuracy.mean():.2f}", error, *sizes, speed))
     head = (*ROW, "seeds", "accuracy %", "standard error", "params", "MACs", "speed")
     usage = "    PYTHONPATH=. python tools/bench/widths.py CIFAR_FOLDER"
     rule = (
         "With one seed a difference of less than a point says nothing. Running it again trains what is missing. MACs: as many as "
-        "Reconvene has at that target. With a star: drawn anew at the new fans in front of norms, too, as was usual before."
+        "Reconvene has at that target."
     )
     return "\n\n".join(["# Widths", usage, rule, table(head, rows)]) + "\n"
 
