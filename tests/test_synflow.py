@@ -22,7 +22,7 @@ from onnx_reconvene.saliency import Context
 from onnx_reconvene.saliency.criterion import marginals, unit_scores
 from onnx_reconvene.synflow.exact import ExactNetwork
 from onnx_reconvene.synflow.rules import channel_network
-from onnx_reconvene.synflow.schedule import evened, iterated
+from onnx_reconvene.synflow.schedule import iterated
 from tests.nets import ALL
 from tests.test_criteria import NETS
 
@@ -293,40 +293,6 @@ def test_few_rounds_take_what_many_take(network: Callable[[str], ModelProto]) ->
     for density in (0.75, 0.5, 0.25):
         first, second = (np.isin(np.arange(analysis.width), o[: round(density * analysis.width)]) for o in order)
         assert (first == second).all()
-
-
-def test_scores_are_evened_within_groups_and_keep_their_order(parsed: Callable[..., ModelProto]) -> None:
-    analysis = blocked(parsed)
-    assert max(group.blocks for group in analysis.groups) > 1
-    scores = np.zeros(analysis.width)
-    for number, group in enumerate(analysis.groups):  # rows of blocks score alike
-        scores[group.units] = np.tile(np.arange(group.width) ** 2 + number / 10, group.blocks)
-    found = evened(analysis, scores)
-    assert found.min() >= scores.min()
-    assert found.max() <= scores.max()
-    for group in analysis.groups:
-        rows = group.by_block(found)
-        assert (rows == rows[:1]).all()
-        assert (np.diff(rows) > 0).all()
-
-
-def test_widths_hang_less_on_whose_turn_it_was(network: Callable[[str], ModelProto]) -> None:
-    analysis = rc.analyze(network("resnet20"))
-
-    def scores(seed: int) -> Floats:
-        turns = np.random.default_rng(seed).uniform(-0.5, 0.5, analysis.width)
-        places = np.concatenate([np.arange(group.width) for group in analysis.groups])
-        return (places + turns) / np.concatenate([np.full(group.width, group.width) for group in analysis.groups])
-
-    def widths(found: Floats, density: float) -> NDArray[np.int64]:
-        keep = found >= np.quantile(found, 1 - density)
-        return np.array([keep[group.units].sum() for group in analysis.groups])
-
-    def apart(first: Floats, second: Floats) -> int:
-        return sum(int(np.abs(widths(first, d) - widths(second, d)).sum()) for d in np.linspace(0.3, 0.9, 25))
-
-    raw, even = apart(scores(0), scores(1)), apart(evened(analysis, scores(0)), evened(analysis, scores(1)))
-    assert 0 < even < 0.7 * raw
 
 
 def test_nothing_flows_to_what_lost_its_readers(parsed: Callable[..., ModelProto]) -> None:

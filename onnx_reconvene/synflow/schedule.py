@@ -14,7 +14,6 @@ Keep = NDArray[np.bool_]
 
 ROUNDS = 100
 DENSITY = 0.1  # of units; about a hundredth of the weights
-NEIGHBOURS = 2  # on either side, that the scores of a unit are averaged with
 
 
 def iterated(analysis: Analysis, score: Callable[[Keep], Scores], rounds: int = ROUNDS, density: float = DENSITY) -> Scores:
@@ -28,7 +27,7 @@ def iterated(analysis: Analysis, score: Callable[[Keep], Scores], rounds: int = 
     Scores are shares of a flow that every group conserves: when units go, what they had passes through the others of their group.
     Within a round, each unit counts with what it will score when all lesser ones of its group are gone, so that a round comes out
     as ever smaller rounds would. Else it takes as much as it may from the group whose units score least, the next round from
-    another, and the last digits of scores decide whose turn it is. What is left of that is evened out at the end (`evened`).
+    another, and the last digits of scores decide whose turn it is.
     """
     order = _Removal(analysis)
     keep, result, base = np.ones(analysis.width, bool), np.zeros(analysis.width), 0.0
@@ -40,30 +39,7 @@ def iterated(analysis: Analysis, score: Callable[[Keep], Scores], rounds: int = 
         base = result[gone].max(initial=base)
         keep = stay
     result[keep] = base + order.foreseen(keep, score(keep))[keep]
-    return evened(analysis, result)
-
-
-def evened(analysis: Analysis, scores: Scores) -> Scores:
-    """Return scores [units] that even out whose turn it was, group by group; the order of units within a group stays.
-
-    Groups give up units in turns. Where several are about to, scores that differ by a millionth decide which one does, and that
-    changes the scores of others: widths move by a unit or two, by chance. So the moments at which units went, the logarithms of how
-    many were left, are averaged over neighbours in the order of their group: NEIGHBOURS on either side, but no more than a quarter
-    of those that went later, and no more than went earlier. Most of that chance is gone then (tools/bench/synflow.md). A unit
-    scores what went at that moment.
-    """
-    values, which, counts = np.unique(-scores, return_inverse=True, return_counts=True)
-    left = np.log(np.cumsum(counts))
-    moments = left[which]
-    means = moments.copy()
-    for group in analysis.groups:
-        own = group.by_block(moments)
-        order = np.argsort(own, 1, kind="stable")
-        place = np.arange(group.width)
-        reach = np.minimum(NEIGHBOURS, np.minimum(place // 4, place[::-1]))
-        sums = np.cumsum(np.pad(np.take_along_axis(own, order, 1), ((0, 0), (1, 0))), 1)
-        np.put_along_axis(group.by_block(means), order, (sums[:, place + reach + 1] - sums[:, place - reach]) / (2 * reach + 1), 1)
-    return np.asarray(np.interp(means, left, -values))
+    return result
 
 
 class _Removal:
