@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnx_reconvene.errors import ReconveneError, UsageError
+from onnx_reconvene.progress import cells_bar, passes_bar
 
 if TYPE_CHECKING:
     from onnx_reconvene.api import Result
@@ -155,7 +156,7 @@ def prune(
     graph, back = open_model(source)
     for path in filter(None, [output, *others.values()]):
         check_spares(path, graph.source)
-    result = api.run(graph, back, options, None if dry_run else output, start, watch=iter if quiet else _progress)
+    result = api.run(graph, back, options, None if dry_run else output, start, watch=iter if quiet else passes_bar)
     _write(result, report_file, plan_file, html_file)
     if not quiet:
         _show(result.report, given["verbose"])
@@ -265,7 +266,7 @@ def sweep(
         plot=not given["no_plot"],
         jobs=given["jobs"],
         dask=given["dask"],
-        watch=grid.unwatched if quiet else _cells_progress,
+        watch=grid.unwatched if quiet else cells_bar,
     )
     if all(row.status for row in rows):
         return _fail(f"no cell could be cut; {'; '.join(remarks(rows))}", rows[0].status, given["verbose"])
@@ -377,26 +378,3 @@ def _list_criteria() -> None:
 
     for criterion in criteria.values():
         click.echo(f"{criterion.name:15} {criterion.summary} [{criterion.source}]")
-
-
-def _progress(passes: Sequence[Any]) -> Iterable[Any]:
-    """Show a progress bar on a terminal for work over a second."""
-    if not os.isatty(2):
-        yield from passes
-        return
-    from tqdm import tqdm
-
-    with tqdm(passes, delay=1, leave=False, bar_format="{desc:10} {bar:30} {n}/{total}") as bar:
-        for step in bar:
-            bar.set_description_str(type(step).__name__, refresh=False)
-            yield step
-
-
-def _cells_progress(steps: Iterable[Any], count: int) -> Iterable[Any]:
-    """Show on a terminal how many cells are done."""
-    if not os.isatty(2):
-        yield from steps
-        return
-    from tqdm import tqdm
-
-    yield from tqdm(steps, total=count, delay=1, leave=False, bar_format="cells {bar:30} {n}/{total} {remaining}")
