@@ -138,6 +138,17 @@ def chance(figures: dict[str, Any], density: float) -> list[Any]:
     return [figures["network"], density, *cells[0], *cells[1], *figures[f"exact_moved_{density}"][::2]]
 
 
+def together(compared: list[dict[str, Any]], density: float) -> str:
+    """Return in words how many groups of all networks are beyond, per channel and exact but disturbed, both from the exact form."""
+    beyond, moved = (sum(f[f"{what}_{density}"][2] for f in compared) for what in ("apart", "exact_moved"))
+    drawn = zip(*(f[f"apart_moved_{density}"] for f in compared), strict=True)
+    draws = " ".join(str(sum(draw[2] for draw in networks)) for networks in drawn)
+    return (
+        f"Beyond at {density}, of {sum(f['groups'] for f in compared)} groups: {beyond} per channel, {draws} in its"
+        f" disturbed draws; {moved} of the exact form's own, where it is disturbed."
+    )
+
+
 def text(figures: list[dict[str, Any]]) -> str:
     """Return the figures as Markdown."""
     own = [[f["network"], f["groups"], f["units"], f["seconds"], len(f["averaged"])] for f in figures]
@@ -176,6 +187,7 @@ def text(figures: list[dict[str, Any]]) -> str:
                 ],
                 [chance(f, d) for f in compared for d in DENSITIES],
             ),
+            *(together(compared, d) for d in DENSITIES),
             f"CPU seconds of 100 rounds per channel, median of {REPEATS}, and how many nodes are averaged over for want of a rule:",
             table(["network", "groups", "units", "seconds", "averaged"], own),
         ]
