@@ -20,7 +20,7 @@ import torch
 from common import HERE, table
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
-from train import prepared
+from train import accuracy, prepared
 
 import onnx_reconvene as rc
 from onnx_reconvene.allocate.reconvene import shares_of_units
@@ -30,13 +30,6 @@ from onnx_reconvene.saliency import Context, criteria, element_scores, layer_wei
 
 RESULTS = HERE / "sensitivity.json"
 CRITERION, TESTED = "l2", 4000
-
-
-def accuracy(module: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
-    """Return the share of images that are told right."""
-    module.eval()
-    with torch.no_grad():
-        return float((torch.cat([module(part).argmax(1) for part in images.split(500)]) == labels).float().mean())
 
 
 def retrained(model: onnx.ModelProto, seed: int, data: tuple[NDArray[Any], ...]) -> float:

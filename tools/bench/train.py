@@ -12,7 +12,10 @@ import sys
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
+
+import onnx_reconvene as rc
 
 MEAN, SPREAD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)  # of the training images, by channel
 BATCH = 64
@@ -27,6 +30,13 @@ def prepared(split: str, count: int) -> tuple[NDArray[np.float32], NDArray[np.in
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), np.float32), labels.astype(np.int64)
 
 
+def accuracy(module: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
+    """Return the share of images that a network tells right."""
+    module.eval()
+    with torch.no_grad():
+        return float((torch.cat([module(part).argmax(1) for part in images.split(500)]) == labels).float().mean())
+
+
 def main() -> None:
     """Train and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -37,10 +47,6 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=8)
     given = parser.parse_args()
     sys.path.insert(0, given.folder)
-    import torch
-
-    import onnx_reconvene as rc
-
     torch.manual_seed(0)
     images, labels = (torch.from_numpy(array) for array in prepared("train", given.images))
     tested, truth = (torch.from_numpy(array) for array in prepared("test", 2000))
@@ -60,10 +66,7 @@ def main() -> None:
             loss.backward()
             optimizer.step()
             schedule.step()
-        module.eval()
-        with torch.no_grad():
-            right = torch.cat([module(part).argmax(1) for part in tested.split(250)]) == truth
-        print(f"epoch {epoch}: {right.float().mean():.3f}", flush=True)
+        print(f"epoch {epoch}: {accuracy(module, tested, truth):.3f}", flush=True)
     onnx.save(rc.from_torch(model, module), given.out)
 
 

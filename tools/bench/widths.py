@@ -25,7 +25,7 @@ import onnx
 import torch
 from common import HERE, table
 from numpy.typing import NDArray
-from train import prepared
+from train import accuracy, prepared
 
 import models
 import onnx_reconvene as rc
@@ -97,10 +97,7 @@ def trained(model: onnx.ModelProto, seed: int, epochs: int, data: tuple[NDArray[
             schedule.step()
             for parameter, mask in masks:
                 parameter.data.mul_(mask)
-    module.eval()
-    with torch.no_grad():
-        right = torch.cat([module(part).argmax(1) for part in tested.split(500)]) == truth
-    return float(right.float().mean())
+    return accuracy(module, tested, truth)
 
 
 def speeds(done: list[dict[str, Any]]) -> None:
