@@ -222,6 +222,30 @@ def test_response_is_none_where_running_takes_too_long(network):
     assert response.responses(analysis, scores, dense // 2, macs=1e12) is None
 
 
+def felt_by(model):
+    analysis = rc.analyze(model)
+    scores, dense = criteria["l2"].score(analysis, Context()), np.array([group.width for group in analysis.groups])
+    return response.responses(analysis, scores, dense // 2, macs=4e7)
+
+
+def test_response_is_felt_of_weights_that_nodes_make(network):
+    model, made = network("resnet20"), onnx.ModelProto()
+    made.CopyFrom(model)
+    for tensor in model.graph.initializer:
+        made.graph.node.insert(0, onnx.helper.make_node("Constant", [], [tensor.name], value=tensor))
+    del made.graph.initializer[:]
+    np.testing.assert_allclose(felt_by(made), felt_by(model))
+    assert (felt_by(model) > 0).all()
+
+
+def test_response_is_none_where_only_integers_are_returned(network):
+    model = onnx.ModelProto()
+    model.CopyFrom(network("resnet20"))
+    model.graph.node.append(onnx.helper.make_node("ArgMax", [model.graph.output[0].name], ["class"]))
+    model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("class", onnx.TensorProto.INT64, ["n", 1]))
+    assert felt_by(model) is None
+
+
 def test_images_are_drawn_in_blobs(network):
     model = network("resnet20")
     (image,) = response._drawn(model, {"input": (2, 3, 32, 32)}, np.random.default_rng(0)).values()

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 import onnx_reconvene as rc
 from onnx_reconvene.allocate import Allocation, Limits, allocators, budget, meet
@@ -17,6 +18,7 @@ from onnx_reconvene.cut import cut
 from onnx_reconvene.errors import TargetError
 from onnx_reconvene.graph import from_model, to_model
 from onnx_reconvene.latency import step as steps
+from onnx_reconvene.latency.clock import job_for
 from onnx_reconvene.latency.kernels import MOVING, MULTIPLYING, Work
 from onnx_reconvene.latency.model import LatencyModel, Surface
 from onnx_reconvene.latency.runtime import Runtime
@@ -92,6 +94,14 @@ def test_the_step_is_that_of_padded_weights(cache, monkeypatch):
     steps.channel_step.cache_clear()
     assert steps.channel_step() == 32  # from the cache
     assert len(asked) == 1
+
+
+def test_a_probe_that_fails_once_is_tried_again(cache, monkeypatch):
+    found = iter([None, 32])
+    monkeypatch.setattr(steps, "_padded", lambda: next(found))
+    assert steps.channel_step() == steps.USUAL
+    steps.channel_step.cache_clear()
+    assert steps.channel_step() == 32
 
 
 def test_the_runtime_tells_its_step(cache):
@@ -189,6 +199,59 @@ def test_prediction_adds_up_what_layers_take(network, name):
     cut(analysis, keep)
     after = analyze(from_model(to_model(analysis.graph)))
     assert predicted(widths) == pytest.approx(counted(after), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("weight", "outputs"),
+    [((32, 1, 2, 2), 16), ((16, 2, 2, 2), 32), ((32, 4, 2, 2), 64)],
+    ids=["two in, one out", "one in, two out", "two in, four out"],
+)
+def test_kernels_of_grouped_transposed_convolutions_are_those_of_the_cut_network(parsed, weight, outputs):
+    groups, width = 16, 12
+    text = """<ir_version: 8, opset_import: ["": 17]> g (float[1,8,8,8] x) => (float[1,4,16,16] y) {
+        h = Conv(x, a) r = Relu(h) s = ConvTranspose<group = 16, strides = [2, 2]>(r, b, c) t = Relu(s) y = Conv(t, d) }"""
+    model = parsed(text, a=(weight[0], 8, 1, 1), b=weight, c=(outputs,), d=(4, outputs, 1, 1))
+    work = Work(rc.analyze(model))
+    widths = np.array([group.width * width // groups for group in work.analysis.groups])
+    keep = {group.name: width / groups for group in work.analysis.groups}
+    cut = rc.prune(model, target="channels=1", keep=keep, criterion="l1", rectify="none", round_to=1).model
+    (node,) = [node for node in cut.graph.node if node.op_type == "ConvTranspose"]
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in cut.graph.initializer}
+    sizes = work.axes(widths)
+    (kernel,) = [layer.kernel(work.axes, sizes) for layer in work.layers if layer.node.op == "ConvTranspose"]
+    assert [operand.shape for operand in kernel.operands[1:]] == [shapes[name] for name in node.input[1:]]
+    assert dict(kernel.attributes)["group"] == next(a.i for a in node.attribute if a.name == "group")
+
+
+def keys(model):
+    """Return the keys of the whole network in tables."""
+    analysis = rc.analyze(model)
+    return set(job_for(analysis, lambda widths: None).networks)
+
+
+def test_networks_that_may_take_another_time_have_keys_of_their_own(parsed):
+    text = """<ir_version: 8, opset_import: ["": 17]> g (float[8,16] x) => (float[8,4] y) {
+        h = MatMul(x, a) r = Relu(h) y = MatMul(r, b) }"""
+    single = parsed(text, a=(16, 32), b=(32, 4))
+    double = onnx.parser.parse_model(text.replace("float[", "double["))
+    for tensor in single.graph.initializer:
+        double.graph.initializer.append(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(float), tensor.name))
+    loop = """<ir_version: 8, opset_import: ["": 17]> g (float[8,16] x) => (float[8,4] y) {
+        n = Constant<value = int64 {STEPS}>() go = Constant<value = bool {1}>()
+        z = Loop(n, go, x) <body = b (int64 i, bool c, float[8,16] v) => (bool d, float[8,16] w) { d = Identity(c) w = Tanh(v) }>
+        h = MatMul(z, a) r = Relu(h) y = MatMul(r, b) }"""
+    few, many = (parsed(loop.replace("STEPS", steps), a=(16, 32), b=(32, 4)) for steps in ("2", "400"))
+    crossed = text.replace("y = MatMul(r, b)", "y = MatMul(h, b)")
+    found = [keys(model) for model in (single, double, few, many, parsed(crossed, a=(16, 32), b=(32, 4)))]
+    assert len(set.union(*found)) == len(found)
+    assert keys(parsed(text, seed=1, a=(16, 32), b=(32, 4))) == found[0]
+
+
+def test_a_network_that_computes_nothing(parsed, cache):
+    text = """<ir_version: 8, opset_import: ["": 17]> g (float[1,8] x) => (float[8] y) {
+        s = Constant<value_ints = [8]>() y = Reshape(x, s) }"""
+    with pytest.raises(TargetError):
+        rc.prune(parsed(text), target="latency=0.5", criterion="l1", allocate="uniform")
 
 
 def chosen(analysis, target, price, allocate="latency", measure=None, **limits):

@@ -11,8 +11,10 @@ from onnx import helper
 
 from onnx_reconvene.allocate.budget import masks
 from onnx_reconvene.axes import Widths
+from onnx_reconvene.calibration.data import element_type
 from onnx_reconvene.graph import Source, plain_source
 from onnx_reconvene.groups import Analysis
+from onnx_reconvene.plain import graphs_in
 from onnx_reconvene.reference import Slices, zeroed_slices
 from onnx_reconvene.saliency import Scores
 
@@ -25,7 +27,7 @@ BLOBS, DIGITS = 4, 6  # of noise along each spatial axis; of a response
 
 def responses(analysis: Analysis, scores: Scores, widths: Widths, macs: float) -> Floats | None:
     """Return, for each group cut alone to its width, one minus the correlation of the outputs before and after, from 0 (nothing
-    changes) to 1, [groups]; None for networks too large to be run once per group.
+    changes) to 1, [groups]; None for networks too large to be run once per group, and those that return no numbers but integers.
 
     The inputs are drawn. Images are noise in large blobs: white noise, which later layers average out, would tell little of them.
     macs: multiply-accumulates of one run.
@@ -34,16 +36,16 @@ def responses(analysis: Analysis, scores: Scores, widths: Widths, macs: float) -
 
     cuts = [_cut_alone(analysis, scores, widths, g) for g in range(len(widths))]
     total = macs * (len(cuts) + 1)
-    if total > MOST_MACS:
+    floats = [t.name for t in analysis.graph.outputs if np.issubdtype(element_type(t), np.floating)]
+    if total > MOST_MACS or not floats:
         return None
     source, weights = _with_weights_as_inputs(plain_source(analysis.graph), cuts)
-    outputs = [value.name for value in source.model.graph.output]
-    run, rng = compiled(source, outputs), np.random.default_rng(0)
+    run, rng = compiled(source, floats), np.random.default_rng(0)
     correlations = []
     for _ in range(int(np.clip(MACS / max(total, 1), 1, DRAWS))):
         feeds = {**weights, **_drawn(source.model, analysis.sizes, rng)}
         whole = _joined(run(feeds))
-        after = [_joined(run({**feeds, **{s.tensor: s.zeroed() for s in cut if s.tensor in weights}})) for cut in cuts]
+        after = [_joined(run({**feeds, **{s.tensor: s.zeroed() for s in cut}})) for cut in cuts]
         correlations.append([_correlation(whole, other) for other in after])
     felt: Floats = np.round(1 - np.mean(correlations, 0), DIGITS).clip(0, 1)
     return felt
@@ -57,17 +59,19 @@ def _cut_alone(analysis: Analysis, scores: Scores, widths: Widths, group: int) -
 
 
 def _with_weights_as_inputs(source: Source, cuts: list[list[Slices]]) -> tuple[Source, Feeds]:
-    """Return a network that is given the weights that cuts change, and these."""
-    changed = {slices.tensor: slices.values for cut in cuts for slices in cut}
+    """Return a network that is given the weights that cuts change, stored or made by nodes such as Constant, and these."""
+    own: Feeds = {slices.tensor: slices.values for cut in cuts for slices in cut}
     model = onnx.ModelProto()
     model.CopyFrom(source.model)
-    stored = [tensor for tensor in model.graph.initializer if tensor.name in changed]
-    inputs = {value.name for value in model.graph.input}  # in old models all initializers are
-    for tensor in stored:
-        if tensor.name not in inputs:
-            model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    for tensor in [tensor for tensor in model.graph.initializer if tensor.name in own]:
         model.graph.initializer.remove(tensor)
-    own = {tensor.name: changed[tensor.name] for tensor in stored}
+    for graph in graphs_in(model.graph):
+        for node in [node for node in graph.node if not own.keys().isdisjoint(node.output)]:
+            graph.node.remove(node)
+    inputs = {value.name for value in model.graph.input}  # in old models all initializers are
+    for name in [name for name in own if name not in inputs]:
+        kind = helper.np_dtype_to_tensor_dtype(own[name].dtype)
+        model.graph.input.append(helper.make_tensor_value_info(name, kind, own[name].shape))
     return Source(model, {name: array for name, array in source.arrays.items() if name not in own}), own
 
 
@@ -93,8 +97,8 @@ def _blobs(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float
 
 
 def _joined(outputs: list[NDArray[np.generic]]) -> Floats:
-    """Return all that a network answers in numbers, each output about its mean."""
-    floats = [np.nan_to_num(np.asarray(o, np.float64).ravel()) for o in outputs if np.issubdtype(o.dtype, np.floating)]
+    """Return outputs in a row, each about its mean."""
+    floats = [np.nan_to_num(np.asarray(o, np.float64).ravel()) for o in outputs]
     return np.concatenate([np.empty(0), *(f - f.mean() for f in floats if f.size)])
 
 

@@ -7,17 +7,20 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from onnx_reconvene.axes import Widths
 from onnx_reconvene.errors import UsageError
 from onnx_reconvene.graph import Source, every_node
 from onnx_reconvene.groups import Analysis
+from onnx_reconvene.inference import element_types
 from onnx_reconvene.latency.kernels import Kernel, Work
 from onnx_reconvene.latency.measure import Job
 from onnx_reconvene.latency.model import LatencyModel
 from onnx_reconvene.latency.runtime import Runtime, Timing
 from onnx_reconvene.latency.table import Table, cached, read_table
 
+SMALL = 64  # elements
 Build = Callable[[Widths], Source]  # the network cut to these widths, whichever units go
 
 
@@ -40,7 +43,8 @@ class Clock:
         self._network = _digest(analysis)
         self.model = LatencyModel(Work(analysis), self._times)
         self.dense = self.measured(self.model.dense)
-        self.model.scale = 1.0 if self.dense is None else self.dense / self.model(self.model.dense)
+        predicted = self.model(self.model.dense)  # 0 where nothing is computed
+        self.model.scale = self.dense / predicted if self.dense and predicted else 1.0
 
     def measured(self, widths: Widths) -> float | None:
         """Return the measured milliseconds of the whole network at these widths, None where that is not known."""
@@ -96,17 +100,27 @@ def job_for(analysis: Analysis, build: Build) -> Job:
 
 
 def _digest(analysis: Analysis) -> str:
-    """Return what tells networks apart whose latency may differ: operators, settings, shapes and groups, but no weights."""
-    shapes = analysis.shapes
+    """Return what tells networks apart whose latency may differ: operators, settings, which tensors they read and make, of what
+    type and shape, small whole numbers (so often does a loop run), and groups, but no weights."""
+    shapes, types = analysis.shapes, element_types(analysis.graph, analysis.sizes)
+    places: dict[str, int] = {}
+
+    def told(tensor: gs.Tensor) -> list[str]:
+        value = analysis.integers.get(tensor)
+        small = value is not None and value.dtype.kind in "iub" and value.size <= SMALL
+        place = places.setdefault(tensor.name, len(places))
+        return [str(place), str(types.get(tensor.name)), str(shapes.get(tensor.name)), str(value.tolist() if small else None)]
+
     nodes = [
         [
             node.op,
             [repr(setting) for setting in sorted(node.attrs.items(), key=str) if isinstance(setting[1], int | float | str | list)],
-            [str(shapes.get(t.name)) for t in (*node.inputs, *node.outputs)],
+            [told(t) for t in (*node.inputs, *node.outputs)],
         ]
         for node in every_node(analysis.graph)
     ]
-    return _short([nodes, [(group.name, group.width) for group in analysis.groups]])
+    opsets = [(of.domain, of.version) for of in analysis.graph.source.model.opset_import]
+    return _short([opsets, nodes, [(group.name, group.width) for group in analysis.groups]])
 
 
 def _short(content: object) -> str:

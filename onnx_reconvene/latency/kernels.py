@@ -87,6 +87,7 @@ class Layer:
     read: tuple[Axis, ...]  # of the first input
     made: tuple[Axis, ...]  # of the output
     opset: int
+    inputs_each: int  # that a group reads where groups go as a whole, else 0
 
     def kernel(self, axes: Axes, sizes: Sizes) -> Kernel:
         """Return what it runs at these sizes."""
@@ -96,8 +97,8 @@ class Layer:
         attributes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in self.node.attrs.items()}
         x, weight = operands[:2]
         if attributes.get("group", 1) > 1 and x is not None and weight is not None:
-            read = weight.shape[1] if self.node.op == "Conv" else weight.shape[0] // attributes["group"]
-            attributes["group"] = max(1, x.shape[1] // max(1, read))
+            each = weight.shape[1] if self.node.op == "Conv" else self.inputs_each or weight.shape[0] // attributes["group"]
+            attributes["group"] = max(1, x.shape[1] // max(1, each))
         return Kernel(self.node.op, tuple(sorted(attributes.items())), operands, self.opset)
 
 
@@ -135,7 +136,8 @@ class Work:
             return None
         is_static, axes = self.analysis.flow.is_static, functools.partial(plain_axes, self.analysis)
         operands = tuple((self.types[t.name].name, is_static(t), axes(t.name)) if t.name else None for t in node.inputs)
-        return Layer(node, operands, axes_of(self.analysis, names[0]), axes_of(self.analysis, names[-1]), self.opset)
+        ends = axes_of(self.analysis, names[0]), axes_of(self.analysis, names[-1])
+        return Layer(node, operands, *ends, self.opset, _inputs_of_whole_groups(node, self.analysis))
 
     def _moved(self, node: gs.Node, layers: set[int]) -> list[str]:
         """Return the tensors that node reads and writes, those left out that never get to memory because kernels are fused."""
@@ -147,6 +149,16 @@ class Work:
         if node.op == "Add" and any(_behind(t, layers) for t in data):
             return [t.name for t in data if not _behind(t, layers)][:1]
         return [t.name for t in [*data, *node.outputs] if t.name in self.analysis.shapes]
+
+
+def _inputs_of_whole_groups(node: gs.Node, analysis: Analysis) -> int:
+    """Return how many channels each group of a transposed convolution reads where groups go as a whole, for each reads or makes but
+    one; else 0."""
+    groups = node.attrs.get("group", 1)
+    if node.op != "ConvTranspose" or groups == 1:
+        return 0
+    read, made_each = analysis.shapes[node.inputs[1].name][:2]
+    return read // groups if made_each == 1 or read == groups else 0
 
 
 def _behind(tensor: gs.Tensor, layers: set[int]) -> bool:

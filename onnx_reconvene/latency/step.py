@@ -29,22 +29,23 @@ def channel_step() -> int:
     padded weight read. Kept in the cache of the user.
     """
     table = cached(machine())
-    if KEY not in table.values:
-        table.add({KEY: _padded()})
-    step = int(table.values[KEY])
+    if KEY not in table.values and (found := _padded()) is not None:
+        table.add({KEY: found})
+    step = int(table.values.get(KEY, USUAL))
     return step if 1 <= step <= LARGEST else USUAL
 
 
-def _padded() -> int:
+def _padded() -> int | None:
+    """Return the step, None where the probe could not be run now."""
     try:
         with workplace("the choice of widths (--round-to 8 leaves it out)") as folder:
             source, target = os.path.join(folder, "conv.onnx"), os.path.join(folder, "optimized.onnx")
             onnx.save(_convolution(), source)
             if isolated("optimize.py", source, target).returncode:
-                return USUAL
+                return None
             graph = onnx.load(target).graph
     except (UsageError, OSError, subprocess.TimeoutExpired):
-        return USUAL
+        return None
     widths = [t.dims[0] for t in graph.initializer if len(t.dims) == 4]
     return int(widths[0]) if widths and widths[0] != PROBED else USUAL
 

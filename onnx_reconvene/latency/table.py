@@ -74,6 +74,6 @@ def _read(path: str) -> dict[str, Any]:
     values = content.get("values")
     if not isinstance(content.get("setting"), dict) or not isinstance(values, dict):
         raise ValueError("it has no setting or no values")
-    if not all(isinstance(value, int | float) and 0 <= value < float("inf") for value in values.values()):
+    if not all(isinstance(value, int | float) and 0 < value < float("inf") for value in values.values()):
         raise ValueError("some value is no time")
     return content
