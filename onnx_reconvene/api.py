@@ -34,8 +34,9 @@ from onnx_reconvene.verify import Verdict, verify
 AUTO = "auto"
 DEFAULTS = {INITIALIZED: ("synflow", "reconvene"), TRAINED: ("l1", "uniform")}  # criterion, allocator: tools/bench/pairs.md
 PLANNED = ("allocate", "attention", "rectify", "seed")  # options that a plan replays where nothing else is asked for
-CHOOSING = ("target", "criterion", "allocate", "ignore", "only", "keep", "keep_file", "steps")  # which channels go, as a plan says
-OF_CHANNELS = ("from_plan", "allocate", "ignore", "only", "keep", "keep_file", "steps", "rectify", "repair")
+PATTERNS, WIDTHS = ("ignore", "only", "keep", "keep_file"), ("allocate", "steps", "round_to", "min_width")
+CHOOSING = ("target", "criterion", "aggregate", *WIDTHS, *PATTERNS)  # which channels go, as a plan says
+OF_CHANNELS = ("from_plan", *WIDTHS, *PATTERNS, "rectify", "repair")
 Watch = Callable[[Sequence[Pass]], Iterable[Pass]]
 STAGES = {
     Load: "analyse",

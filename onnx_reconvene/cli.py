@@ -135,7 +135,11 @@ def prune(
     if given["criterion"] == "list":
         _list_criteria()
         return
+    others = {"--report": report_file, "--plan": plan_file, "--html": html_file}
     if source is not None and latency_job is not None:
+        for option, path in {"OUT.onnx": output, **others}.items():
+            if path is not None:
+                raise UsageError(f"{option} {path}: not written with --latency-job, which prunes nothing; leave it out")
         _write_job(source, latency_job, given)
         return
     if source is None or (output is None and not dry_run):
@@ -144,13 +148,13 @@ def prune(
     from onnx_reconvene.bridges import open_model
     from onnx_reconvene.files import check_apart, check_spares
 
-    others = {"--report": report_file, "--plan": plan_file, "--html": html_file}
     check_apart(source, {"OUT.onnx": output, **others}, [given[option] for option in READ])
     if html_file is not None:
         from onnx_reconvene.pages import check_plots
 
         check_plots("--html")
     options = _options(given)
+    _refuse_idle(given)
     start = time.perf_counter()
     graph, back = open_model(source)
     for path in filter(None, [output, *others.values()]):
@@ -159,6 +163,24 @@ def prune(
     _write(result, report_file, plan_file, html_file)
     if not quiet:
         _show(result.report, given["verbose"])
+
+
+def _refuse_idle(given: dict[str, Any]) -> None:
+    """Raise UsageError for options that nothing in this run looks at."""
+    from onnx_reconvene.latency.runtime import CPU
+    from onnx_reconvene.saliency import criteria
+    from onnx_reconvene.target import parse_targets
+
+    criterion = criteria.get(given["criterion"])
+    if given["repair"] == "none" and (given["criterion"] == "auto" or (criterion is not None and not criterion.needs_data)):
+        for option in filter(given.get, ("data", "loss", "image")):
+            raise UsageError(
+                f"--{option}: nothing here looks at data; choose a criterion that does (--criterion list) or a --repair"
+            )
+    timed = given["allocate"] == "latency" or any(target.kind == "latency" for target in parse_targets(given["target"]))
+    if not timed and (given["latency_table"] or given["provider"] != CPU):
+        option = "--latency-table" if given["latency_table"] else "--provider"
+        raise UsageError(f"{option}: nothing here asks for latency; give --target latency=... or --allocate latency")
 
 
 def _write(result: Result, report_file: str | None, plan_file: str | None, html_file: str | None) -> None:

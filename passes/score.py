@@ -54,8 +54,7 @@ class Score(Pass):
         left = contextlib.nullcontext() if notes.keep is None else without(analysis, notes.keep)
         with left:
             scores = criteria[self.criterion].score(analysis, context)
-        if "objective" in vars(context):
-            notes.data = context.objective.summary()
+        notes.data = context.seen or notes.data
         try:
             notes.scores = np.asarray(scores, np.float64).reshape(np.shape(scores))
         except (TypeError, ValueError) as error:

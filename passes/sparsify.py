@@ -49,6 +49,7 @@ class Sparsify(Pass):
         notes, analysis, cost = notes_of(graph), analysis_of(graph), CostModel(analysis_of(graph))
         context = self.score.context(graph)
         elements = element_scores(analysis, self.score.criterion, context)
+        notes.data = context.seen or notes.data
         notes.stage = notes.stage or stage_of(plain_source(graph))
         costs = cost.by_weight(target.kind for target in self.targets)
         density, left = self._densities(cost, Unstructured.of(elements, costs))

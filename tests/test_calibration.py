@@ -496,3 +496,9 @@ def test_wrong_options_are_one_line(run, file, tmp_path, words):
     ran = run(file(), "--dry-run", "--criterion", "taylor", "--data", tmp_path / "x.npy", *words)
     assert ran.status == 2
     assert ran.err.count("\n") == 1
+
+
+def test_what_single_weights_were_scored_by_is_reported(file):
+    data = {"input": np.random.default_rng(0).standard_normal((8, 3, 32, 32)).astype(np.float32)}
+    seen = rc.prune(file(), criterion="snip", data=data, granularity="weight").report.data
+    assert (seen["samples"], seen["source"]) == (8, rc.prune(file(), criterion="snip", data=data).report.data["source"])

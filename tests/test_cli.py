@@ -930,3 +930,22 @@ def test_command_of_its_own_process(command, file, out):
     failed = command(out.parent / "absent.onnx", out)
     assert failed.status == 3
     assert len(failed.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["--data", "samples.npz"], "--data"),
+        (["--criterion", "l2", "--loss", "cross-entropy"], "--loss"),
+        (["--image", "resize=8"], "--image"),
+        (["--provider", "CUDAExecutionProvider"], "--provider"),
+        (["--target", "macs=0.5", "--latency-table", "table.json"], "--latency-table"),
+    ],
+)
+def test_options_that_nothing_looks_at_are_refused(fails, file, tmp_path, words, option):
+    fails(2, file("resnet20"), tmp_path / "out.onnx", *words, mentions=[f"{option}: nothing here"])
+
+
+def test_a_latency_job_writes_nothing_else(fails, file, tmp_path):
+    fails(2, file("resnet20"), tmp_path / "out.onnx", "--latency-job", tmp_path / "job.zip", mentions=["OUT.onnx", "--latency-job"])
+    assert not (tmp_path / "job.zip").exists()

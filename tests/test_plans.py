@@ -160,7 +160,9 @@ def test_what_is_asked_for_goes_before_what_the_plan_says(planned, run, tmp_path
     np.testing.assert_array_equal(after["conv1.weight"], before["conv1.weight"][stays])
 
 
-@pytest.mark.parametrize("options", [("--target", "macs=0.3"), ("--ignore", "*"), ("--criterion", "l2"), ("--steps", "2")])
+@pytest.mark.parametrize(
+    "options", [("--target", "macs=0.3"), ("--ignore", "*"), ("--criterion", "l2"), ("--steps", "2"), ("--min-width", "4")]
+)
 def test_a_plan_says_which_channels_go(planned, run, tmp_path, options):
     source, _, plan = planned
     ran = run(source, tmp_path / "again.onnx", "--from-plan", plan, *options)

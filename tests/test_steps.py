@@ -113,6 +113,7 @@ def test_weights_that_stay_are_untouched_and_score_most(network):
         ({"ignore": ["*"], "only": ["conv1"]}, "goes without --ignore, --only"),
         ({"keep": {"conv1": 0.5}}, "goes without --keep"),
         ({"rectify": "reinit"}, "goes without --rectify"),
+        ({"round_to": 8, "min_width": 4}, "goes without --round-to, --min-width"),
         ({"granularity": "filter"}, "filter"),
     ],
 )

@@ -44,6 +44,11 @@ class Context:
             raise UsageError(f"this criterion needs data: give --data {SOURCES}")
         return self.make_objective()
 
+    @property
+    def seen(self) -> dict[str, Any] | None:
+        """What was seen of the data, see `Objective.summary`; None where nothing has looked at them."""
+        return self.objective.summary() if "objective" in vars(self) else None
+
 
 Score = Callable[[Analysis, Context], Scores]
 ElementScore = Callable[[Analysis, Context], Elements]
