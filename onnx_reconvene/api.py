@@ -89,10 +89,11 @@ class Options:
         """Return the passes that do it, all but the last that writes."""
         target = (self.target,) if isinstance(self.target, str) else tuple(self.target)
         target = target or ("channels=1" if self.keep_file else "macs=0.5",)
-        keep = {**(read_fractions(self.keep_file) if self.keep_file else {}), **self.keep}
-        patterns = tuple(self.ignore), tuple(self.only), tuple(keep.items())
-        allocate = Allocate(target, self.allocate, self.round_to, self.min_width, *patterns)
+        groups, patterns = read_fractions(self.keep_file) if self.keep_file else ({}, {})
+        keep = *patterns.items(), *self.keep.items()
+        allocate = Allocate(target, self.allocate, self.round_to, self.min_width, tuple(self.ignore), tuple(self.only), keep)
         allocate = replace(allocate, threads=self.threads, provider=self.provider, latency_table=self.latency_table)
+        allocate = replace(allocate, keep_groups=tuple(groups.items()))
         calibration = Calibration(self.data, self.samples, self.batch_size, self.loss, self.gradients, self.image)
         score = Score(self.criterion, self.seed, self.aggregate, calibration)
         load = Load(self.input_shape, self.attention)

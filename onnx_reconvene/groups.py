@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from onnx_reconvene.errors import UsageError
 from onnx_reconvene.flow import NO_CHANNELS, Flow, Layer, Value, along
-from onnx_reconvene.graph import every_node
+from onnx_reconvene.graph import every_node, node_name
 from onnx_reconvene.labels import Labels, Solution
 from onnx_reconvene.shapes import Integers, Shape
 
@@ -99,26 +99,44 @@ class Analysis:
         return self.flow.layers
 
     def matching(self, pattern: str, option: str = "pattern") -> set[str]:
-        """Return the names of the groups with channels at the nodes or initializers whose names match a shell pattern.
+        """Return the names of the groups that match a shell pattern, or have channels at the nodes or initializers that do.
 
-        A weight stands for the channels that its layer makes. Raises UsageError where nothing has such a name.
+        A weight stands for the channels that its layer makes with it. A node without a name has that of its first output. Raises
+        UsageError where nothing has such a name.
         """
-        labels: list[Labels] = []
-        names = 0
-        made = {layer.weight: layer.out for layer in self.layers}
-        for node in every_node(self.graph):
-            if fnmatch.fnmatchcase(node.name, pattern):
+
+        def matches(name: str) -> bool:
+            return name == pattern or fnmatch.fnmatchcase(name, pattern)
+
+        every = np.arange(self.width)
+        found = [every[group.units] for group in self.groups if matches(group.name)]
+        names = len(found)
+        tensors = [(name, [name]) for name in self.flow.weights.keys() | self._made_with.keys()]
+        tensors += [(node_name(node), [t.name for t in node.outputs]) for node in every_node(self.graph)]
+        for name, own in tensors:
+            if matches(name):
                 names += 1
-                labels += [x for t in node.outputs for x in self.flow.values.get(t.name, Value()).labels.values()]
-        for name in self.flow.weights:
-            if fnmatch.fnmatchcase(name, pattern):
-                names += 1
-                labels += [made[name]] if name in made else self.flow.values[name].labels.values()
+                found += [units for tensor in own for units in self._made_at(tensor)]
         if not names:
             raise UsageError(f"{option} '{pattern}' matches no node and no weight (inspect lists them)")
-        units = np.unique(np.concatenate([np.empty(0, np.int64), *(self.units(x) for x in labels)]))
-        found = np.isin(np.arange(self.width), units)
-        return {group.name for group in self.groups if found[group.units].any()}
+        matched = np.isin(every, np.concatenate([every[:0], *found]))
+        return {group.name for group in self.groups if matched[group.units].any()}
+
+    def _made_at(self, tensor: str) -> list[Labels]:
+        """Return the units of a tensor; of a weight, and what it is moved from, those that layers make with it."""
+        value = self.flow.values.get(tensor, Value())
+        own = [self.units(labels) for labels in [*value.labels.values(), *([value.pending.labels] if value.pending else [])]]
+        made = self._made_with.get(tensor)
+        return own if made is None else [np.intersect1d(units, made) for units in own]
+
+    @cached_property
+    def _made_with(self) -> dict[str, Labels]:
+        """The units of the channels that layers make with each weight, and with what it is moved from."""
+        made: dict[str, list[Labels]] = {}
+        for layer in self.layers:
+            for name in layer.sources:
+                made.setdefault(name, []).append(self.units(layer.out))
+        return {name: np.unique(np.concatenate(units)) for name, units in made.items()}
 
     @property
     def width(self) -> int:

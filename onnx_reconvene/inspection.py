@@ -65,11 +65,11 @@ def _totals(analysis: Analysis, cost: CostModel) -> list[str]:
 
 
 def _named(analysis: Analysis, group: Group) -> str:
-    """Return the name of a group, or of the first weight in it where that is the path of a module and the other a number."""
-    weights = [layer.weight for layer in analysis.layers if layer.name in group.layers]
+    """Return the name of a group, or of the first weight in it where that is the path of a module and the other a number. Either
+    is what options take."""
+    weights = [layer.weight for layer in analysis.layers if layer.stored and layer.name in group.layers]
     path = next((name for name in weights if name.count(".") > 1), group.name)
-    numbered = re.fullmatch(r"node_\w+?_\d+(#\d+)?", group.name)
-    return path + (numbered[1] or "") if numbered and path != group.name else group.name
+    return path if re.fullmatch(r"node_\w+?_\d+", group.name) else group.name
 
 
 def by_reason(frozen: Sequence[Frozen]) -> list[tuple[str, list[Frozen]]]:

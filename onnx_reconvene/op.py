@@ -24,6 +24,7 @@ from onnx_reconvene.flow import (
     Value,
     weight_values,
 )
+from onnx_reconvene.graph import node_name
 from onnx_reconvene.inference import has_free_sizes
 from onnx_reconvene.labels import Labels
 from onnx_reconvene.shapes import Shape
@@ -35,7 +36,7 @@ class Op:
     def __init__(self, flow: Flow, node: gs.Node) -> None:
         self.flow, self.node = flow, node
         self.type = node.op
-        self.name = node.name or next((t.name for t in node.outputs if t.name), "")
+        self.name = node_name(node)
         self.seen: set[int] = set()  # inputs whose labels the rule has looked at
 
     def __str__(self) -> str:

@@ -88,16 +88,16 @@ def _check_settings(settings: Mapping[str, Any], name: str) -> None:
             raise UsageError(f"{name}: {key}: expected a name, not {value!r}")
 
 
-def read_fractions(path: str) -> dict[str, float]:
-    """Read fractions to keep by shell pattern, from TOML or JSON: a table PATTERN = FRACTION, or a plan."""
+def read_fractions(path: str) -> tuple[dict[str, float], dict[str, float]]:
+    """Read fractions to keep from TOML or JSON, by name of a group and by shell pattern: a plan, or a table PATTERN = FRACTION."""
     found = _read(path, "--keep-file")
     if isinstance(found.get("groups"), list):
         plan = read_plan(path)
-        return {name: float(keep.mean()) for name, keep in plan.keep.items()}
+        return {name: float(keep.mean()) for name, keep in plan.keep.items()}, {}
     for pattern, fraction in found.items():
         if isinstance(fraction, bool) or not isinstance(fraction, int | float):
             raise UsageError(f"--keep-file {path}: '{pattern}': expected a fraction above 0 and at most 1, not {fraction!r}")
-    return {pattern: float(fraction) for pattern, fraction in found.items()}
+    return {}, {pattern: float(fraction) for pattern, fraction in found.items()}
 
 
 def _read(path: str, option: str) -> dict[str, Any]:

@@ -37,11 +37,11 @@ class Allocate(Pass):
     """Spread the budget over groups and mark the best units of each to stay. Notes the masks; changes no weight.
 
     target: what is kept, "macs=0.5" or several of them; all hold. allocate: see `onnx_reconvene.allocators`. ignore and only:
-    shell patterns of nodes or weights whose channels stay, or alone may go. keep: (pattern, fraction) pairs; the name of a group
-    stands for that group alone. round_to: widths are multiples of it, 0 for automatic. progress: how much of the way to the
-    targets is to be done, from 0 to 1; what an earlier Allocate has marked to go stays so. threads (0: its own choice) and
-    provider: those of onnxruntime where latency is measured; latency_table: a file that was measured on a device, instead. Raises
-    TargetError where the target cannot be reached.
+    shell patterns of nodes, weights or groups whose channels stay, or alone may go. keep: (pattern, fraction) pairs, of which the
+    last that matches a group holds; keep_groups, after which these come: (name, fraction) pairs of single groups. round_to: widths
+    are multiples of it, 0 for automatic. progress: how much of the way to the targets is to be done, from 0 to 1; what an earlier
+    Allocate has marked to go stays so. threads (0: its own choice) and provider: those of onnxruntime where latency is measured;
+    latency_table: a file that was measured on a device, instead. Raises TargetError where the target cannot be reached.
     """
 
     target: str | tuple[str, ...] = "macs=0.5"
@@ -55,6 +55,7 @@ class Allocate(Pass):
     threads: int = 0
     provider: str = CPU
     latency_table: str | None = None
+    keep_groups: tuple[tuple[str, float], ...] = ()
 
     def requires(self, graph: gs.Graph) -> None:
         """The units are scored and the options make sense."""
@@ -110,15 +111,18 @@ class Allocate(Pass):
         return parse_targets(self.target)
 
     def _fixed(self, analysis: Analysis) -> dict[str, float]:
-        fixed: dict[str, float] = {}
-        for pattern, fraction in self.keep:
+        names = {group.name for group in analysis.groups}
+        for name, fraction in (*self.keep_groups, *self.keep):
             if not 0 < fraction <= 1:
-                raise UsageError(f"--keep {pattern}={fraction:g}: the fraction kept must be above 0 and at most 1")
-            named = {group.name for group in analysis.groups if group.name == pattern}
-            fixed |= dict.fromkeys(named or analysis.matching(pattern, "--keep"), fraction)
+                raise UsageError(f"--keep {name}={fraction:g}: the fraction kept must be above 0 and at most 1")
+        for name in dict(self.keep_groups).keys() - names:
+            raise UsageError(f"--keep-file: the network has no group '{name}'; the plan was made for another one")
+        fixed = dict(self.keep_groups)
+        for pattern, fraction in self.keep:
+            fixed |= dict.fromkeys(analysis.matching(pattern, "--keep"), fraction)
         if self.only:
             free = set().union(*(analysis.matching(pattern, "--only") for pattern in self.only))
-            fixed |= {group.name: 1.0 for group in analysis.groups if group.name not in free}
+            fixed |= dict.fromkeys(names - free, 1.0)
         for pattern in self.ignore:
             fixed |= dict.fromkeys(analysis.matching(pattern, "--ignore"), 1.0)
         return fixed

@@ -57,6 +57,32 @@ def test_plan_as_fractions_keeps_the_same_widths(planned, run, tmp_path):
     assert shapes[0] == shapes[1]
 
 
+def test_fractions_of_a_plan_are_those_of_single_groups(parsed, run, tmp_path):
+    """What the node `stem` makes falls into two groups, of which one has its name."""
+    net = """<ir_version: 9, opset_import: ["" : 18]> net (float[1,4] x) => (float[1,3] y) <int64[2] parts = {4, 4}> {
+        [stem] a = MatMul (x, w1)
+        b, c = Split <axis = 1> (a, parts)
+        e = MatMul (c, w2)
+        f = Add (b, e)
+        y = MatMul (f, w3)
+    }"""
+    onnx.save(parsed(net, w1=(4, 8), w2=(4, 4), w3=(4, 3)), tmp_path / "in.onnx")
+    plan = tmp_path / "plan.json"
+    fractions = {"stem": 0.5, "stem#2": 0.75}
+    for names in (["stem", "stem#2"], ["stem#2", "stem"]):
+        groups = [
+            {"name": name, "units": 4, "gone": "" if fractions[name] == 1 else f"0-{3 - 4 * fractions[name]:.0f}"} for name in names
+        ]
+        plan.write_text(json.dumps({"version": 1, "groups": groups}))
+        for given, kept in (({}, {"stem": 2, "stem#2": 3}), ({"stem": 1.0}, {"stem": 4, "stem#2": 4})):
+            result = rc.prune(tmp_path / "in.onnx", keep_file=str(plan), keep=given, round_to=1)
+            assert {group.name: group.kept for group in result.report.groups} == kept
+    onnx.save(parsed(net.replace("stem", "root"), w1=(4, 8), w2=(4, 4), w3=(4, 3)), tmp_path / "other.onnx")
+    ran = run(tmp_path / "other.onnx", tmp_path / "out.onnx", "--keep-file", plan)
+    assert ran.status == 2
+    assert "'stem" in ran.err
+
+
 @pytest.mark.parametrize(
     ("name", "text"), [("f.toml", '"layer1.*.conv1" = 0.25\nconv1 = 1'), ("f.json", '{"layer1.*.conv1": 0.25, "conv1": 1}')]
 )

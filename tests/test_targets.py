@@ -178,6 +178,56 @@ def test_keep_holds_where_no_target_asks_for_it(network):
     assert {name: share for name, share in result.items() if share < 1} == {"layer1.0.conv1": 0.5}
 
 
+@pytest.mark.parametrize(
+    "weight",
+    [
+        "m = MatMul (b, w)",
+        "[turned] t = Transpose <perm = [1, 0]> (w) m = Gemm <transB = 1> (b, t)",
+        "t = Cast <to = 1> (w) m = MatMul (b, t)",
+        "q = QuantizeLinear (w, scale) t = DequantizeLinear (q, scale) m = MatMul (b, t)",
+        "t = Concat <axis = 0> (w, v) m = Gemm <transB = 1> (b, t)",
+    ],
+)
+def test_a_weight_stands_for_its_layer_whatever_moves_it_there(parsed, weight):
+    net = f"""<ir_version: 9, opset_import: ["" : 18]> net (float[1,4] x) => (float[1,3] y) <float scale = {{0.01}}> {{
+        a = MatMul (x, w1)
+        b = Relu (a)
+        {weight}
+        c = Relu (m)
+        y = MatMul (c, w3)
+    }}"""
+    own = {"w": (4, 8), "v": (6, 8), "w3": (10, 3)} if "Concat" in weight else {"w": (8, 10), "w3": (10, 3)}
+    model = parsed(net, w1=(4, 8), **own)
+    only = shares(prune(model, target="channels=0.85", only=["w"], rectify="none"))
+    assert {name: share == 1 for name, share in only.items()} == {name: name != "m" for name in only}
+    whole = shares(prune(model, target="channels=0.85", ignore=["w"], rectify="none"))
+    assert whole["m"] == 1 > whole["a"]
+
+
+PARTS = """<ir_version: 9, opset_import: ["" : 18]> net (float[1,4] x) => (float[1,3] y) <int64[2] parts = {4, 4}> {
+    %s a = MatMul (x, w1)
+    b, c = Split <axis = 1> (a, parts)
+    d = Relu (b)
+    e = MatMul (c, w2)
+    f = Add (d, e)
+    y = MatMul (f, w3)
+}"""
+PARTS_WEIGHTS = {"w1": (4, 8), "w2": (4, 4), "w3": (4, 3)}
+
+
+@pytest.mark.parametrize("node", ["", "[a]", "[stem]"])
+def test_a_name_stands_for_all_that_bears_it(parsed, node):
+    """What a node makes falls into two groups here; each has a name of its own, too."""
+    model, name = parsed(PARTS % node, **PARTS_WEIGHTS), node.strip("[]") or "a"
+    groups = [group.name for group in rc.analyze(model).groups]
+    assert groups == [name, f"{name}#2"]
+    for pattern in (name, f"[{name[0]}]{name[1:]}", "w1"):
+        assert set(shares(prune(model, target="channels=1", keep={pattern: 0.5})).values()) == {0.5}
+    assert shares(prune(model, target="channels=1", keep={f"{name}#2": 0.5})) == {name: 1, f"{name}#2": 0.5}
+    assert shares(prune(model, target="channels=0.75", ignore=[f"{name}#2"]))[f"{name}#2"] == 1
+    assert shares(prune(model, target="channels=0.75", only=[f"{name}#2"]))[name] == 1
+
+
 @pytest.mark.parametrize("options", [{"ignore": ["*"]}, {"only": ["layer1.0.conv1"]}, {"keep": {"*": 0.9}}])
 def test_what_must_stay_can_put_a_target_out_of_reach(network, options):
     with pytest.raises(rc.TargetError, match="best reachable"):
