@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from typing import Any
@@ -18,14 +20,16 @@ from onnx_reconvene.flow import dtype_of, weight_constant
 from onnx_reconvene.graph import dead_nodes, every_node
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.memory import Activations
+from onnx_reconvene.plain import graphs_in
 
 
 class CostModel:
     """Costs of a network as functions of its group widths (units kept of each group).
 
     `KINDS` names what can be counted: `channels` (removable ones), `params` (elements of float initializers), `macs` (multiply-
-    accumulates for one input of the analysed size), `size` (bytes of float initializers), `memory` (these and the largest number of
-    bytes that activations take at any time), `latency` (milliseconds of a run, as the function that is given predicts them).
+    accumulates for one input of the analysed size), `size` (bytes of float and of quantized initializers), `memory` (these and the
+    largest number of bytes that activations take at any time), `latency` (milliseconds of a run, as the function that is given
+    predicts them).
     """
 
     KINDS = ("channels", "params", "macs", "size", "memory", "latency")
@@ -36,19 +40,21 @@ class CostModel:
         self.dense = np.asarray([group.width for group in analysis.groups], np.int64)
         self.channels = np.asarray([group.channels for group in analysis.groups], np.int64)
         self.nodes = [term.node for term in analysis.flow.macs]
-        self._before = _before(analysis.graph.source.model)
-        self._bytes_each = bytes_each = _stored(analysis)
-        families = [[copy.name for _, _, copy in family.reads] for family in getattr(analysis.graph, "shared", ())]
-        alone = [name for name in bytes_each if not any(name in family for family in families)]
+        initializers = _initializers(analysis.graph)
+        self._before = _before(initializers.values())
+        self._stored = stored = _left(analysis, initializers)
+        shared = [[copy.name for _, _, copy in family.reads] for family in getattr(analysis.graph, "shared", ())]
+        families = [found for family in shared if (found := [name for name in family if name in stored])]
+        alone = [name for name in stored if not any(name in family for family in families)]
         weights = {name: plain_axes(analysis, name) for name in [*alone, *chain.from_iterable(families)]}
         macs = [term.axes for term in analysis.flow.macs]
         self._axes = Axes(analysis, chain.from_iterable([*macs, *weights.values()]))
         self.macs = Products.of(self._axes, macs, np.ones(len(macs)))
         axes = [weights[name] for name in alone]
-        self.params = Products.of(self._axes, axes, np.ones(len(axes)))
-        self.size = Products.of(self._axes, axes, [bytes_each[name] for name in alone])
+        self.params = Products.of(self._axes, axes, [float(stored[name].is_float) for name in alone])
+        self.size = Products.of(self._axes, axes, [stored[name].bytes_each for name in alone])
         self._families = [
-            (Products.of(self._axes, [weights[name] for name in family], np.ones(len(family))), bytes_each.get(family[0], 0.0))
+            (Products.of(self._axes, [weights[name] for name in family], np.ones(len(family))), stored[family[0]].bytes_each)
             for family in families
         ]
 
@@ -101,8 +107,8 @@ class CostModel:
         return counts
 
     def params_by_weight(self) -> dict[str, float]:
-        """Return the elements of each stored weight that counts: quantized ones do not."""
-        return {name: float(math.prod(self.analysis.shapes[name])) for name in self._bytes_each}
+        """Return the elements of each stored weight of floating-point numbers."""
+        return {name: float(math.prod(self.analysis.shapes[name])) for name, stored in self._stored.items() if stored.is_float}
 
     def by_weight(self, kinds: Iterable[str]) -> dict[str, float]:
         """Return what each stored weight of a layer costs where these kinds of cost are bounded: its multiply-accumulates; empty
@@ -110,28 +116,54 @@ class CostModel:
         return {} if set(kinds) <= {"params", "size"} else self.macs_by_weight()
 
 
-def _before(model: onnx.ModelProto) -> dict[str, float]:
-    """Return the elements and bytes of the float initializers of a model."""
-    stored = [(np.prod(t.dims), np.dtype(helper.tensor_dtype_to_np_dtype(t.data_type))) for t in model.graph.initializer]
-    floats = [(float(size), dtype.itemsize) for size, dtype in stored if is_float(dtype)]
-    return {"params": sum(size for size, _ in floats), "size": sum(size * each for size, each in floats)}
+@dataclass(frozen=True)
+class Stored:
+    """A stored tensor that counts: of floating-point numbers, or quantized."""
+
+    elements: int
+    bytes_each: float
+    is_float: bool
 
 
-def _stored(analysis: Analysis) -> dict[str, float]:
-    """Return the bytes per element of each float initializer that the network has once it is cut: without what computed weights
-    that are folded, with these and what ConstantOfShape weights turn into."""
+def _stored_as(dims: Iterable[int], dtype: np.dtype[Any], is_quantized: bool = False) -> Stored | None:
+    """Return a stored tensor, None where it is of a type that weights do not have: so short integers are always quantized."""
+    form = re.match(r"(b?float|u?int)(\d+)", dtype.name)
+    if form is None or not (is_quantized or "float" in form[1] or int(form[2]) <= 16):
+        return None
+    return Stored(math.prod(dims), int(form[2]) / 8, "float" in form[1])
+
+
+def _initializers(graph: gs.Graph) -> dict[str, Stored]:
+    """Return the initializers of the model that count, sparse ones as if they were dense."""
+    model = graph.source.model.graph
+    readers = [node for node in every_node(graph) if node.op in ("DequantizeLinear", "QLinearConv")]
+    quantized = {tensor.name for node in readers for tensor in node.inputs}  # biases have 32 bits
+    tensors = [(t, t.dims) for t in model.initializer]
+    tensors += [(t.values, t.dims) for part in graphs_in(model) for t in part.sparse_initializer]
+    found = {t.name: _stored_as(dims, _dtype(t), t.name in quantized) for t, dims in tensors}
+    return {name: stored for name, stored in found.items() if stored is not None}
+
+
+def _dtype(tensor: onnx.TensorProto) -> np.dtype[Any]:
+    return np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+
+
+def _before(initializers: Collection[Stored]) -> dict[str, float]:
+    """Return the elements of those of floating-point numbers, and the bytes of all."""
+    params = sum(stored.elements for stored in initializers if stored.is_float)
+    return {"params": float(params), "size": sum(stored.elements * stored.bytes_each for stored in initializers)}
+
+
+def _left(analysis: Analysis, initializers: Mapping[str, Stored]) -> dict[str, Stored]:
+    """Return the initializers that the network has once it is cut: without what computed weights that are folded, with these and
+    what ConstantOfShape weights turn into."""
     graph = analysis.graph
     dead = {id(node) for node in dead_nodes(graph)}
     read = {t.name: t for node in every_node(graph) if id(node) not in dead for t in node.inputs if isinstance(t, gs.Constant)}
     gone = {t.name for node in every_node(graph) if id(node) in dead for t in node.inputs} - read.keys()
-    initializers = {t.name: np.dtype(helper.tensor_dtype_to_np_dtype(t.data_type)) for t in graph.source.model.graph.initializer}
-    found = {name: dtype for name, dtype in initializers.items() if name not in gone}
-    found |= {name: dtype_of(t) for name, t in read.items() if name not in initializers}
+    found = {name: _stored_as(t.shape, dtype_of(t)) for name, t in read.items()}
     weights = analysis.flow.weights.items()
-    found |= {name: np.dtype(np.float32) for name, t in weights if weight_constant(t) is None and analysis.bears_units(name)}
-    return {name: float(dtype.itemsize) for name, dtype in found.items() if is_float(dtype)}
-
-
-def is_float(dtype: np.dtype[Any]) -> bool:
-    """Tell whether a type is one of floating-point numbers, those that numpy lacks among them."""
-    return dtype.kind == "f" or "float" in dtype.name
+    made = [name for name, t in weights if weight_constant(t) is None and analysis.bears_units(name)]
+    found |= {name: _stored_as(analysis.shapes[name], np.dtype(np.float32)) for name in made}
+    found |= {name: stored for name, stored in initializers.items() if name not in gone}
+    return {name: stored for name, stored in found.items() if stored is not None}

@@ -22,8 +22,8 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Size:
-    """What a network costs: elements and bytes of float initializers, multiply-accumulates, nodes; if asked for, milliseconds of a
-    run and bytes of memory at its peak."""
+    """What a network costs: elements of float initializers, multiply-accumulates, bytes of float and quantized initializers, nodes;
+    if asked for, milliseconds of a run and bytes of memory at its peak."""
 
     params: int
     macs: int

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnx_reconvene.allocate.budget import check_savable
 from onnx_reconvene.allocate.search import largest
 from onnx_reconvene.allocate.unstructured import Unstructured, best
 from onnx_reconvene.cost import CostModel
@@ -47,6 +48,7 @@ class Sparsify(Pass):
     def call(self, graph: gs.Graph) -> bool:
         """Zero weights and note what is left."""
         notes, analysis, cost = notes_of(graph), analysis_of(graph), CostModel(analysis_of(graph))
+        check_savable(cost, self.targets)
         context = self.score.context(graph)
         elements = element_scores(analysis, self.score.criterion, context)
         notes.data = context.seen or notes.data

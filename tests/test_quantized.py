@@ -6,8 +6,10 @@ import pytest
 from onnx.numpy_helper import from_array, to_array
 
 import onnx_reconvene as rc
+from onnx_reconvene.cost import CostModel
 from onnx_reconvene.errors import UsageError
 from onnx_reconvene.saliency import Context
+from onnx_reconvene.target import parse_target
 
 HEAD = '< ir_version: 9, opset_import: ["" : 18] > g (float[n,4,6,6] x) => (float[n,5,6,6] y)'
 TAIL = "b = Relu (a) y = Conv (b, w2) }"
@@ -58,6 +60,55 @@ def test_params_are_floating_point_numbers_alone(pair):
     weights = {t.name: to_array(t) for t in sparse(pair[0]).graph.initializer}
     assert report.before.params == 12 + 60 == weights["s"].size + weights["w2"].size
     assert report.after.params <= 0.7 * 72
+
+
+INTEGERS = f"""{HEAD} <float one = {{1}}, uint8 zero = {{0}}> {{
+    i = QuantizeLinear (x, one, zero)
+    a = QLinearConv <pads = [1,1,1,1]> (i, one, zero, q, s, z, one, zero, bias)
+    d = DequantizeLinear (a, one, zero)
+    b = Relu (d) y = Conv (b, w2) }}"""
+ROUNDED = f"""{HEAD} <float one = {{1}}, uint8 zero = {{0}}> {{
+    w = DequantizeLinear<axis = 0> (q, s, z)
+    c = DequantizeLinear<axis = 0> (bias, s)
+    a = Conv <pads = [1,1,1,1]> (x, w, c)
+    {TAIL}"""
+
+
+def nbytes(model: onnx.ModelProto) -> int:
+    """Return the bytes of all initializers."""
+    return sum(to_array(t).nbytes for t in model.graph.initializer)
+
+
+@pytest.mark.parametrize("text", [QUANTIZED, INTEGERS, ROUNDED])
+@pytest.mark.parametrize("target", ["size=0.5", "size=450", "memory=0.7"])
+def test_bytes_are_those_of_quantized_weights_too(pair, parsed, text, target):
+    model = parsed(text)
+    model.graph.initializer.extend(pair[0].graph.initializer)
+    if "bias" in text:
+        model.graph.initializer.append(from_array(np.arange(12, dtype=np.int32), "bias"))
+    result = rc.prune(model, target=target, criterion="l1", round_to=1, rectify="none")
+    before, after = result.report.before, result.report.after
+    assert (before.bytes, after.bytes) == (nbytes(model), nbytes(result.model))
+    bound = parse_target(target).bound(before.memory or before.bytes)
+    assert 0.8 * bound < (after.memory or after.bytes) <= bound
+
+
+def test_bytes_of_short_numbers_and_of_none(parsed):
+    """Of four bits, two to a byte; sizes, masks and integers that nothing dequantizes are no weights."""
+    model = parsed(QUANTIZED.replace(": 18", ": 21"))
+    for name, kind, values in (
+        ("four", onnx.TensorProto.INT4, range(6)),
+        ("sizes", onnx.TensorProto.INT32, range(5)),
+        ("mask", onnx.TensorProto.BOOL, [True] * 3),
+        ("q", onnx.TensorProto.UINT8, [7] * 432),
+        ("s", onnx.TensorProto.FLOAT, [0.5] * 12),
+        ("z", onnx.TensorProto.UINT8, [3] * 12),
+        ("w2", onnx.TensorProto.FLOAT, [0.1] * 60),
+    ):
+        dims = {"q": (12, 4, 3, 3), "w2": (5, 12, 1, 1)}.get(name, (len(values),))
+        model.graph.initializer.append(onnx.helper.make_tensor(name, kind, dims, values))
+    cost = CostModel(rc.analyze(model))
+    assert cost("size", cost.dense) == 3 + 432 + 4 * 12 + 12 + 4 * 60
 
 
 @pytest.mark.parametrize("criterion", ["synflow-exact", "snip", "grasp", "hutchinson"])

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from onnx import helper
+from onnx.numpy_helper import from_array, to_array
 
 import onnx_reconvene as rc
 from onnx_reconvene.cost import CostModel
@@ -306,6 +308,43 @@ def test_costs_of_random_widths_are_those_of_the_cut_model(parsed, count, name):
         found, size = cost.all(kept(result)), count(result.model, x=shape)
         assert (found["params"], found["macs"], found["size"]) == (size.params, size.macs, size.bytes)
         assert found["channels"] == sum(w * group.channels for w, group in zip(kept(result), analysis.groups, strict=True))
+
+
+LINEAR = """<ir_version: 9, opset_import: ["" : 18]> net (float[1,6] x) => (float[1,5] y) {
+    a = MatMul (x, w1)
+    b = Relu (a)
+    c = MatMul (b, w2)
+    y = MatMul (c, w3)
+}"""
+LINEAR_WEIGHTS = {"w1": (6, 8), "w2": (8, 8), "w3": (8, 5)}
+
+
+def test_a_sparse_weight_counts_as_if_it_were_dense(parsed):
+    model = parsed(LINEAR.replace(": 9", ": 11"), **LINEAR_WEIGHTS, unread=(7,))
+    (dense,) = [t for t in model.graph.initializer if t.name == "w3"]
+    values, places = from_array(to_array(dense).reshape(-1)[::4], "w3"), from_array(np.arange(0, 40, 4), "places")
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, dense.dims))
+    model.graph.initializer.remove(dense)
+    result = prune(model, target="params=0.7", rectify="none")
+    before, after = (sum(math.prod(t.dims) for t in m.graph.initializer) + 40 for m in (model, result.model))
+    assert (result.report.before.params, result.report.after.params) == (before, after)
+    assert (result.report.before.bytes, result.report.after.bytes) == (4 * before, 4 * after)
+    assert 0.6 * before < after <= 0.7 * before
+
+
+@pytest.mark.parametrize("options", [{}, {"granularity": "weight"}])
+@pytest.mark.parametrize("target", ["params=0.5", "params=50", "size=0.5", "size=1kB"])
+def test_what_is_not_counted_cannot_be_saved(parsed, target, options):
+    """Nothing but initializers counts, and these weights are in Constant nodes."""
+    model = parsed(LINEAR, **LINEAR_WEIGHTS)
+    for tensor in reversed(model.graph.initializer):
+        model.graph.node.insert(0, helper.make_node("Constant", [], [tensor.name], value=tensor))
+    del model.graph.initializer[:]
+    if "size" not in target or not options:
+        with pytest.raises(rc.TargetError, match=f"--target {target[:4]}.*no initializer holds"):
+            prune(model, target=target, **options)
+    assert rc.prune(model, target="macs=0.5", **options).report.after.macs <= 76
+    assert prune(model, target=["params=1.0", "macs=0.5"]).report.after.macs < 152
 
 
 # --- reading targets -------------------------------------------------------------------------------------------------

@@ -19,6 +19,12 @@ from onnx_reconvene.latency.step import channel_step
 from onnx_reconvene.saliency import ElementScores, Scores
 from onnx_reconvene.target import Target
 
+NONE = {  # why a network costs nothing of a kind
+    "params": "no initializer holds floating-point numbers; what Constant nodes hold does not count",
+    "size": "no initializer holds weights; what Constant nodes hold does not count",
+    "macs": "no layer multiplies and accumulates",
+}
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -83,8 +89,9 @@ def budget(
 
     upai scores elements, for allocators that ask for it. Where widths are rounded automatically, the step is halved until the
     targets can be reached. Raises TargetError, naming the best that can be reached, where even the narrowest network is above a
-    target.
+    target, and where there is nothing of what a target is to save.
     """
+    check_savable(cost, targets)
     bounds = tuple(_on_the_way(cost(t.kind, cost.dense), t, progress) for t in targets)
     for widths in _choices(cost.analysis, limits):
         found = Budget(cost, tuple(widths), tuple(targets), bounds, upai)
@@ -92,6 +99,14 @@ def budget(
         if not hopeless and found.holds(found.smallest):
             return found
     raise TargetError(_unreachable(found))
+
+
+def check_savable(cost: CostModel, targets: Sequence[Target]) -> None:
+    """Raise TargetError where a network that can be cut has nothing of what a target is to save, as far as that counts."""
+    for target in targets:
+        saves = target.value < 1 if target.relative else target.kind != "macs"
+        if saves and target.kind in NONE and cost.dense.size and not cost(target.kind, cost.dense):
+            raise TargetError(f"--target {target}: {NONE[target.kind]}")
 
 
 def _choices(analysis: Analysis, limits: Limits) -> Iterator[list[Widths]]:
