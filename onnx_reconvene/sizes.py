@@ -14,8 +14,8 @@ from onnx_reconvene.shapes import Integers, Shape
 
 
 def input_sizes(graph: gs.Graph, given: Mapping[str, Sequence[int]]) -> dict[str, Shape]:
-    """Return a shape for each graph input: the given ones; else a free first dimension is 1, and other free dimensions are
-    all the same, the smallest size at which the network is legal.
+    """Return a shape for each graph input: the given ones; else a free first dimension is 1, free channels are as many as the
+    convolution reads, and other free dimensions are all the same, the smallest size at which the network is legal.
 
     Raises UsageError for a shape that does not fit its input, ModelError where no size tried is legal.
     """
@@ -46,19 +46,34 @@ def input_sizes(graph: gs.Graph, given: Mapping[str, Sequence[int]]) -> dict[str
             with_empty = with_empty or (sizes, failure)
     if with_empty is not None and _empty(graph, *infer(graph, _sizes(graph, given, 4, 224))) == with_empty[1]:
         return with_empty[0]  # it is empty at any size
-    raise ModelError(f"no size tried for the free dimensions is legal ({failure}); give one with --input-shape NAME=1,3,...")
+    free = [name for name, t in inputs.items() if name not in given and not all(isinstance(d, int) for d in t.shape)]
+    name = (free or list(given))[0]
+    raise ModelError(f"no size tried for the free dimensions is legal ({failure}); give one with --input-shape {name}=1,...")
 
 
 CANDIDATES = [1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 224, 256, 299, 320, 384, 416, 512, 640, 800, 1024]
+PASSING = {"AveragePool", "BatchNormalization", "Cast", "DequantizeLinear", "Identity", "MaxPool", "QuantizeLinear"}  # channels
 FIRST = [2, 3, 4, 6, 8, 12, 16]  # for the first dimension, where some network needs a multiple
 
 
 def _sizes(graph: gs.Graph, given: Mapping[str, Sequence[int]], first: int, size: int) -> dict[str, Shape]:
-    return {t.name: tuple(given[t.name]) if t.name in given else _filled(t.shape, first, size) for t in graph.inputs}
+    return {t.name: tuple(given[t.name]) if t.name in given else _filled(t, first, size) for t in graph.inputs}
 
 
-def _filled(declared: Sequence[int | str | None], first: int, size: int) -> Shape:
-    return tuple(d if isinstance(d, int) else size if axis else first for axis, d in enumerate(declared))
+def _filled(tensor: gs.Variable, first: int, size: int) -> Shape:
+    known = {0: first, 1: _channels(tensor) or size}
+    return tuple(d if isinstance(d, int) else known.get(axis, size) for axis, d in enumerate(tensor.shape))
+
+
+def _channels(tensor: gs.Variable) -> int | None:
+    """Return how many channels a convolution that reads a tensor reads, None where there is none."""
+    for node in tensor.outputs:
+        if node.op == "Conv" and node.inputs[0] is tensor and isinstance(node.inputs[1], gs.Constant):
+            return int(node.inputs[1].shape[1] * node.attrs.get("group", 1))
+        through = _channels(node.outputs[0]) if node.op in PASSING else None
+        if through is not None:
+            return through
+    return None
 
 
 def _empty(graph: gs.Graph, shapes: Mapping[str, Shape], integers: Integers) -> str:
@@ -76,6 +91,8 @@ def _illegal(graph: gs.Graph, shapes: Mapping[str, Shape], integers: Integers) -
         known = [shapes.get(t.name) for t in node.inputs if t.name]
         if node.op in WINDOWED and _is_too_small(node, known):
             return f"the window of {node.op} '{node.name}' is larger than its input"
+        if node.op == "Conv" and known[0] and known[1] and known[0][1] != known[1][1] * node.attrs.get("group", 1):
+            return f"Conv '{node.name}' reads {known[0][1]} channels with a weight for {known[1][1] * node.attrs.get('group', 1)}"
         if node.op == "Concat" and all(shape is not None and len(shape) == len(known[0] or ()) for shape in known):
             axis = node.attrs["axis"] % len(known[0] or (0,))
             if len({shape[:axis] + shape[axis + 1 :] for shape in known if shape}) > 1:

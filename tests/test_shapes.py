@@ -189,6 +189,8 @@ UNSHUFFLED = (
         (free("float[N,3,5] x"), {"x": (1, 3, 5)}),
         (free("float[N,3,H,W] x"), {"x": (1, 3, 1, 1)}),
         (free("float[N,3,H,W] x", POOLED, w=(4, 3, 3, 3)), {"x": (1, 3, 16, 16)}),
+        (free("float[N,C,H,W] x", POOLED, w=(4, 3, 3, 3)), {"x": (1, 3, 16, 16)}),
+        (free("float[N,C,H,W] x", "a = Cast<to = 1>(x) y = Conv<group = 2>(a, w)", w=(4, 3, 1, 1)), {"x": (1, 6, 1, 1)}),
         (free("float[2,3,H] x, float[2,3,4] z", "y = Add(x, z)"), {"x": (2, 3, 1), "z": (2, 3, 4)}),
         (free("float[N,3,H,W] x", CROPPED, w=(4, 3, 3, 3)), {"x": (1, 3, 4, 4)}),
         (free("float[N,3,H,W] x", UNSHUFFLED, w=(4, 12, 1, 1)), {"x": (1, 3, 2, 2)}),
@@ -200,6 +202,8 @@ UNSHUFFLED = (
         "free batch",
         "free image",
         "smallest image that two poolings and a convolution leave legal",
+        "channels that a convolution reads",
+        "channels that the groups of a convolution read",
         "one of two",
         "smallest image that is cropped behind a convolution",
         "smallest image in blocks of two",
@@ -247,6 +251,13 @@ def test_it_is_an_error_where_no_size_is_legal() -> None:
     with pytest.raises(ModelError, match="--input-shape"):
         input_sizes(graph, {})
     assert input_sizes(graph, {"x": (1, 1, 7, 7)}) == {"x": (1, 1, 7, 7)}
+
+
+def test_channels_that_no_size_fits_are_an_error() -> None:
+    graph = free("float[N,H,W,C] x", "t = Transpose<perm = [0,3,1,2]>(x) y = Conv(t, w)", w=(4, 3, 5, 5))
+    with pytest.raises(ModelError, match=r"with a weight for 3\); give one with --input-shape x=1,"):
+        input_sizes(graph, {})
+    assert input_sizes(graph, {"x": (1, 7, 7, 3)}) == {"x": (1, 7, 7, 3)}
 
 
 def test_a_window_larger_than_its_input_is_an_error() -> None:
