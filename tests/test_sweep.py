@@ -18,6 +18,7 @@ from onnx_reconvene.latency.runtime import CPU
 from onnx_reconvene.notes import notes_of
 from onnx_reconvene.passes import Verify
 from onnx_reconvene.portfolio import grid
+from onnx_reconvene.portfolio.cell import Cell
 from onnx_reconvene.portfolio.row import Row, table, with_fronts
 from onnx_reconvene.report import Size, score_kept
 from onnx_reconvene.saliency import Context
@@ -225,6 +226,42 @@ def test_other_options_networks_data_and_versions_are_done_again(file, network, 
     model.producer_name = "someone else"
     source = file(model)
     assert written(round_to=1) > fourth
+
+
+@pytest.mark.parametrize("kind", ["folder", "function"])
+def test_other_samples_behind_the_same_name_are_done_again(file, folder, tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+
+    def put(value):
+        if kind == "function":
+            array = f"np.full((2, 3, 32, 32), {value / 255}, np.float32)"
+            Path("samples_of_mine.py").write_text(f"import numpy as np\ndef data():\n    yield {{'input': {array}}}\n")
+        else:
+            image = pytest.importorskip("PIL.Image")
+            Path("images", "below").mkdir(parents=True, exist_ok=True)
+            for k in range(2):
+                image.fromarray(np.full((32, 32, 3), value + k, np.uint8)).save(Path("images", "below", f"{k}.png"))
+
+    def written():
+        data = "images" if kind == "folder" else "samples_of_mine:data"
+        rc.sweep(source, folder, criteria=["activation-mean"], data=data, samples=2, verify=False, **HERE)
+        return contents(folder)["in.macs-0.5.activation-mean.reconvene.onnx"][0]
+
+    source = file()
+    put(1)
+    first = written()
+    if kind == "folder":
+        Path("images", "below", "2.png").write_bytes(b"beyond the samples")
+    assert written() == first
+    put(200)
+    assert written() > first
+
+
+@pytest.mark.parametrize("target", ["latency=0.5", "Latency = 8ms"])
+def test_what_times_the_network_is_cut_alone(target):
+    assert Cell("x", rc.Options(target=("macs=0.5", target), allocate="uniform")).measures
+    assert Cell("x", rc.Options(target=("macs=0.5",), allocate="latency")).measures
+    assert not Cell("x", rc.Options(target=("macs=0.5",), allocate="uniform")).measures
 
 
 @pytest.fixture

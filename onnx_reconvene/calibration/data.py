@@ -6,6 +6,7 @@ A source is read again for every pass over it, a batch at a time, so memory does
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -211,10 +212,30 @@ def _array(value: Any) -> Array:
     return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
 
 
-def _imported(source: str) -> Callable[[], Iterable[Any]]:
-    module, _, name = source.partition(":")
+def files_of(source: str, samples: int) -> list[str]:
+    """Return the files that the first so many samples of a source come from: of a folder its images, of a function its module.
+
+    Raises UsageError where the package of that fails.
+    """
+    if os.path.isdir(source):
+        return images.paths_in(source)[:samples]
+    if os.path.exists(source) or ":" not in source:
+        return [source] if os.path.isfile(source) else []
+    with blaming(f"--data {source}"):
+        _look_here()
+        found = importlib.util.find_spec(source.partition(":")[0])
+    return [found.origin] if found is not None and found.has_location and found.origin is not None else []
+
+
+def _look_here() -> None:
+    """Let modules in the current folder be found."""
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
+
+
+def _imported(source: str) -> Callable[[], Iterable[Any]]:
+    module, _, name = source.partition(":")
+    _look_here()
     function: Callable[[], Iterable[Any]] = getattr(importlib.import_module(module), name)
     if not callable(function):
         raise UsageError(f"--data {source}: is no function")

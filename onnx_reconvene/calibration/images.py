@@ -64,11 +64,16 @@ def preparation(shape: Sequence[int | None], given: Mapping[str, str]) -> Prepar
     return Preparation(resize, crop, mean, std, text["order"], last)
 
 
-def chunks(folder: str, name: str, how: Preparation) -> Callable[[int], Iterator[dict[str, NDArray[Any]]]]:
-    """Return a function that yields the images in folder and below, in the order of their paths, one at a time."""
-    paths = sorted(
+def paths_in(folder: str) -> list[str]:
+    """Return the images in folder and below, in the order in which they are read."""
+    return sorted(
         os.path.join(place, file) for place, _, files in os.walk(folder) for file in files if file.lower().endswith(SUFFIXES)
     )
+
+
+def chunks(folder: str, name: str, how: Preparation) -> Callable[[int], Iterator[dict[str, NDArray[Any]]]]:
+    """Return a function that yields the images in folder and below, in the order of their paths, one at a time."""
+    paths = paths_in(folder)
     if not paths:
         raise UsageError(f"--data {folder}: has no images ({', '.join(SUFFIXES)})")
 

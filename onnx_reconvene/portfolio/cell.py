@@ -19,8 +19,9 @@ from onnx_reconvene import __version__
 from onnx_reconvene.api import Options, run
 from onnx_reconvene.bridges import open_model
 from onnx_reconvene.errors import ReconveneError, UsageError
+from onnx_reconvene.passes.allocate import LATENCY
 from onnx_reconvene.stage import Stage
-from onnx_reconvene.target import parse_target
+from onnx_reconvene.target import parse_target, parse_targets
 
 Target = str | Sequence[str]  # one, or several that all hold
 
@@ -40,7 +41,7 @@ class Cell:
     @property
     def measures(self) -> bool:
         """Whether it times the network while it is cut, which others at work would disturb."""
-        return self.options.allocate == "latency" or "latency=" in self.target
+        return LATENCY in (self.options.allocate, *(target.kind for target in parse_targets(self.options.target)))
 
     def network(self, folder: pathlib.Path) -> pathlib.Path:
         """Return where in folder the cut is written."""

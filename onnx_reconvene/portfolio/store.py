@@ -6,12 +6,14 @@ import glob
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from onnx_reconvene import __version__
 from onnx_reconvene.api import Options
+from onnx_reconvene.calibration.data import files_of
 from onnx_reconvene.errors import UsageError
 from onnx_reconvene.files import check_writable, remove, write_whole
 from onnx_reconvene.portfolio.cell import Cell, Outcome
@@ -28,7 +30,7 @@ class Store:
 
     folder: Path
     dense: Dense
-    files: dict[str, str]  # what options of all cells name, and the SHA-256 of what is in it
+    files: dict[str, str]  # what options of all cells name that is in files, and the SHA-256 of what is in these
 
     def make(self) -> None:
         """Make the folder. Raises UsageError where it cannot be made or written to."""
@@ -98,14 +100,19 @@ def as_json(options: Options) -> Report:
 
 
 def files_in(options: Options) -> dict[str, str]:
-    """Return the files that options name, and the SHA-256 of what is in each. Raises UsageError where options are not all JSON."""
-    names = [value for value in as_json(options).values() if isinstance(value, str)]
-    return {name: _digest(name) for name in names if os.path.isfile(name)}
+    """Return what options name that is in files, and the SHA-256 of what is in these. Raises UsageError where options are not all
+    JSON, or data come from code that fails."""
+    given = {option: value for option, value in as_json(options).items() if isinstance(value, str)}
+    files = {name: [name] for name in given.values() if os.path.isfile(name)}
+    if "data" in given:
+        files[given["data"]] = files_of(given["data"], options.samples)
+    return {name: _digest(paths) for name, paths in files.items()}
 
 
-def _digest(path: str) -> str:
+def _digest(paths: Sequence[str]) -> str:
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for part in iter(lambda: file.read(2**20), b""):
-            digest.update(part)
+    for path in paths:
+        with open(path, "rb") as file:
+            for part in iter(lambda: file.read(2**20), b""):
+                digest.update(part)
     return digest.hexdigest()
