@@ -7,10 +7,11 @@ BatchNormalizations get the statistics of the data (recalibration); other biases
 
 from __future__ import annotations
 
+import operator
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,7 @@ from onnx import NodeProto
 from onnx_reconvene.calibration.stream import Stream
 from onnx_reconvene.graph import Source
 from onnx_reconvene.parameters import Parameter, attribute, is_float, parameters
+from onnx_reconvene.plain import bodies, nodes_in
 from onnx_reconvene.reference import Reference
 from onnx_reconvene.regression import Moments, Regression, Window
 
@@ -70,7 +72,7 @@ class Repair:
         """batches: makes an iterator over the data, always the same; folder: an empty one with room for feature maps."""
         self.done = Repaired(mode)
         self._stays, self._seed = before.stays, seed
-        self._plan = _Plan(before.source, after, mode, self.done.skipped)
+        self._plan = _Plan(before, after, mode, self.done.skipped)
         rooms = [tempfile.mkdtemp(dir=folder) for _ in range(2)]
         self._before, self._after = (Stream(s, batches(), room) for s, room in zip((before.source, after), rooms, strict=True))
         self.values = self._after.values
@@ -107,7 +109,8 @@ class Repair:
             before.add(np.moveaxis(was, axis, 1))
             after.add(np.moveaxis(now, axis, 1))
         assert step.bias is not None
-        self._set(step.bias, self._plan.values[step.bias] + (before.mean - after.mean))
+        shift = (before.mean - after.mean) / attribute(step.node, "beta", 1.0)
+        self._set(step.bias, self._plan.values[step.bias] + shift)
         self.done.corrected += 1
 
     def _fit(self, step: Step) -> None:
@@ -138,9 +141,23 @@ class Repair:
         self.values[name] = value.reshape(old.shape).astype(old.dtype)
 
 
-def _outputs(node: NodeProto, weight: Array) -> int:
-    """Return how many channels a layer makes."""
-    return int(weight.shape[0 if node.op_type == "Conv" or attribute(node, "transB", 0) else -1])
+def _outputs(weight: Parameter) -> int:
+    """Return how many channels a layer makes of what it reads beside its weight."""
+    return int(weight.values.shape[0] if weight.node.op_type == "Conv" else weight.fans["fan_out"])
+
+
+def _sums(found: Iterable[Parameter]) -> dict[tuple[str, ...], list[float]]:
+    """Return, by the outputs of a layer, how many products it sums with each of its weights."""
+    sums: dict[tuple[str, ...], list[float]] = {}
+    for p in found:
+        if p.part == "weight":
+            sums.setdefault(tuple(p.node.output), []).append(p.reads)
+    return sums
+
+
+def _with_bodies(node: NodeProto) -> list[NodeProto]:
+    """Return a node and the nodes of the bodies in it."""
+    return [node, *(inner for body in bodies(node) for inner in nodes_in(body))]
 
 
 def _as_matrices(node: NodeProto, weight: Array) -> Array:
@@ -192,7 +209,7 @@ def _window(node: NodeProto, kernel: tuple[int, ...], size: tuple[int, ...], out
 class _Plan:
     """Which nodes of a cut network to repair, in the order in which they run."""
 
-    def __init__(self, before: Source, after: Source, mode: str, skipped: list[str]) -> None:
+    def __init__(self, before: Reference, after: Source, mode: str, skipped: list[str]) -> None:
         self._fits, self._skipped = mode == "lstsq", skipped
         self._nodes = list(after.model.graph.node)
         reads = Counter(name for node in self._nodes for name in node.input)
@@ -201,12 +218,17 @@ class _Plan:
         self.values = {p.name: p.values for p in found if p.name in stored and reads[p.name] == 1 and is_float(p.values)}
         self._maker = {name: node for node in self._nodes for name in node.output}
         self._normed = {node.input[0] for node in self._nodes if node.op_type == "BatchNormalization"}
-        made = {p.node.output[0]: _outputs(p.node, p.values) for p in found if p.part == "weight" and p.node.op_type in CHANNELS}
-        biases = {self._layer_of(p): p for p in found if p.part == "bias" and p.name in self.values}
-        self._bias = {layer: p.name for layer, p in biases.items() if p.values.size == made.get(layer)}
-        self._single = biases.keys() & made.keys() - self._bias.keys()
-        inputs = {p.node.output[0]: p.reads for p in parameters(before) if p.part == "weight"}
-        self._lost = {p.node.output[0] for p in found if p.part == "weight" and p.reads < inputs.get(p.node.output[0], 0)}
+        weights = [p for p in found if p.part == "weight" and p.node.op_type in CHANNELS]
+        made = {p.node.output[0]: _outputs(p) for p in weights if self._comes_second(p)}
+        biases = {
+            self._layer_of(p): p for p in found if p.part == "bias" and p.name in self.values and attribute(p.node, "beta", 1.0)
+        }
+        self._bias = {layer: p.name for layer, p in biases.items() if p.values.shape[-1:] == (p.values.size,) == (made.get(layer),)}
+        self._other = biases.keys() & {p.node.output[0] for p in weights} - self._bias.keys()
+        sums = _sums(parameters(before.source))
+        lost = [layer for layer, now in _sums(found).items() if any(map(operator.lt, now, sums.get(layer, now)))]
+        self._lost = {name for layer in lost for name in layer if name}
+        self._masked = {masked.output for masked in before.masked}
 
     def _layer_of(self, bias: Parameter) -> str:
         """Return the output of the layer to which a bias belongs."""
@@ -214,25 +236,33 @@ class _Plan:
         node = next((n for n in products if n.op_type == "MatMul"), bias.node) if bias.node.op_type == "Add" else bias.node
         return str(node.output[0])
 
+    def _comes_second(self, weight: Parameter) -> bool:
+        """Tell whether a weight is the second operand of its layer, turned perhaps."""
+        name = weight.node.input[1]
+        while name in self._maker and self._maker[name].op_type in ("Identity", "Transpose"):
+            name = self._maker[name].input[0]
+        return bool(name == weight.name)
+
     def steps(self) -> Iterator[Step]:
         """Yield the steps: for each node whose inputs are no longer what they were."""
-        changed: set[str] = set()
+        changed = self._lost | self._masked
         for node in self._nodes:
-            if node.output[0] not in self._lost and changed.isdisjoint(node.input):
+            within = _with_bodies(node)
+            if changed.isdisjoint(name for n in within for name in (*n.input, *n.output)):
                 continue
-            changed.update(node.output)
+            changed.update(filter(None, node.output))
             if node.op_type == "BatchNormalization":
                 if self.values.keys() >= set(node.input[3:5]):
                     yield Step(node)
             elif node.op_type in CHANNELS:
                 yield from self._layer(node)
-            elif self._fits and node.output[0] in self._lost:
+            elif self._fits and not self._lost.isdisjoint(name for n in within for name in n.output):
                 self._skipped.append(f"'{node.name}': {node.op_type} is not fitted")
 
     def _layer(self, node: NodeProto) -> Iterator[Step]:
         bias, normed = self._bias.get(node.output[0]), node.output[0] in self._normed
-        if node.output[0] in self._single:
-            self._skipped.append(f"'{node.name}': its bias is not one number for each output")
+        if node.output[0] in self._other:
+            self._skipped.append(f"'{node.name}': its bias is not one number for each output along the last axis")
         reason = self._obstacle(node) if self._fits and node.output[0] in self._lost else "not asked for"
         if reason is None:
             yield Step(node, node.input[1], bias, bias is not None or normed)
@@ -246,7 +276,7 @@ class _Plan:
         """Return why the weight of a layer cannot be fitted, None where it can."""
         weight = self.values.get(node.input[1])
         if weight is None or (node.op_type != "Conv" and weight.ndim != 2):
-            return "its weight is shared, computed or no matrix"
+            return "its weight is shared, computed, no matrix or comes first"
         if node.op_type == "Gemm" and any(attribute(node, name, default) != default for name, default in PLAIN.items()):
             return "it scales or transposes what it reads"
         inputs = _as_matrices(node, weight).shape[1]

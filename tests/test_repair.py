@@ -36,6 +36,31 @@ DOUBLED = {
         { a = Conv (x, k1, b1) h = Relu (a) y = Conv <group=2, pads=[1,1,1,1]> (h, g2, b2) }""",
 }
 
+# Here what is cut ("h") reaches the last layer, which has a bias, by another way than the weight of that layer.
+RECURRENT = """(float[n,4,6] x) => (float[n,3] y) { h = MatMul (x, w1) r = Relu (h) t = Transpose <perm=[1,0,2]> (r)
+    ,s = GRU <hidden_size=3> (t, gw, gr) first = Constant <value_ints=[0]> () q = Squeeze (s, first) y = Gemm (q, w2, b) }"""
+INDIRECT = {
+    "recurrence of few hidden units": (
+        RECURRENT,
+        {"w1": (6, 12), "gw": (1, 9, 12), "gr": (1, 9, 3), "w2": (3, 3)},
+        ["'s': GRU is not fitted"],
+    ),
+    "mean over channels": (
+        """(float[n,4,6,6] x) => (float[n,3,6,6] y) { h = Conv (x, w1) r = Relu (h) axes = Constant <value_ints=[1]> ()
+        m = ReduceMean (r, axes) y = Conv (m, w2, b) }""",
+        {"w1": (12, 4, 1, 1), "w2": (3, 1, 1, 1)},
+        [],
+    ),
+    "branch": (
+        """(float[n,6] x) => (float[n,3] y) { h = MatMul (x, w1) r = Relu (h) m = ReduceMax <keepdims=0> (x) k = Cast <to=9> (m)
+        s = If (k) <then_branch = t () => (float[n,3] p) { p = MatMul (r, u1) },
+                    else_branch = e () => (float[n,3] o) { o = MatMul (r, u2) }>
+        y = Gemm (s, w2, b) }""",
+        {"w1": (6, 12), "u1": (12, 3), "u2": (12, 3), "w2": (3, 3)},
+        ["'s': If is not fitted"],
+    ),
+}
+
 
 def weights(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
@@ -218,6 +243,83 @@ def test_a_bias_of_one_number_for_all_outputs_stays(parsed, mode, last):
     assert new["one"] == 1
     assert any("its bias is not one number for each output" in line for line in result.report.repair["skipped"])
     assert np.array_equal(new["w2t"], values["w2t"].astype(np.float32)[next(iter(result.plan.keep.values()))]) == (mode == "bn")
+
+
+def samples(model: onnx.ModelProto) -> np.ndarray:
+    """Return 64 samples for a network of one input."""
+    sizes = [d.dim_value or 64 for d in model.graph.input[0].type.tensor_type.shape.dim]
+    return np.random.default_rng(1).standard_normal(sizes).astype(np.float32)
+
+
+def named(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model, its nodes named after the last of what they return."""
+    for node in model.graph.node:
+        node.name = node.output[-1]
+    return model
+
+
+@pytest.mark.parametrize("mode", ["bn", "lstsq"])
+@pytest.mark.parametrize("kind", INDIRECT)
+def test_biases_behind_what_reads_less_are_corrected(parsed, kind, mode):
+    text, shapes, unfitted = INDIRECT[kind]
+    model = named(parsed(HEADER + text, **shapes, b=(3,)))
+    given, x = {**HALF, "criterion": "l2", "only": ["h"]}, samples(model)
+    result = rc.prune(model, **given, repair=mode, data=x)
+    assert result.report.repair["corrected"] == 1
+    assert result.report.repair["skipped"] == (unfitted if mode == "lstsq" else [])
+    (wanted,), (found,), (kept,) = (outputs(m, x) for m in (model, result.model, rc.prune(model, **given).model))
+    axes = tuple(axis for axis in range(wanted.ndim) if axis != 1)
+    np.testing.assert_allclose(found.mean(axes), wanted.mean(axes), atol=1e-5)
+    assert np.abs(kept.mean(axes) - wanted.mean(axes)).max() > 1e-2
+
+
+@pytest.mark.parametrize("mode", ["bn", "lstsq"])
+def test_a_recurrence_that_reads_what_it_read_is_left_alone(parsed, mode):
+    """And so is the BatchNormalization behind it, though it has fewer inputs than hidden units."""
+    text = """(float[n,4,2] x) => (float[n,3] y) { t = Transpose <perm=[1,0,2]> (x) ,s = GRU <hidden_size=5> (t, gw, gr)
+        first = Constant <value_ints=[0]> () q = Squeeze (s, first) n = BatchNormalization (q, scale, b, mean, var)
+        h = Gemm (n, w1, b1) r = Relu (h) y = Gemm (r, w2, b2) }"""
+    norm = {"scale": (5,), "b": (5,), "mean": (5,), "var": (5,)}
+    model = named(parsed(HEADER + text, gw=(1, 15, 2), gr=(1, 15, 5), **norm, w1=(5, 8), b1=(8,), w2=(8, 3), b2=(3,)))
+    model.graph.initializer[5].CopyFrom(numpy_helper.from_array(np.full(5, 0.5, np.float32), "var"))
+    done = rc.prune(model, **HALF, criterion="l2", only=["h"], repair=mode, data=samples(model)).report.repair
+    assert (done["fitted"], done["recalibrated"], done["corrected"]) == ((1, 0, 0) if mode == "lstsq" else (0, 0, 1))
+    assert done["skipped"] == []
+
+
+@pytest.mark.parametrize("mode", ["bn", "lstsq"])
+@pytest.mark.parametrize("columns", [1, 5])
+def test_biases_of_weights_on_the_left_stay(parsed, columns, mode):
+    text = (
+        f"(float[n,8,{columns}] x) => (float[n,4,{columns}] y) "
+        + "{ h = MatMul (w1, x) r = Relu (h) m = MatMul (w2, r) y = Add (m, b) }"
+    )
+    model = named(parsed(HEADER + text, w1=(12, 8), w2=(4, 12), b=(4, 1)))
+    result = rc.prune(model, **HALF, criterion="l2", repair=mode, data=samples(model))
+    assert np.array_equal(weights(result.model)["b"], weights(model)["b"])
+    assert "'m': its bias is not one number for each output along the last axis" in result.report.repair["skipped"]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_biases_of_weights_that_a_transpose_turns(parsed, turned):
+    start = "v = Transpose (w2) " if turned else "v = Identity (w2) "
+    text = "(float[n,8] x) => (float[n,4] y) { " + start + "h = MatMul (x, w1) r = Relu (h) m = MatMul (r, v) y = Add (m, b) }"
+    model = named(parsed(HEADER + text, w1=(8, 12), w2=(4, 12) if turned else (12, 4), b=(4,)))
+    x = samples(model)
+    result = rc.prune(model, **HALF, criterion="l2", repair="bn", data=x)
+    (wanted,), (found,) = (outputs(m, x) for m in (model, result.model))
+    np.testing.assert_allclose(found.mean(0), wanted.mean(0), atol=1e-5)
+
+
+@pytest.mark.parametrize("beta", [0.5, 0.0])
+def test_biases_that_a_gemm_scales(parsed, beta):
+    text = "(float[n,8] x) => (float[n,4] y) { h = Gemm (x, w1) r = Relu (h) y = Gemm <beta=" + str(beta) + "> (r, w2, b) }"
+    model = parsed(HEADER + text, w1=(8, 12), w2=(12, 4), b=(4,))
+    x = samples(model)
+    result = rc.prune(model, **HALF, criterion="l2", repair="bn", data=x)
+    (wanted,), (found,) = (outputs(m, x) for m in (model, result.model))
+    assert np.allclose(found.mean(0), wanted.mean(0), atol=1e-5) == (beta > 0)
+    assert np.array_equal(weights(result.model)["b"], weights(model)["b"]) == (beta == 0)
 
 
 @pytest.mark.parametrize("mode", ["bn", "lstsq"])
