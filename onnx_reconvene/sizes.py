@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 
 import onnx_graphsurgeon as gs
@@ -26,6 +27,8 @@ def input_sizes(graph: gs.Graph, given: Mapping[str, Sequence[int]]) -> dict[str
             raise UsageError(f"--input-shape {name}: the network has no such input; it has {', '.join(inputs)}")
         if declared is not None and not _fits(shape, declared):
             raise UsageError(f"--input-shape {name}: {_times(shape)} does not fit the declared {_times(declared)}")
+        if math.prod(shape) > MOST:
+            raise UsageError(f"--input-shape {name}: {_times(shape)} is more than any tensor holds")
     unknown = [name for name, t in inputs.items() if t.shape is None and name not in given]
     if unknown:
         raise ModelError(f"input '{unknown[0]}' declares no shape; give one with --input-shape {unknown[0]}=1,...")
@@ -51,6 +54,7 @@ def input_sizes(graph: gs.Graph, given: Mapping[str, Sequence[int]]) -> dict[str
     raise ModelError(f"no size tried for the free dimensions is legal ({failure}); give one with --input-shape {name}=1,...")
 
 
+MOST = 2**60  # elements of a tensor whose bytes can be counted in 64 bits
 CANDIDATES = [1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 224, 256, 299, 320, 384, 416, 512, 640, 800, 1024]
 PASSING = {"AveragePool", "BatchNormalization", "Cast", "DequantizeLinear", "Identity", "MaxPool", "QuantizeLinear"}  # channels
 FIRST = [2, 3, 4, 6, 8, 12, 16]  # for the first dimension, where some network needs a multiple

@@ -218,6 +218,7 @@ def spoilt(model, name, value):
         (["--input-shape", "input=1,3,x,32"], ["--input-shape", "1,3,x,32"]),
         (["--input-shape", "input=0,3,32,32"], ["--input-shape", "input"]),
         (["--input-shape", "input=1,3,32"], ["--input-shape", "1x3x32"]),
+        (["--input-shape", "input=99999999999999999999,3,32,32"], ["--input-shape", "input", "more than any tensor holds"]),
         (["--input-shape", "input=1,4,32,32"], ["--input-shape", "1x4x32x32"]),
         (["--input-shape", "image=1,3,32,32"], ["--input-shape", "image", "input"]),
         (["--frobnicate"], ["--frobnicate"]),
@@ -642,6 +643,17 @@ def test_nothing_finite_is_no_proof(run, file, out, tmp_path, roots):
     assert (verdict["status"], verdict["max_rel_err"]) == ("skipped", None)
     assert verdict["reason"] == "the outputs of the original hold nothing finite on any inputs that were tried"
     assert verdict["reason"] in ran.out
+
+
+def test_sizes_at_which_the_original_does_not_run_are_no_fault(run, file, out, parsed):
+    model = parsed(
+        '<ir_version: 9, opset_import: ["" : 18]> g (float[n,3,h,w] x) => (float[n,4,p,q] y) { a = Conv (x, v) y = Conv (a, w1) }',
+        v=(8, 3, 1, 1),
+        w1=(4, 8, 1, 1),
+    )
+    ran = run(file(model), out, "--input-shape", "x=1,3,999999,999999")
+    assert ran.status == 0
+    assert "verification: skipped (onnxruntime does not run the original: Unable to allocate" in ran.out
 
 
 def test_no_verify_leaves_the_check_out(run, file, out, tmp_path, monkeypatch):
