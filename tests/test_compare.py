@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import pytest
 from onnx import numpy_helper
 
@@ -13,8 +18,10 @@ from onnx_reconvene import match
 from onnx_reconvene.analysis import analyze
 from onnx_reconvene.api import compare
 from onnx_reconvene.cli import main
-from onnx_reconvene.graph import from_model
+from onnx_reconvene.cut import cut
+from onnx_reconvene.graph import every_tensor, from_model
 from onnx_reconvene.notes import Notes
+from onnx_reconvene.plan import Plan
 
 
 def drawn(name: str) -> onnx.ModelProto:
@@ -40,6 +47,57 @@ def test_what_was_cut_is_read_off_the_weights(name, build, monkeypatch):
     found = match.match(analyze(from_model(before)), from_model(after))
     assert found is not None
     np.testing.assert_array_equal(found, notes.keep)
+
+
+LAYERS = """<ir_version: 9, opset_import: ["" : 18]> g (float[n,5] x) => (float[n,3] y)
+    { a = Gemm (x, w1, b1) b = Relu (a) c = Gemm (b, w2, b2) d = Relu (c) e = Gemm (d, w3, b3) f = Relu (e)
+    y = Gemm (f, w4, b4) }"""
+
+
+def layers(values: Callable[[tuple[int, ...]], np.ndarray]) -> onnx.ModelProto:
+    """Four layers whose weights a function of shapes makes."""
+    model, widths = onnx.parser.parse_model(LAYERS), (5, 10, 9, 8, 3)
+    for k, shape in enumerate(pairwise(widths), 1):
+        for name, array in ((f"w{k}", values(shape)), (f"b{k}", values(shape[1:]))):
+            model.graph.initializer.append(numpy_helper.from_array(array.astype(np.float32), name))
+    return model
+
+
+def is_explained(before: onnx.ModelProto, **options: Any) -> bool:
+    """Tell whether all weights of a cut of this network are those of it with the units removed that are found to be."""
+    after = rc.prune(before, rectify="none", round_to=1, verify=False, **options).model
+    analysis = analyze(from_model(before))
+    keep = match.match(analysis, from_model(after))
+    if keep is None:
+        return False
+    cut(analysis, keep)
+    found = {t.name: t.values for t in every_tensor(analysis.graph).values() if isinstance(t, gs.Constant)}
+    return all(np.array_equal(found[t.name], numpy_helper.to_array(t)) for t in after.graph.initializer)
+
+
+def test_which_of_equal_rows_is_left_other_weights_tell():
+    """Units 2 and 5 of the first layer compute the same, as do 1 and 4 of the second, which is all zeros."""
+    rng = np.random.default_rng(0)
+    before = layers(rng.standard_normal)
+    values = {t.name: numpy_helper.to_array(t).copy() for t in before.graph.initializer}
+    for name, one, other, factor in (("w1", 2, 5, 1), ("b1", 2, 5, 1), ("w2", 1, 4, 0), ("b2", 1, 4, 0)):
+        values[name][..., one] *= factor
+        values[name][..., other] = values[name][..., one]
+    for tensor in before.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(values[tensor.name], tensor.name))
+    kept = {"a": (10, [0, 1, 5, 6, 7]), "c": (9, [0, 4, 5, 8]), "e": (8, range(8))}
+    plan = Plan({}, {group: np.isin(np.arange(width), stay) for group, (width, stay) in kept.items()})
+    after = rc.prune(before, from_plan=plan, rectify="none").model
+    found = match.match(analyze(from_model(before)), from_model(after))
+    np.testing.assert_array_equal(found, np.concatenate(list(plan.keep.values())))
+    assert compare(before, after).verdict.status == "exact"
+
+
+@pytest.mark.parametrize("seed", [*range(8), 97, 107, 116, 284])
+def test_cuts_of_networks_of_equal_rows(seed):
+    """Of zeros and ones alone, so that what is left shows by trying only."""
+    rng = np.random.default_rng(seed)
+    assert is_explained(layers(lambda shape: rng.integers(0, 2, shape)), target="channels=0.5", criterion="random", seed=seed)
 
 
 def test_sizes_and_equivalence_of_a_cut():
