@@ -15,11 +15,11 @@ from onnx_reconvene import report as reports
 from onnx_reconvene.bridges import open_model
 from onnx_reconvene.calibration import Calibration
 from onnx_reconvene.cost import CostModel
-from onnx_reconvene.errors import UsageError
+from onnx_reconvene.errors import ModelError, UsageError
 from onnx_reconvene.files import write_whole
 from onnx_reconvene.graph import plain_source, without_weights
 from onnx_reconvene.groups import Analysis
-from onnx_reconvene.latency.runtime import CPU
+from onnx_reconvene.latency.runtime import CPU, Runtime
 from onnx_reconvene.match import match
 from onnx_reconvene.notes import analysis_of, forget, notes_of
 from onnx_reconvene.passes import Allocate, Cut, Emit, Load, Pass, Rectify, Repair, Replay, Score, Sparsify, Verify
@@ -275,11 +275,13 @@ def analyze(model: Any, input_shape: Mapping[str, Sequence[int]] | None = None) 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two networks side by side; the verdict is None where the second is not the first with channels removed."""
+    """Two networks side by side; the verdict is None where the second is not the first with channels removed. Remarks say why a
+    latency or the verdict is missing, each in one line."""
 
     before: Size
     after: Size
     verdict: Verdict | None
+    remarks: tuple[str, ...] = ()
 
 
 def compare(before: Any, after: Any, input_shape: Mapping[str, Sequence[int]] | None = None, threads: int = 0) -> Comparison:
@@ -288,21 +290,45 @@ def compare(before: Any, after: Any, input_shape: Mapping[str, Sequence[int]] | 
     threads: those of onnxruntime, 0 for its own choice. Raises VerificationError where the second has the weights of the first with
     channels removed, but computes something else.
     """
+    from onnx_reconvene.latency.measure import Job
+
     graphs = [open_model(model)[0] for model in (before, after)]
     sources = [without_weights(graph) for graph in graphs]
     for graph in graphs:
         Load(input_shape or {}).run(graph)
     analyses = [analysis_of(graph) for graph in graphs]
-    from onnx_reconvene.latency.measure import latencies
-
-    times = latencies(sources, analyses[0].sizes, threads)
-    first, second = (_size(analysis, ms) for analysis, ms in zip(analyses, times, strict=True))
-    keep = match(analyses[0], graphs[1])
+    times: dict[str, float] = {}
+    remarks = []
+    try:
+        times = Job(networks={n: (s, a.sizes) for n, s, a in zip("AB", sources, analyses, strict=True)}).run(Runtime(threads))
+    except ModelError as error:
+        remarks.append(f"latency: not measured ({error})")
+    first, second = (_size(analysis, times.get(name)) for name, analysis in zip("AB", analyses, strict=True))
+    apart = _apart(*graphs)
+    keep = match(analyses[0], graphs[1]) if apart is None else None
     verdict = None if keep is None else verify(graphs[1], reference(analyses[0], keep))
-    return Comparison(first, second, verdict)
+    if verdict is None:
+        why = apart or "the weights of B are not those of A with channels removed"
+        remarks.append(f"{why}, so nothing can be said of equivalence")
+    return Comparison(first, second, verdict, tuple(remarks))
 
 
-def _size(analysis: Analysis, latency_ms: float) -> Size:
+def _apart(a: gs.Graph, b: gs.Graph) -> str | None:
+    """Return how the inputs or outputs of two networks differ, None where they do not."""
+    inputs = [[f"'{t.name}' {t.dtype} {_dimensions(t.shape)}" for t in graph.inputs] for graph in (a, b)]
+    outputs = [[f"'{t.name}'" for t in graph.outputs] for graph in (a, b)]
+    for what, (own, other) in (("inputs", inputs), ("outputs", outputs)):
+        if own != other:
+            return f"A and B have different {what} ({', '.join(own)}; {', '.join(other)})"
+    return None
+
+
+def _dimensions(shape: Sequence[int | str | None] | None) -> str:
+    """Return a shape as text in which all free dimensions are alike."""
+    return "of any shape" if shape is None else "x".join(str(n) if isinstance(n, int) else "?" for n in shape) or "scalar"
+
+
+def _size(analysis: Analysis, latency_ms: float | None) -> Size:
     cost = CostModel(analysis)
     return replace(reports.size(cost, cost.dense, len(analysis.graph.nodes)), latency_ms=latency_ms)
 

@@ -238,8 +238,8 @@ def compare(before: str, after: str, input_shape: Sequence[str], threads: int, v
 
     found = api.compare(before, after, _shapes(input_shape), threads)
     click.echo(sizes(found.before, found.after))
-    same = "the weights of B are not those of A with channels removed, so nothing can be said of equivalence"
-    click.echo(verify_line(found.verdict) if found.verdict else same)
+    for line in [*found.remarks, *([verify_line(found.verdict)] if found.verdict else [])]:
+        click.echo(line)
 
 
 @click.command()

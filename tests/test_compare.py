@@ -137,3 +137,39 @@ def test_on_the_command_line(tmp_path, capsys):
     assert "latency, ms" in printed
     assert "verification: exact" in printed
     assert main(["compare", a, str(tmp_path / "none.onnx")]) == 3
+
+
+PRODUCT = '<ir_version: 9, opset_import: ["" : 18]> g ({x}) => ({y}) {{ h = Gemm ({of}, w1) r = Relu (h) y = Gemm (r, w2) }}'
+PLAIN = ("float[n,5] x", "x", "float[n,3] y")
+
+
+@pytest.mark.parametrize(
+    ("x", "of", "y", "complaint"),
+    [
+        ("float[n,5] z", "z", "float[n,3] y", "different inputs ('x' float32 ?x5; 'z' float32 ?x5)"),
+        ("float[2,5] x", "x", "float[n,3] y", "different inputs ('x' float32 ?x5; 'x' float32 2x5)"),
+        ("float[n,5] x, float s", "x", "float[n,3] y", "different inputs ('x' float32 ?x5; 'x' float32 ?x5, 's' float32 scalar)"),
+        ("float[n,5] x", "x", "float[n,3] y, float[n,9] r", "different outputs ('y'; 'y', 'r')"),
+    ],
+)
+def test_other_inputs_or_outputs(file, parsed, capsys, x, of, y, complaint):
+    networks = (parsed(PRODUCT.format(x=i, of=read, y=o), w1=(5, 9), w2=(9, 3)) for i, read, o in (PLAIN, (x, of, y)))
+    a, b = (str(file(model, name)) for model, name in zip(networks, ("a.onnx", "b.onnx"), strict=True))
+    assert main(["compare", a, b]) == 0
+    printed = capsys.readouterr().out
+    assert "latency, ms" in printed
+    assert printed.splitlines()[-1] == f"A and B have {complaint}, so nothing can be said of equivalence"
+
+
+def test_sizes_of_networks_that_onnxruntime_does_not_run(file, parsed, capsys):
+    header = '<ir_version: 9, opset_import: ["" : 18]> '
+    text = "g (double[n,3,4,4] x) => (double[n,5,4,4] y) { a = Conv (x, w1) y = Conv (a, w2) }"
+    model = parsed(header + text, w1=(8, 3, 1, 1), w2=(5, 8, 1, 1))
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
+    path = str(file(model))
+    assert main(["compare", path, path]) == 0
+    printed = capsys.readouterr().out
+    assert "MACs" in printed
+    assert "latency: not measured (onnxruntime does not run what is to be measured" in printed
+    assert "verification: skipped (onnxruntime does not load the original" in printed
