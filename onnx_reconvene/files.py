@@ -118,14 +118,21 @@ def check_spares(path: str | os.PathLike[str], source: Source) -> None:
 
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Raise UsageError where path cannot be written, before any work is done for it."""
+    _check_kind(path)
     target = os.path.realpath(path)
     folder = os.path.dirname(target)
-    if os.path.isdir(target):
-        raise UsageError(f"{os.fspath(path)}: is a folder; name a file to write")
     if not os.path.isdir(folder):
         raise UsageError(f"{os.fspath(path)}: cannot be written: there is no folder {folder}")
     if not os.access(folder, os.W_OK | os.X_OK) or (os.path.exists(target) and not os.access(target, os.W_OK)):
         raise UsageError(f"{os.fspath(path)}: cannot be written: permission denied")
+
+
+def _check_kind(path: str | os.PathLike[str]) -> None:
+    """Raise UsageError where there is something else than a file at path, such as a device: it would be replaced."""
+    if os.path.isdir(path):
+        raise UsageError(f"{os.fspath(path)}: is a folder; name a file to write")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UsageError(f"{os.fspath(path)}: is no regular file; name another to write")
 
 
 def check_apart(source: str, outputs: Mapping[str, str | None], read: Iterable[str | None]) -> None:
@@ -144,6 +151,7 @@ def check_apart(source: str, outputs: Mapping[str, str | None], read: Iterable[s
 @contextlib.contextmanager
 def replacing(path: str) -> Iterator[IO[bytes]]:
     """Yield a file to write that takes the place of the one at path in the end, whole. Raises UsageError where it cannot."""
+    _check_kind(path)
     target = os.path.realpath(path)
     beside = f"{target}.{secrets.token_hex(4)}.part"
     try:

@@ -23,6 +23,7 @@ from onnx.external_data_helper import convert_model_to_external_data
 
 import onnx_reconvene
 from onnx_reconvene import criteria
+from onnx_reconvene.api import write_report
 
 OLD = b"an older file that is to survive"
 CONV_NET = """<ir_version: 9, opset_import: ["" : 18]>
@@ -242,6 +243,29 @@ def test_output_in_a_missing_folder(fails, file, tmp_path):
 
 def test_output_that_is_a_folder(fails, file, tmp_path):
     fails(2, file("resnet20"), tmp_path, mentions=[tmp_path])
+
+
+@pytest.mark.parametrize("option", ["OUT.onnx", "--report", "--plan", "--latency-job"])
+def test_output_that_is_no_regular_file(fails, file, out, tmp_path, option):
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (pipe, link):
+        words = {"OUT.onnx": [path], "--latency-job": [option, path]}.get(option, [out, option, path])
+        fails(2, file("resnet20"), *words, mentions=[path, "is no regular file"])
+        assert path.is_fifo()
+    assert link.is_symlink()
+
+
+def test_saved_networks_and_reports_replace_no_pipe(file, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    result = onnx_reconvene.prune(str(file("resnet20")))
+    with pytest.raises(onnx_reconvene.UsageError, match="is no regular file"):
+        result.save(pipe)
+    with pytest.raises(onnx_reconvene.UsageError, match="is no regular file"):
+        write_report(result.report, str(pipe))
+    assert pipe.is_fifo()
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that nobody can write to")
