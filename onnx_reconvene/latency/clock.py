@@ -106,10 +106,9 @@ def _digest(analysis: Analysis) -> str:
     places: dict[str, int] = {}
 
     def told(tensor: gs.Tensor) -> list[str]:
-        value = analysis.integers.get(tensor)
-        small = value is not None and value.dtype.kind in "iub" and value.size <= SMALL
-        place = places.setdefault(tensor.name, len(places))
-        return [str(place), str(types.get(tensor.name)), str(shapes.get(tensor.name)), str(value.tolist() if small else None)]
+        value, place = analysis.integers.get(tensor), places.setdefault(tensor.name, len(places))
+        number = "" if value is None or value.dtype.kind not in "iub" or value.size > SMALL else str(value.tolist())
+        return [str(place), str(types.get(tensor.name)), str(shapes.get(tensor.name)), number]
 
     nodes = [
         [
