@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 import traceback
@@ -31,10 +32,20 @@ THREADS = click.option(
     metavar="N",
     help="Of onnxruntime where latency is measured; 0: its choice.",
 )
+
 LOUD = click.option("-v", "--verbose", is_flag=True, help="Say more; add the traceback to an error.")
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+class Command(click.Command):
+    """A command whose help is printed as all else."""
+
+    def get_help(self, ctx: click.Context) -> str:
+        """Print the help and end; click would call a pipe that nobody reads an error."""
+        _print(super().get_help(ctx))
+        ctx.exit()
+
+
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("source", metavar="IN.onnx", type=click.Path(), required=False)
 @click.argument("output", metavar="OUT.onnx", type=click.Path(), required=False)
 @click.option(
@@ -198,10 +209,10 @@ def _write(result: Result, report_file: str | None, plan_file: str | None, html_
 def _show(report: Report, verbose: bool) -> None:
     from onnx_reconvene.report import group_table, summary
 
-    click.echo(summary(report))
+    _print(summary(report))
     if verbose:
-        click.echo(group_table(report))
-        click.echo("seconds: " + ", ".join(f"{stage} {s:.3f}" for stage, s in report.seconds.items()))
+        _print(group_table(report))
+        _print("seconds: " + ", ".join(f"{stage} {s:.3f}" for stage, s in report.seconds.items()))
 
 
 def _write_job(source: str, path: str, given: dict[str, Any]) -> None:
@@ -212,7 +223,7 @@ def _write_job(source: str, path: str, given: dict[str, Any]) -> None:
     api.write_latency_job(source, path, _shapes(given["input_shape"]), given["attention"])
 
 
-@click.command()
+@click.command(cls=Command)
 @INPUT
 @INPUT_SHAPE
 @LOUD
@@ -222,10 +233,10 @@ def inspect(source: str, input_shape: Sequence[str], verbose: bool) -> None:
     from onnx_reconvene.inspection import inspection
 
     analysis = api.analyze(source, _shapes(input_shape))
-    click.echo(inspection(analysis, everything=verbose), nl=False)
+    _print(inspection(analysis, everything=verbose).removesuffix("\n"))
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("before", metavar="A.onnx", type=click.Path())
 @click.argument("after", metavar="B.onnx", type=click.Path())
 @INPUT_SHAPE
@@ -237,12 +248,11 @@ def compare(before: str, after: str, input_shape: Sequence[str], threads: int, v
     from onnx_reconvene.report import sizes, verify_line
 
     found = api.compare(before, after, _shapes(input_shape), threads)
-    click.echo(sizes(found.before, found.after))
-    for line in [*found.remarks, *([verify_line(found.verdict)] if found.verdict else [])]:
-        click.echo(line)
+    verdict = [verify_line(found.verdict)] if found.verdict else []
+    _print("\n".join([sizes(found.before, found.after), *found.remarks, *verdict]))
 
 
-@click.command()
+@click.command(cls=Command)
 @INPUT
 @click.argument("outdir", metavar="OUTDIR", type=click.Path())
 @click.option(
@@ -293,7 +303,7 @@ def sweep(
         return _fail(f"no cell could be cut; {'; '.join(remarks(rows))}", rows[0].status, given["verbose"])
     if not quiet:
         lines = table(rows, given["yardstick"])
-        click.echo("\n".join([aligned(lines, (0, len(lines[0]) - 1)), *remarks(rows)]))
+        _print("\n".join([aligned(lines, (0, len(lines[0]) - 1)), *remarks(rows)]))
     return 0
 
 
@@ -331,6 +341,16 @@ def _run(words: list[str]) -> int:
         return _fail("out of memory", 3, loud)
     except Exception as error:
         return _fail(f"internal error, please report it: {type(error).__name__}: {error}", 3, loud)
+
+
+def _print(text: str) -> None:
+    """Print a text. That nobody reads it is no failure; raises UsageError for what else is wrong with standard output."""
+    try:
+        click.echo(text)
+    except OSError as error:
+        sys.stdout = io.StringIO()  # else Python would try again in the end, and complain
+        if not isinstance(error, BrokenPipeError):
+            raise UsageError(f"standard output cannot be written: {error.strerror or error}") from error
 
 
 def _fail(text: str, status: int, loud: bool) -> int:
@@ -398,4 +418,4 @@ def _list_criteria() -> None:
     from onnx_reconvene.saliency import criteria
 
     for criterion in criteria.values():
-        click.echo(f"{criterion.name:15} {criterion.summary} [{criterion.source}]")
+        _print(f"{criterion.name:15} {criterion.summary} [{criterion.source}]")

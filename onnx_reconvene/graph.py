@@ -60,7 +60,7 @@ def load(path: str | os.PathLike[str]) -> gs.Graph:
     try:
         skeleton, raw = wire.split(name)
     except OSError as error:
-        raise ModelError(f"{name}: cannot be read: {error.strerror}") from error
+        raise ModelError(f"{name}: cannot be read: {error.strerror or error}") from error
     model = onnx.ModelProto()
     try:
         model.ParseFromString(skeleton)

@@ -85,6 +85,14 @@ def test_missing_input(fails, out, tmp_path):
     fails(3, tmp_path / "absent.onnx", out, mentions=["absent.onnx", "No such file"])
 
 
+def test_input_that_is_a_pipe(fails, out, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    end = os.open(pipe, os.O_RDWR)  # so that opening it waits for nobody
+    fails(3, pipe, out, mentions=[pipe, "seekable"])
+    os.close(end)
+
+
 def test_folder_as_input(fails, out, tmp_path):
     fails(3, tmp_path, out, mentions=[tmp_path])
 
@@ -726,6 +734,39 @@ def test_verbose_adds_the_traceback(run, out, tmp_path):
     assert ran.status == 3
     assert "Traceback" in ran.err
     assert "absent.onnx" in ran.err.splitlines()[-1]
+
+
+PRINTING = {"prune": ["IN", "OUT"], "inspect": ["inspect", "IN"], "list": ["--criterion", "list"], "help": ["--help"]}
+
+
+@pytest.mark.parametrize("words", PRINTING.values(), ids=PRINTING)
+def test_nobody_reads_what_is_printed(file, out, words):
+    """That is no failure of what was done."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    ran = printing_to(writer, words, file(), out)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert (out.read_bytes() != OLD) == ("OUT" in words)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("words", PRINTING.values(), ids=PRINTING)
+def test_what_is_printed_cannot_be_written(file, out, words):
+    ran = printing_to(os.open("/dev/full", os.O_WRONLY), words, file(), out)
+    assert (ran.returncode, ran.stderr) == (2, "onnx-reconvene: standard output cannot be written: No space left on device\n")
+    assert (out.read_bytes() != OLD) == ("OUT" in words)
+
+
+def printing_to(stdout, words, source, out):
+    """Run the command line in a process of its own that prints to a file descriptor, which is closed then."""
+    line = [sys.executable, "-m", "onnx_reconvene", *({"IN": source, "OUT": out}.get(word, word) for word in words)]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    try:
+        return subprocess.run(
+            line, cwd=Path(__file__).parents[1], stdout=stdout, stderr=subprocess.PIPE, text=True, env=environment, check=False
+        )
+    finally:
+        os.close(stdout)
 
 
 @pytest.mark.parametrize("with_output", [True, False])
