@@ -65,7 +65,7 @@ class Repair(Pass):
         inputs = inputs_of(graph, reference.sizes)
         data = Data(given.data, inputs, given.image)
         fixed = {i.shape[0] for i in inputs if i.shape} - {None}
-        size = int(min(n for n in fixed if n)) if fixed else given.batch_size or BATCH
+        size = int(min(n for n in fixed if n is not None)) if fixed else given.batch_size or BATCH
 
         def batches() -> Iterator[dict[str, NDArray[Any]]]:
             for batch in data.batches(size, given.samples):

@@ -208,6 +208,14 @@ def test_networks_of_a_fixed_batch():
     assert result.report.repair["fitted"] == 1
 
 
+@pytest.mark.parametrize("options", [{"repair": "lstsq"}, {"criterion": "taylor"}])
+def test_networks_of_an_empty_batch(options):
+    model, x = doubled("Conv")
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 0
+    with pytest.raises(rc.UsageError, match="data: the network takes batches of 0 samples"):
+        rc.prune(model, **HALF, **options, data=x)
+
+
 def test_nothing_removed_is_nothing_repaired(trained, images):
     result = rc.prune(trained, target="channels=1.0", repair="lstsq", data=images)
     assert result.model == trained

@@ -67,6 +67,8 @@ class Data:
         self.inputs = inputs
         self.remarks: list[str] = []
         self.name = f"--data {os.fspath(source)}" if isinstance(source, str | os.PathLike) else "data"
+        if any(i.shape and i.shape[0] == 0 for i in inputs):
+            raise UsageError(f"{self.name}: the network takes batches of 0 samples, so it cannot be run on any")
         with blaming(self.name):
             self._chunks = self._open(source, image or {})
 
