@@ -261,6 +261,8 @@ LAYOUTS = {
     "images": "h = Conv (x, w) r = Relu (h) y = Conv (r, v)",
     "tokens": "t = Reshape (x, rows) h = MatMul (t, w) r = Relu (h) y = Gemm <transB = 1> (r, v)",
     "sequence first": "t = Transpose <perm = [1, 0, 2]> (x) h = MatMul (t, w) r = Relu (h) y = MatMul (r, v)",
+    "tokens, sequence first": """s = Transpose <perm = [1, 0, 2]> (x) t = Reshape (s, rows)
+        h = MatMul (t, w) r = Relu (h) y = Gemm <transB = 1> (r, v)""",
     "windows": "t = Reshape (x, pairs) h = MatMul (t, w) r = Relu (h) y = MatMul (r, v)",
 }
 
@@ -268,9 +270,11 @@ LAYOUTS = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_samples_are_told_apart_wherever_they_lie(parsed, layout):
     """The squares that fisher averages are those of samples, not of batches."""
-    out = {"images": "n,3,6,1", "tokens": "m,3", "windows": "m,2,3"}.get(layout, "4,n,3")
+    out = {"images": "n,3,6,1", "tokens": "m,3", "tokens, sequence first": "m,3", "windows": "m,2,3"}.get(layout, "4,n,3")
     rank = "float[n,4,6,1] x" if layout == "images" else "float[n,4,6] x"
-    weights = {"images": ((8, 4, 1, 1), (3, 8, 1, 1)), "tokens": ((6, 8), (3, 8))}.get(layout, ((6, 8), (8, 3)))
+    weights = {"images": ((8, 4, 1, 1), (3, 8, 1, 1)), "tokens": ((6, 8), (3, 8)), "tokens, sequence first": ((6, 8), (3, 8))}.get(
+        layout, ((6, 8), (8, 3))
+    )
     shapes = "int64[2] rows = {-1, 6}, int64[3] pairs = {-1, 2, 6}"
     head = f'<ir_version: 9, opset_import: ["" : 18]> net ({rank}) => (float[{out}] y) <{shapes}>'
     model = parsed(f"{head} {{ {LAYOUTS[layout]} }}", w=weights[0], v=weights[1])
@@ -278,6 +282,36 @@ def test_samples_are_told_apart_wherever_they_lie(parsed, layout):
     together, apart = (scores(model, "fisher", x, batch_size=size, loss="squared-norm") for size in (8, 1))
     np.testing.assert_allclose(together, apart, rtol=1e-4)
     assert scores(model, "taylor", x, loss="squared-norm").shape == (8,)
+    seen = rc.prune(model, criterion="fisher", data=x, loss="squared-norm", batch_size=8, verify=False).report.data
+    assert seen["batch_size"] == (1 if layout == "tokens, sequence first" else 8)
+
+
+@pytest.mark.parametrize("batch_size", [2, 4])
+@pytest.mark.parametrize("layout", ["tokens", "tokens, sequence first", "sequence first"])
+def test_samples_are_told_apart_in_batches_of_one_size(parsed, layout, batch_size):
+    """As many of them as there are tokens, even."""
+
+    def network(n):
+        out = f"4,{n},3" if layout == "sequence first" else "m,3"
+        head = f'<ir_version: 9, opset_import: ["" : 18]> net (float[{n},4,6] x) => (float[{out}] y) <int64[2] rows = {{-1, 6}}>'
+        return parsed(f"{head} {{ {LAYOUTS[layout]} }}", w=(6, 8), v=(8, 3) if layout == "sequence first" else (3, 8))
+
+    x = np.random.default_rng(1).standard_normal((8, 4, 6)).astype(np.float32)
+    if layout == "tokens, sequence first":
+        with pytest.raises(rc.UsageError, match=f"cannot be told apart at 'h' in batches of {batch_size}"):
+            scores(network(batch_size), "fisher", x, loss="squared-norm")
+    else:
+        fixed, free = (scores(network(n), "fisher", x, loss="squared-norm") for n in (batch_size, "n"))
+        np.testing.assert_allclose(fixed, free, rtol=1e-4)
+
+
+def test_samples_that_are_all_alike_go_one_by_one(parsed):
+    """Nothing tells which rows are whose."""
+    head = '<ir_version: 9, opset_import: ["" : 18]> net (float[n,4,6] x) => (float[m,3] y) <int64[2] rows = {-1, 6}>'
+    model = parsed(f"{head} {{ {LAYOUTS['tokens']} }}", w=(6, 8), v=(3, 8))
+    same = np.ones((4, 4, 6), np.float32)
+    result = rc.prune(model, criterion="fisher", data=same, loss="squared-norm", verify=False)
+    assert result.report.data["batch_size"] == 1
 
 
 def test_a_layer_counts_by_its_mean_over_all_samples_whatever_the_batches(parsed):

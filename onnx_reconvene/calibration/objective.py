@@ -28,6 +28,7 @@ from onnx_reconvene.shapes import Shape
 
 Array = NDArray[Any]
 LARGEST_BATCH = 32
+SAME = 0.01  # of a difference that data make
 ROOM = 2**29  # bytes for the feature maps of one batch, where the batch size is ours to choose
 
 
@@ -75,7 +76,10 @@ class Objective:
         output are those of weight * dloss/dweight over each filter, its bias included, and at its input over all that reads a
         channel.
         """
-        if per_sample and (mixed := self._inseparable(places)):
+        apart = per_sample and self.batch_size > 1
+        axes: Sequence[int | None] = self._sample_axes(places) if apart else [None] * len(places)
+        if apart and None in axes:
+            mixed = places[axes.index(None)].tensor
             if self._least > 1:
                 raise UsageError(
                     f"this criterion looks at single samples, which cannot be told apart at '{mixed}' in batches of {self._least}: "
@@ -85,7 +89,8 @@ class Objective:
         source, names = with_reads_apart(self.source, places)
 
         def build(count: int) -> Run:
-            taps = self._taps(places, names, count, per_sample)
+            sampled = axes if count > 1 else [None] * len(places)
+            taps = [Tap(name, place.channels, axis) for name, place, axis in zip(names, places, sampled, strict=True)]
             return self._backend.contractions(self._network(source, count, names), taps, count)
 
         for count, run in self._passes(build):
@@ -236,26 +241,52 @@ class Objective:
             self._shapes_of[count] = infer(self._graph, self._sizes(count))[0]
         return self._shapes_of[count]
 
-    def _inseparable(self, places: Sequence[Place]) -> str | None:
-        """Return the first tensor in which samples cannot be told apart."""
+    def _sample_axes(self, places: Sequence[Place]) -> list[int | None]:
+        """Return, for each place, the axis on which samples are outermost, None where none is known to be."""
+        shapes, growing = self._shapes(self.batch_size), [self._growing(place) for place in places]
+        found = {
+            k: axes[0]
+            for k, (place, axes) in enumerate(zip(places, growing, strict=True))
+            if len(axes) == 1 and shapes[place.tensor][axes[0]] == self.batch_size
+        }
+        unsure = [(k, axis) for k, axes in enumerate(growing) if k not in found for axis in axes]
+        follow = self._follow_samples([(places[k].tensor, axis) for k, axis in unsure]) if unsure else []
+        found |= {k: axis for (k, axis), follows in zip(unsure, follow, strict=True) if follows}
+        return [found.get(k) for k in range(len(places))]
+
+    def _growing(self, place: Place) -> list[int]:
+        """Return the axes at a place, but that of channels, that grow with the number of samples, or may where that is fixed."""
         count = self.batch_size
-        return next((p.tensor for p in places if count > 1 and self._sample_axis(p, count) is None), None)
-
-    def _taps(self, places: Sequence[Place], names: Sequence[str], count: int, per_sample: bool) -> list[Tap]:
-        axes = [self._sample_axis(place, count) if per_sample else None for place in places]
-        return [Tap(name, place.channels, axis) for name, place, axis in zip(names, places, axes, strict=True)]
-
-    def _sample_axis(self, place: Place, count: int) -> int | None:
-        """Return the axis on which samples are outermost: the one that grows with their number."""
-        if count == 1 or place.stored:
-            return None
+        if place.stored:
+            return []
         shape = self._shapes(count)[place.tensor]
         if self._fixed:
-            return 0 if place.channels and shape[0] % count == 0 else None
+            return [axis for axis, n in enumerate(shape) if axis != place.channels and n % count == 0]
         single = self._shapes(1)[place.tensor]
         grown_axes = [axis for axis, (n, m) in enumerate(zip(shape, single, strict=True)) if n != m]
-        alone = len(grown_axes) == 1 and grown_axes[0] != place.channels and shape[grown_axes[0]] == count * single[grown_axes[0]]
-        return grown_axes[0] if alone else None
+        alone = place.channels not in grown_axes and all(shape[axis] == count * single[axis] for axis in grown_axes)
+        return grown_axes if alone else []
+
+    def _follow_samples(self, axes: Sequence[tuple[str, int]]) -> list[bool]:
+        """Tell of axes of tensors whether samples are outermost there: on data, whether what lies along an axis moves by a
+        sample's share when every sample takes the place of the next."""
+        size = self.batch_size if self._fixed else 2
+        batch = next(self.data.batches(size, self._given.samples))
+        if len(batch[self._inputs[0].name]) < size:
+            return [False] * len(axes)
+        prepared = prepare(self.source)
+        builder = Builder(prepared, self._sizes(size))
+
+        def profile(x: Tensor, axis: int) -> Tensor:
+            return x.apply("Abs").sum([a for a in range(x.rank) if a != axis], keepdims=False)
+
+        profiles = [profile(builder.tensor(name), axis).name for name, axis in axes]
+        run = compiled(grown(builder, prepared), profiles)
+        before, after = (run({name: np.roll(array, by, 0) for name, array in batch.items()}) for by in (0, 1))
+        return [
+            bool(np.abs(b - np.roll(a, len(a) // size)).max() < SAME * np.abs(b - a).max())
+            for a, b in zip(before, after, strict=True)
+        ]
 
 
 def _run(run: Run, feeds: Feeds, others: Feeds) -> list[Array]:
