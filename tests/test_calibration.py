@@ -10,6 +10,7 @@ import onnx.reference
 import onnxruntime as ort
 import pytest
 from onnx import helper, parser
+from onnx.numpy_helper import from_array
 
 import onnx_reconvene as rc
 import onnx_reconvene.passes
@@ -115,6 +116,34 @@ def test_an_array_is_the_only_input(model, arrays, tmp_path):
 def test_the_size_of_batches_does_not_matter(model, arrays, criterion):
     whole, parts = (scores(model, criterion, arrays, batch_size=size) for size in (10, 3))
     np.testing.assert_allclose(parts, whole, rtol=1e-3, atol=1e-5 * np.abs(whole).max())
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("kind", ["float16", "double"])
+@pytest.mark.parametrize("criterion", [*WITH_DATA, "grasp"])
+def test_networks_of_other_precision(parsed, criterion, kind, labelled):
+    dtype = {"float16": np.float16, "double": np.float64, "float": np.float32}
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.standard_normal((6, 8)), "b": rng.standard_normal(8), "v": rng.standard_normal((8, 3))}
+    x, labels = rng.standard_normal((7, 6)), rng.integers(0, 3, 7)
+    found = []
+    for own in ("float", kind):
+        body = "{ h = Gemm (x, w, b) r = Relu (h) y = Gemm (r, v) }"
+        model = parsed(f'<ir_version: 9, opset_import: ["" : 18]> net ({own}[n,6] x) => ({own}[n,3] y) {body}')
+        model.graph.initializer.extend(from_array(values.astype(dtype[own]), name) for name, values in weights.items())
+        data = {"x": x.astype(dtype[own]), **({"labels": labels} if labelled else {})}
+        found.append(scores(model, criterion, data, batch_size=4))
+    np.testing.assert_allclose(found[1], found[0], atol=(2e-2 if kind == "float16" else 1e-6) * np.abs(found[0]).max())
+
+
+def test_sums_over_more_positions_than_half_precision_can_count(parsed):
+    head = '<ir_version: 9, opset_import: ["" : 18]> net (float16[n,1,300,300] x) => (float16[n,2] y)'
+    body = "{ h = Conv (x, w) r = Relu (h) p = GlobalAveragePool (r) f = Flatten (p) y = Gemm (f, v) }"
+    model = parsed(f"{head} {body}")
+    weights = {"w": np.ones((3, 1, 1, 1), np.float16), "v": np.ones((3, 2), np.float16)}
+    model.graph.initializer.extend(from_array(values, name) for name, values in weights.items())
+    found = scores(model, "taylor", np.ones((1, 1, 300, 300), np.float16), loss="squared-norm")
+    np.testing.assert_allclose(found, (12 + 12) ** 2, rtol=1e-3)
 
 
 @pytest.mark.parametrize("criterion", WITH_DATA)

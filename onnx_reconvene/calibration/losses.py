@@ -16,7 +16,9 @@ from onnx_reconvene.autodiff.builder import Builder, Tensor, total
 from onnx_reconvene.autodiff.prepare import OPSET, at_least
 from onnx_reconvene.calibration.data import LABELS
 from onnx_reconvene.errors import ModelError, UsageError
+from onnx_reconvene.graph import Source
 from onnx_reconvene.plain import graphs_in
+from onnx_reconvene.precision import in_single_precision
 from onnx_reconvene.shapes import Shape
 
 Tensors = Mapping[str, Tensor]
@@ -44,8 +46,8 @@ def cross_entropy(output: str, labels: str) -> LossFunction:
         logits, given = outputs[output], data[labels]
         if given.rank == logits.rank:
             return _cross_entropy(logits, given.cast(logits))
-        depth, values = logits.builder.integers([logits.shape[1]]), np.array([0, 1], logits.dtype)
-        return _cross_entropy(logits, given.apply("OneHot", depth, logits.builder.constant(values), axis=1))
+        depth, values = logits.builder.integers([logits.shape[1]]), np.array([0, 1], np.float32)
+        return _cross_entropy(logits, given.apply("OneHot", depth, logits.builder.constant(values), axis=1).cast(logits))
 
     return build
 
@@ -56,8 +58,8 @@ def sampled_cross_entropy(output: str) -> LossFunction:
     1905.12558)."""
 
     def build(outputs: Tensors, data: Tensors) -> Tensor:
-        logits = outputs[output]
-        return _cross_entropy(logits, (logits + data[NOISE].cast(logits)).apply("Hardmax", axis=1))
+        logits, noise = outputs[output], data[NOISE]
+        return _cross_entropy(logits, (logits.cast(noise) + noise).apply("Hardmax", axis=1).cast(logits))
 
     return build
 
@@ -176,7 +178,9 @@ def appended(given: str | os.PathLike[str] | onnx.ModelProto) -> LossFunction:
             raise UsageError(
                 f"--loss: input '{missing[0]}' is neither an output of the network nor in the data: {', '.join(known)}"
             )
-        return _inlined(at_least(model, OPSET), {name: known[name].name for name in names}, builder)
+        return _inlined(
+            in_single_precision(Source(at_least(model, OPSET), {})).model, {name: known[name].name for name in names}, builder
+        )
 
     return build
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,8 +23,10 @@ from onnx_reconvene.calibration.given import Calibration, Place
 from onnx_reconvene.calibration.losses import NOISE, Loss, check_range, choose, scalar
 from onnx_reconvene.calibration.warmup import with_statistics
 from onnx_reconvene.errors import UsageError
+from onnx_reconvene.flow import weight_values
 from onnx_reconvene.graph import Source, plain_source
 from onnx_reconvene.inference import infer
+from onnx_reconvene.precision import in_single_precision, single
 from onnx_reconvene.shapes import Shape
 
 Array = NDArray[Any]
@@ -41,12 +44,12 @@ class Objective:
         """sizes: the shapes of inputs that declare none. warm_up: let BatchNormalizations have the statistics of the data."""
         self._graph, self._given, self._seed = graph, given, seed
         self._backend = backend(given.gradients)
-        self._inputs = inputs_of(graph, sizes)
+        self._inputs = [replace(i, dtype=single(i.dtype)) for i in inputs_of(graph, sizes)]
         self._fixed = {i.shape[0] for i in self._inputs if i.shape} - {None}
         self.data = Data(given.data, self._inputs, given.image)
         self._sample = self.data.first()
         self._shapes_of: dict[int, dict[str, Shape]] = {}
-        self.source = plain_source(graph)
+        self.source = in_single_precision(plain_source(graph))
         self.batch_size = self._chosen_batch_size()
         self.samples = 0  # seen in the last pass over the data
         self.loss = self._chosen_loss()
@@ -135,9 +138,11 @@ class Objective:
     ) -> Iterator[tuple[int, Mapping[str, Array], dict[str, Array]]]:
         """Yield, for each batch and each of vectors fed beside it, the number of samples, the vector, and what comes out for
         names."""
+        tensors = self._graph.tensors()
+        types = {name: single(values.dtype) for name in vectors[0] if (values := weight_values(tensors[name])) is not None}
         for count, run in self._passes(lambda count: build(self._network(self.source, count, names), names)):
             for own in vectors:
-                feeds = {vector(name): array.astype(np.float32, copy=False) for name, array in own.items()}
+                feeds = {vector(name): array.astype(types[name], copy=False) for name, array in own.items()}
                 yield count, own, dict(zip(names, run(feeds), strict=True))
 
     def _mean(self, results: Iterable[tuple[int, Mapping[str, Array], dict[str, Array]]]) -> dict[str, Array]:
@@ -146,7 +151,7 @@ class Objective:
         totals: dict[str, Array] = {}
         for count, _, found in results:
             for name in list(found):
-                totals[name] = totals.get(name, 0) + count * np.asarray(found.pop(name), np.float32)
+                totals[name] = totals.get(name, 0) + count * found.pop(name)
         return {name: total / self.samples for name, total in totals.items()}
 
     def _passes(self, build: Callable[[int], Run]) -> Iterator[tuple[int, Run]]:
@@ -172,7 +177,7 @@ class Objective:
                 rng = np.random.default_rng((self._seed, k))
                 batch[NOISE] = rng.gumbel(size=self._shapes(count)[self.loss.noise]).astype(np.float32)
             self.samples += count
-            yield count, {self._feed(name): array for name, array in batch.items()}
+            yield count, {self._feed(name): array.astype(single(array.dtype), copy=False) for name, array in batch.items()}
         if not self.samples:
             raise self.data.too_few(self.batch_size)
 
@@ -185,7 +190,7 @@ class Objective:
         model.CopyFrom(source.model)
         extra = {name: array for name, array in self._sample.items() if self._feed(name) != name and array.dtype.kind in "fiub"}
         for name, array in extra.items():
-            kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+            kind = helper.np_dtype_to_tensor_dtype(single(array.dtype))
             model.graph.input.append(helper.make_tensor_value_info(self._feed(name), kind, (count, *array.shape[1:])))
         if self.loss.noise:
             shape = self._shapes(count)[self.loss.noise]

@@ -20,9 +20,10 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnx_reconvene.autodiff import differentiate
 from onnx_reconvene.errors import ModelError
 from onnx_reconvene.flow import weight_values
-from onnx_reconvene.graph import Source, from_model, plain_source
+from onnx_reconvene.graph import from_model, plain_source
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.operators import elementwise
+from onnx_reconvene.precision import HALF, in_single_precision
 from onnx_reconvene.shapes import Shape
 from onnx_reconvene.synflow.rules import walked
 from onnx_reconvene.synflow.steps import Floats
@@ -32,7 +33,6 @@ from onnx_reconvene.threads import allowed
 Arrays = dict[str, NDArray[np.float32]]
 Rewrite = Callable[["Magnitudes", gs.Node, NodeProto], None]
 LOSS = "synflow/loss"
-OTHER_PRECISION = (TensorProto.FLOAT16, TensorProto.DOUBLE)
 TINY = 1e-30  # a root has no derivative at zero
 RANGE = 126  # powers of two; what lies further below the rest of a sum does not show in single precision
 
@@ -218,25 +218,6 @@ def unknown(node: gs.Node) -> ModelError:
     return ModelError(f"node '{name_of(node)}': synflow-exact has no rule for {node.op}; criterion synflow may have one")
 
 
-def in_single_precision(source: Source) -> Source:
-    """Return the network with all that it holds in half or double precision in single precision."""
-    model, arrays = source.model, dict(source.arrays)
-    for tensor in model.graph.initializer:
-        if tensor.data_type in OTHER_PRECISION:
-            found = arrays.get(tensor.name)
-            arrays[tensor.name] = (numpy_helper.to_array(tensor) if found is None else found).astype(np.float32)
-            tensor.CopyFrom(TensorProto(name=tensor.name, dims=tensor.dims, data_type=TensorProto.FLOAT))
-    for value in model.graph.input:
-        if value.type.tensor_type.elem_type in OTHER_PRECISION:
-            value.type.tensor_type.elem_type = TensorProto.FLOAT
-    for attribute in [attribute for node in model.graph.node for attribute in node.attribute]:
-        if attribute.name == "to" and attribute.i in OTHER_PRECISION:
-            attribute.i = TensorProto.FLOAT
-        if attribute.t.data_type in OTHER_PRECISION:
-            attribute.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(attribute.t).astype(np.float32)))
-    return Source(model, arrays, source.path)
-
-
 class ExactNetwork:
     """The network of magnitudes with the gradients of its weights, in onnxruntime, in single precision.
 
@@ -267,7 +248,7 @@ class ExactNetwork:
     def _model(self) -> onnx.ModelProto:
         net, graph = self._net, self._analysis.graph
         net.scale.update((tensor.name, tensor.name) for tensor in graph.inputs)
-        bare = in_single_precision(plain_source(graph))
+        bare = in_single_precision(plain_source(graph), (*HALF, TensorProto.DOUBLE))
         result, protos = bare.model, list(bare.model.graph.node)
         for node, proto in zip(graph.nodes, protos, strict=True):
             if any(t.name in self._walk.ids for t in node.outputs):
