@@ -31,6 +31,13 @@ NETWORKS = {
         {"lw": (1, 20, 6), "lr": (1, 20, 5), "lb": (1, 40), "v": (10, 3)},
         FLOATS,
     ),
+    "one LSTM twice, for its last state alone": (
+        """{ t = Transpose <perm = [1, 0, 2]> (x) m = Neg (t)
+             "", a = LSTM <hidden_size = 5> (t, lw, lr, lb) "", b = LSTM <hidden_size = 5> (m, lw, lr, lb)
+             c = Concat <axis = 2> (a, b) y = MatMul (c, v) }""",
+        {"lw": (1, 20, 6), "lr": (1, 20, 5), "lb": (1, 40), "v": (10, 3)},
+        FLOATS,
+    ),
     "GRU in both directions": (
         """{ t = Transpose <perm = [1, 0, 2]> (x)
              s = GRU <hidden_size = 4, linear_before_reset = 1, direction = "bidirectional"> (t, gw, gr)
@@ -57,7 +64,7 @@ def case(request, parsed):
     """A network, the names of its weights, its data."""
     body, weights, data = NETWORKS[request.param]
     x = "int64[n,4] x" if data is IDS else "float[n,4,6] x"
-    out = "4,n,3" if "Transpose" in body else "n,4,3"
+    out = "1,n,3" if "last state" in request.param else "4,n,3" if "Transpose" in body else "n,4,3"
     model = parsed(f'<ir_version: 9, opset_import: ["" : 18]> net ({x}) => (float[{out}] y) {body}', **weights)
     return model, list(weights), data
 

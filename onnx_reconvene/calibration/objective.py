@@ -302,17 +302,17 @@ def with_reads_apart(source: Source, places: Sequence[Place]) -> tuple[Source, l
     """Return source with an Identity before every input among places that other nodes read, too, and the tensor at each place."""
     model = onnx.ModelProto()
     model.CopyFrom(source.model)
-    node_of = {node.output[0]: node for node in model.graph.node}
+    node_of = {made_first(node.output): node for node in model.graph.node}
     readers: dict[str, int] = {}
     for name in [name for node in model.graph.node for name in node.input] + [value.name for value in model.graph.output]:
         readers[name] = readers.get(name, 0) + 1
     names: list[str] = []
-    added: dict[str, dict[int, onnx.NodeProto]] = {}  # by the first output of the reader, and the input
+    added: dict[str, dict[int, onnx.NodeProto]] = {}  # by what the reader makes first, and the input
     for place in places:
         name = place.tensor
         if place.is_input and readers[name] > 1:
-            reader = node_of[place.node.outputs[0].name]
-            own = added.setdefault(reader.output[0], {})
+            made = made_first([tensor.name for tensor in place.node.outputs])
+            reader, own = node_of[made], added.setdefault(made, {})
             if place.index not in own:
                 apart = f"{name}/read/{len(added)}/{place.index}"
                 own[place.index] = helper.make_node("Identity", [name], [apart], apart)
@@ -322,5 +322,10 @@ def with_reads_apart(source: Source, places: Sequence[Place]) -> tuple[Source, l
     nodes = list(model.graph.node)
     del model.graph.node[:]
     for node in nodes:
-        model.graph.node.extend([*added.get(node.output[0], {}).values(), node])
+        model.graph.node.extend([*added.get(made_first(node.output), {}).values(), node])
     return Source(model, source.arrays, source.path), names
+
+
+def made_first(outputs: Sequence[str]) -> str:
+    """Return the first output of a node that is not left out: it tells the node from all others."""
+    return next((name for name in outputs if name), "")
