@@ -357,6 +357,33 @@ def test_a_layer_counts_by_its_mean_over_all_samples_whatever_the_batches(parsed
     np.testing.assert_allclose(found[2], found[0], rtol=1e-4)
 
 
+BRANCHES = """k = ReduceMax <keepdims = 0> ({0}) one = Constant <value_float = 1.0> () q = Greater (k, one)
+    {1} = If (q) <then_branch = t () => (float[n,{2}] t) {{ t = Relu ({0}) }},
+                  else_branch = e () => (float[n,{2}] e) {{ m = Neg ({0}) s = Neg (m) e = Relu (s) }}>"""
+
+
+@pytest.mark.parametrize("criterion", WITH_DATA)
+def test_maps_behind_control_flow_are_seen(parsed, criterion):
+    head, tail = (
+        '<ir_version: 9, opset_import: ["" : 18]> net (float[n,4] x) => (float[n,3] y)',
+        "h = MatMul (p, w) y = MatMul (h, v)",
+    )
+    x = np.random.default_rng(1).standard_normal((6, 4)).astype(np.float32)
+    bodies = ("p = Relu (x)", BRANCHES.format("x", "p", 4))
+    plain, branched = (parsed(f"{head} {{ {body} {tail} }}", w=(4, 8), v=(8, 3)) for body in bodies)
+    found, expected = (scores(model, criterion, x, batch_size=4, loss="squared-norm") for model in (branched, plain))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("criterion", GRADIENT)
+def test_gradients_do_not_pass_control_flow(parsed, criterion):
+    head = '<ir_version: 9, opset_import: ["" : 18]> net (float[n,4] x) => (float[n,3] y)'
+    model = parsed(f"{head} {{ h = MatMul (x, w) {BRANCHES.format('h', 'p', 8)} y = MatMul (p, v) }}", w=(4, 8), v=(8, 3))
+    x = np.random.default_rng(1).standard_normal((6, 4)).astype(np.float32)
+    with pytest.raises(rc.ModelError, match="gradients do not pass If 'p': choose a --criterion without"):
+        scores(model, criterion, x, loss="squared-norm")
+
+
 # --- losses ----------------------------------------------------------------------------------------------------------
 
 

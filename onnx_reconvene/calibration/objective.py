@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from onnx_reconvene.autodiff.builder import Builder, Tensor
 from onnx_reconvene.autodiff.paths import through_steps_alone
@@ -22,10 +23,11 @@ from onnx_reconvene.calibration.data import Data, element_type, inputs_of
 from onnx_reconvene.calibration.given import Calibration, Place
 from onnx_reconvene.calibration.losses import NOISE, Loss, check_range, choose, scalar
 from onnx_reconvene.calibration.warmup import with_statistics
-from onnx_reconvene.errors import UsageError
+from onnx_reconvene.errors import ModelError, UsageError
 from onnx_reconvene.flow import weight_values
 from onnx_reconvene.graph import Source, plain_source
 from onnx_reconvene.inference import infer
+from onnx_reconvene.plain import bodies
 from onnx_reconvene.precision import in_single_precision, single
 from onnx_reconvene.shapes import Shape
 
@@ -94,7 +96,8 @@ class Objective:
         def build(count: int) -> Run:
             sampled = axes if count > 1 else [None] * len(places)
             taps = [Tap(name, place.channels, axis) for name, place, axis in zip(names, places, sampled, strict=True)]
-            return self._backend.contractions(self._network(source, count, names), taps, count)
+            with self._naming_control_flow():
+                return self._backend.contractions(self._network(source, count, names), taps, count)
 
         for count, run in self._passes(build):
             found = run({})
@@ -107,8 +110,7 @@ class Objective:
         totals: list[Array] = []
 
         def build(count: int) -> Run:
-            prepared = prepare(self.source)
-            builder = Builder(prepared, self._sizes(count))
+            prepared, builder = self._prepared(self.source, count)
             tensors = [builder.tensor(place.tensor) for place in places]
             outputs = []
             for place, tensor in zip(places, tensors, strict=True):
@@ -140,7 +142,12 @@ class Objective:
         names."""
         tensors = self._graph.tensors()
         types = {name: single(values.dtype) for name in vectors[0] if (values := weight_values(tensors[name])) is not None}
-        for count, run in self._passes(lambda count: build(self._network(self.source, count, names), names)):
+
+        def built(count: int) -> Run:
+            with self._naming_control_flow():
+                return build(self._network(self.source, count, names), names)
+
+        for count, run in self._passes(built):
             for own in vectors:
                 feeds = {vector(name): array.astype(types[name], copy=False) for name, array in own.items()}
                 yield count, own, dict(zip(names, run(feeds), strict=True))
@@ -195,8 +202,7 @@ class Objective:
         if self.loss.noise:
             shape = self._shapes(count)[self.loss.noise]
             model.graph.input.append(helper.make_tensor_value_info(self._feed(NOISE), onnx.TensorProto.FLOAT, shape))
-        prepared = prepare(Source(model, source.arrays, source.path))
-        builder = Builder(prepared, self._sizes(count))
+        prepared, builder = self._prepared(Source(model, source.arrays, source.path), count)
         outputs = {t.name: builder.tensor(t.name) for t in self._graph.outputs}
         if self.loss.logits is not None:
             outputs[self.loss.logits] = builder.tensor(self.loss.logits)
@@ -214,6 +220,25 @@ class Objective:
                 "their gradients are zero"
             )
         return network
+
+    @contextmanager
+    def _naming_control_flow(self) -> Iterator[None]:
+        """Say of control flow, where derivatives fail, that they do not pass it."""
+        try:
+            yield
+        except ModelError as error:
+            node = next((node for node in self.source.model.graph.node if any(bodies(node))), None)
+            if node is None:
+                raise
+            raise ModelError(
+                f"{error}; gradients do not pass {node.op_type} '{node.name or made_first(node.output)}': "
+                "choose a --criterion without, such as l1, synflow or activation-mean"
+            ) from error
+
+    def _prepared(self, source: Source, count: int) -> tuple[Source, Builder]:
+        """Return the network for this many samples in the form that derivatives need, and what appends to it."""
+        prepared = prepare(with_shapes_behind_bodies(source, self._shapes(count)))
+        return prepared, Builder(prepared, self._sizes(count))
 
     def _chosen_loss(self) -> Loss:
         shapes = self._shapes(self._least)
@@ -279,8 +304,7 @@ class Objective:
         batch = next(self.data.batches(size, self._given.samples))
         if len(batch[self._inputs[0].name]) < size:
             return [False] * len(axes)
-        prepared = prepare(self.source)
-        builder = Builder(prepared, self._sizes(size))
+        prepared, builder = self._prepared(self.source, size)
 
         def profile(x: Tensor, axis: int) -> Tensor:
             return x.apply("Abs").sum([a for a in range(x.rank) if a != axis], keepdims=False)
@@ -296,6 +320,25 @@ class Objective:
 
 def _run(run: Run, feeds: Feeds, others: Feeds) -> list[Array]:
     return run({**feeds, **others})
+
+
+def with_shapes_behind_bodies(source: Source, shapes: Mapping[str, Shape]) -> Source:
+    """Return source with what control flow returns reshaped to the shape it has, which a builder does not look for in bodies."""
+    model = onnx.ModelProto()
+    model.CopyFrom(source.model)
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    for node in nodes:
+        copy = model.graph.node.add()
+        copy.CopyFrom(node)
+        known = [k for k, name in enumerate(node.output) if math.prod(shapes.get(name, (0,)))] if any(bodies(node)) else []
+        for k in known:
+            name, unshaped, shape = node.output[k], f"{node.output[k]}/unshaped", f"{node.output[k]}/shape"
+            copy.output[k] = unshaped
+            sizes = np.asarray(shapes[name], np.int64)
+            model.graph.node.append(helper.make_node("Constant", [], [shape], shape, value=numpy_helper.from_array(sizes)))
+            model.graph.node.append(helper.make_node("Reshape", [unshaped, shape], [name], unshaped))
+    return Source(model, source.arrays, source.path)
 
 
 def with_reads_apart(source: Source, places: Sequence[Place]) -> tuple[Source, list[str]]:
