@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
@@ -162,6 +163,28 @@ def test_the_exact_form_takes_any_precision(kind: str, parsed: Callable[..., Mod
         found.append(ExactNetwork(analysis).elements(np.ones(analysis.width, bool)))
     for weight in ("w1", "w2"):
         np.testing.assert_array_equal(found[1][weight], found[0][weight])
+
+
+@pytest.mark.parametrize(("ir_version", "opset"), [(3, 7), (3, 9), (4, 10)])
+def test_the_exact_form_takes_old_models(ir_version: int, opset: int, parsed: Callable[..., ModelProto]) -> None:
+    """In which every initializer is an input, too, and no Gemm goes without its bias."""
+    text = """<ir_version: IR, opset_import: ["" : OPSET]> net (float[1,3,6,6] x, float[8,3,3,3] w1, float[8] n) => (float[1,4] y) {
+        a = Conv (x, w1) b = BatchNormalization (a, n, n, n, n) c = Relu (b) d = GlobalAveragePool (c) e = Add (d, b)
+        f = GlobalAveragePool (e) g = Flatten (f) y = Gemm <transB = 1> (g, w2, b2) }"""
+    found = []
+    for ir, version in ((9, 18), (ir_version, opset)):
+        model = parsed(text.replace("IR", str(ir)).replace("OPSET", str(version)), w1=(8, 3, 3, 3), w2=(4, 8), b2=(4,))
+        model.graph.initializer.append(from_array(np.linspace(0.5, 2, 8, dtype=np.float32), "n"))
+        if ir < 4:
+            stored = [t for t in model.graph.initializer if t.name not in ("w1", "n")]
+            model.graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in stored)
+        else:
+            del model.graph.input[1:]
+        onnx.checker.check_model(model)
+        analysis = rc.analyze(model)
+        found.append(ExactNetwork(analysis).elements(np.ones(analysis.width, bool)))
+    for weight in ("w1", "w2"):
+        np.testing.assert_allclose(found[1][weight], found[0][weight], rtol=1e-6)
 
 
 AVERAGED = {

@@ -106,7 +106,7 @@ def layer(net: Magnitudes, node: gs.Node, proto: NodeProto) -> None:
         return
     copy = NodeProto()
     copy.CopyFrom(proto)
-    del copy.input[2:]
+    copy.input[2:] = [net.constant(f"{out}/bias", 0.0)] if node.op == "Gemm" and len(proto.input) > 2 else []  # older ones need it
     copy.output[0] = f"{out}/unscaled"
     net.nodes.append(copy)
     net.finish(copy.output[0], flows, out)
@@ -250,6 +250,7 @@ class ExactNetwork:
         net.scale.update((tensor.name, tensor.name) for tensor in graph.inputs)
         bare = in_single_precision(plain_source(graph), (*HALF, TensorProto.DOUBLE))
         result, protos = bare.model, list(bare.model.graph.node)
+        result.ir_version = max(result.ir_version, 8)  # below 4 every initializer has to be an input, too
         for node, proto in zip(graph.nodes, protos, strict=True):
             if any(t.name in self._walk.ids for t in node.outputs):
                 if node.op not in REWRITES:
