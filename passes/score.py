@@ -53,7 +53,7 @@ class Score(Pass):
         notes.context = context
         left = contextlib.nullcontext() if notes.keep is None else without(analysis, notes.keep)
         with left:
-            scores = criteria[self.criterion].score(analysis, context)
+            scores = criteria[self.criterion].score(analysis, context) if analysis.width else np.zeros(0)
         notes.data = context.seen or notes.data
         try:
             notes.scores = np.asarray(scores, np.float64).reshape(np.shape(scores))

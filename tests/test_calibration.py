@@ -253,6 +253,13 @@ def test_layers_before_signs_are_remarked_upon(model, arrays, gradients, criteri
     assert "'w1'" in remark or "'a'" in remark
 
 
+@pytest.mark.parametrize("criterion", rc.criteria)
+def test_a_network_of_which_nothing_can_be_removed(parsed, criterion):
+    model = parsed('<ir_version: 9, opset_import: ["" : 18]> net (float[n,4] x) => (float[n,3] y) { y = MatMul (x, w) }', w=(4, 3))
+    with pytest.raises(rc.TargetError, match="no channel can be removed"):
+        rc.prune(model, criterion=criterion, data=np.ones((2, 4), np.float32))
+
+
 def pruned(model, arrays, criterion, gradients):
     """Return the remarks on pruning a network."""
     return rc.prune(model, criterion=criterion, data=arrays, gradients=gradients).report.data["remarks"]
