@@ -25,7 +25,7 @@ from onnx_reconvene.calibration.losses import NOISE, Loss, check_range, choose, 
 from onnx_reconvene.calibration.warmup import with_statistics
 from onnx_reconvene.errors import ModelError, UsageError
 from onnx_reconvene.flow import weight_values
-from onnx_reconvene.graph import Source, plain_source
+from onnx_reconvene.graph import Source, every_tensor, plain_source
 from onnx_reconvene.inference import infer
 from onnx_reconvene.plain import bodies
 from onnx_reconvene.precision import in_single_precision, single
@@ -140,7 +140,7 @@ class Objective:
     ) -> Iterator[tuple[int, Mapping[str, Array], dict[str, Array]]]:
         """Yield, for each batch and each of vectors fed beside it, the number of samples, the vector, and what comes out for
         names."""
-        tensors = self._graph.tensors()
+        tensors = every_tensor(self._graph)
         types = {name: single(values.dtype) for name in vectors[0] if (values := weight_values(tensors[name])) is not None}
 
         def built(count: int) -> Run:
