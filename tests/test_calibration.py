@@ -10,7 +10,7 @@ import onnx.reference
 import onnxruntime as ort
 import pytest
 from onnx import helper, parser
-from onnx.numpy_helper import from_array
+from onnx.numpy_helper import from_array, to_array
 
 import onnx_reconvene as rc
 import onnx_reconvene.passes
@@ -524,6 +524,47 @@ def test_batch_normalizations_get_statistics_when_untrained(network):
     maps = ort.InferenceSession(model.SerializeToString()).run([raw], {"input": x})[0].astype(np.float64)
     np.testing.assert_allclose(stored[f"{first}/batch_mean"], maps.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(stored[f"{first}/batch_variance"], maps.var((0, 2, 3)), rtol=1e-3)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 8])
+def test_statistics_are_those_of_all_samples_whatever_the_batches(parsed, batch_size):
+    """The second normalization sees the first normalize by the batch, or, where that is one number, by all samples."""
+    head = '<ir_version: 9, opset_import: ["" : 18]> net (float[n,6] x) => (float[n,3] y)'
+    body = """{ h = MatMul (x, w) b = BatchNormalization (h, one, zero, zero, one) k = MatMul (b, v)
+        c = BatchNormalization (k, one, zero, zero, one) y = MatMul (c, u) }"""
+    model = parsed(f"{head} {body}", w=(6, 8), v=(8, 8), u=(8, 3))
+    model.graph.initializer.extend([from_array(np.ones(8, np.float32), "one"), from_array(np.zeros(8, np.float32), "zero")])
+    x = np.random.default_rng(0).standard_normal((9, 6), dtype=np.float32) * 3 + 1
+    graph, _ = open_model(model)
+    warm = Objective(graph, {}, Calibration(x, batch_size=batch_size), warm_up=True)
+    stored = {t.name: to_array(t) for t in warm.source.model.graph.initializer}
+
+    def normalized(h):
+        return (h - h.mean(0)) / np.sqrt(h.var(0) + 1e-5)
+
+    h = x.astype(np.float64) @ to_array(model.graph.initializer[0])  # the last batch holds one sample
+    k = normalized(h) @ to_array(model.graph.initializer[1])
+    for name, maps in (("b", h), ("c", k)):
+        np.testing.assert_allclose(stored[f"{name}/batch_mean"], maps.mean(0), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(stored[f"{name}/batch_variance"], maps.var(0), rtol=1e-4)
+
+
+def test_batches_of_several_positions_are_normalized_by_themselves(parsed):
+    head = '<ir_version: 9, opset_import: ["" : 18]> net (float[n,3,4,4] x) => (float[n,2,4,4] y)'
+    body = """{ h = Conv (x, w) b = BatchNormalization (h, one, zero, zero, one) k = Conv (b, v)
+        c = BatchNormalization (k, one, zero, zero, one) y = Conv (c, u) }"""
+    model = parsed(f"{head} {body}", w=(8, 3, 1, 1), v=(8, 8, 1, 1), u=(2, 8, 1, 1))
+    model.graph.initializer.extend([from_array(np.ones(8, np.float32), "one"), from_array(np.zeros(8, np.float32), "zero")])
+    x = np.random.default_rng(0).standard_normal((3, 3, 4, 4), dtype=np.float32)
+    graph, _ = open_model(model)
+    warm = Objective(graph, {}, Calibration(x, batch_size=1), warm_up=True)
+    stored = {t.name: to_array(t) for t in warm.source.model.graph.initializer}
+    w, v = (to_array(t)[:, :, 0, 0].astype(np.float64) for t in model.graph.initializer[:2])
+    h = np.einsum("oc,nchw->nohw", w, x)
+    b = (h - h.mean((2, 3), keepdims=True)) / np.sqrt(h.var((2, 3), keepdims=True) + 1e-5)
+    for name, maps in (("b", h), ("c", np.einsum("oc,nchw->nohw", v, b))):
+        np.testing.assert_allclose(stored[f"{name}/batch_mean"], maps.mean((0, 2, 3)), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(stored[f"{name}/batch_variance"], maps.var((0, 2, 3)), rtol=1e-4)
 
 
 def test_trained_networks_are_not_warmed_up(model, arrays, network):

@@ -57,7 +57,7 @@ class Objective:
         self.loss = self._chosen_loss()
         self.warmed_up = 0  # BatchNormalizations
         if warm_up:
-            self.source, self.warmed_up = with_statistics(self.source, self._shapes(self._least), self._passes)
+            self.source, self.warmed_up = with_statistics(self.source, self._shapes, self._passes)
 
     def mean_gradients(self, names: Sequence[str]) -> dict[str, Array]:
         """Return the gradient of the loss by each of these tensors."""
