@@ -1,4 +1,4 @@
-"""Criteria at layers that are not linear in what they read and one stored weight: recurrent layers, embeddings, Einsum."""
+"""Criteria at layers whose maps do not tell all of their weights: recurrent layers, embeddings, Einsum, biases that stand apart."""
 
 import numpy as np
 import onnx
@@ -50,6 +50,21 @@ NETWORKS = {
         """{ e = Gather (table, x) h = MatMul (e, w) r = Relu (h) y = MatMul (r, v) }""",
         {"table": (9, 6), "w": (6, 8), "v": (8, 3)},
         IDS,
+    ),
+    "biases from an Add": (
+        """{ h = MatMul (x, w) a = Add (b, h) r = Relu (a) o = MatMul (r, u) s = Add (o, x) t = Relu (s) y = MatMul (t, v) }""",
+        {"w": (6, 8), "b": (8,), "u": (8, 6), "v": (6, 3)},
+        FLOATS,
+    ),
+    "a depthwise ConvTranspose": (
+        """{ h = Conv (x, w, b) r = Relu (h) k = ConvTranspose <group = 8> (r, u, c) q = Sigmoid (k) y = Conv (q, v) }""",
+        {"w": (8, 4, 1), "b": (8,), "u": (8, 1, 2), "c": (8,), "v": (4, 8, 5)},
+        FLOATS,
+    ),
+    "a ConvTranspose that makes several channels of each": (
+        """{ h = Conv (x, w, b) r = Relu (h) k = ConvTranspose <group = 8> (r, u, c) q = Sigmoid (k) y = Conv (q, v) }""",
+        {"w": (8, 4, 1), "b": (8,), "u": (8, 3, 2), "c": (24,), "v": (4, 24, 5)},
+        FLOATS,
     ),
     "Einsum": (
         """{ h = Einsum <equation = "nti,ji->ntj"> (x, w) r = Relu (h) y = Einsum <equation = "ntj,jk->ntk"> (r, v) }""",

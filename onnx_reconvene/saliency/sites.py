@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx_reconvene.calibration import Place
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.saliency.criterion import Scores, SiteScores, combined
+from onnx_reconvene.shapes import Shape
 
 LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # in a stored weight, and in what they read
 TABLE = "Gather"  # linear in its stored weight alone
@@ -68,24 +69,41 @@ def _of(node: gs.Node, weights: set[str], analysis: Analysis) -> list[Place]:
     if node.op not in (*LINEAR, TABLE) or len(stored) != 1:
         return []
     weight, data = stored[0], 1 - stored[0]
-    ranks = [len(analysis.shapes[tensor.name]) for tensor in (node.inputs[data], node.outputs[0], node.inputs[weight])]
+    ranks = [len(analysis.shapes[tensor.name]) for tensor in (node.inputs[data], node.outputs[0])]
     if node.op == TABLE:
         return [Place(node, False, 0, axis) for axis in range(ranks[1])]
-    read, made, axis_read, axis_made = _axes(node, weight, *ranks)
+    read, made, axis_read, axis_made = _axes(node, weight, *ranks, analysis.shapes[node.inputs[weight].name])
     bearing = {axis for axis, units in analysis.bearings(node.inputs[weight].name).items() if (units >= 0).any()}
-    places = [(axis_read, Place(node, True, data, read)), (axis_made, Place(node, False, 0, made))]
+    places = [(axis_read, Place(node, True, data, read)), (axis_made, Place(_with_bias(node, made, analysis), False, 0, made))]
     return [place for axis, place in places if axis in bearing]
 
 
-def _axes(node: gs.Node, weight: int, data: int, out: int, rank: int) -> tuple[int, int, int, int]:
-    """Return the axes of channels in what node reads and makes, and those in its weight; given these ranks."""
+def _with_bias(node: gs.Node, made: int, analysis: Analysis) -> gs.Node:
+    """Return the Add that alone reads what node makes and gives channels, along the axis `made`, their bias; node without one."""
+    out, is_result = node.outputs[0], any(node.outputs[0] is tensor for tensor in analysis.graph.outputs)
+    if is_result or len(out.outputs) != 1 or out.outputs[0].op != "Add":
+        return node
+    shape, (adding,) = analysis.shapes[out.name], out.outputs
+    vector = tuple(n if axis == made else 1 for axis, n in enumerate(shape))
+    for added in adding.inputs:
+        own = analysis.shapes.get(added.name, ())
+        if analysis.flow.is_static(added) and (1,) * (len(shape) - len(own)) + own == vector:
+            return adding
+    return node
+
+
+def _axes(node: gs.Node, weight: int, data: int, out: int, stored: Shape) -> tuple[int, int, int, int]:
+    """Return the axes of channels in what node reads and makes, and those in its weight; given two ranks and a shape. Where
+    groups go as a whole, as those of a depthwise kernel do, the one axis that says so counts as made, as biases are."""
+    if node.op == "ConvTranspose":
+        groups = node.attrs.get("group", 1)
+        return (1, 1, 1, 0) if groups > 1 and 1 in (stored[0] // groups, stored[1]) else (1, 1, 0, 1)
     if node.op == "Conv":
         return 1, 1, 1, 0
-    if node.op == "ConvTranspose":
-        return 1, 1, 0, 1
     if node.op == "Gemm":  # whose second operand it is
         read, made = (1, 0) if node.attrs.get("transB", 0) else (0, 1)
         return (0 if node.attrs.get("transA", 0) else 1), 1, read, made
+    rank = len(stored)
     if weight:
         return data - 1, out - 1, max(rank - 2, 0), rank - 1
     return max(data - 2, 0), out - (2 if data > 1 else 1), rank - 1, max(rank - 2, 0)
