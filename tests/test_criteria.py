@@ -243,6 +243,33 @@ def test_fpgm(net, model, values):
     assert_close(scores(model, "fpgm"), summed(net.groups, distances), rtol=1e-3)
 
 
+def distances(filters):
+    """Return the sum of distances of each of filters [filters, elements] to all."""
+    return np.linalg.norm(filters[:, None] - filters, axis=-1).sum(1)
+
+
+def test_fpgm_of_transposed_groups(parsed):
+    """Whose output channels have no axis of their own in the weight."""
+    head = '<ir_version: 9, opset_import: ["" : 18]> net (float[1,8,6,6] x) => (float[1,4,7,7] y)'
+    body = "{ a = ConvTranspose <group = 4> (x, w) b = Relu (a) y = Conv (b, v) }"
+    model = parsed(f"{head} {body}", w=(8, 6, 2, 2), v=(4, 24, 1, 1))
+    (found,) = scores(model, "fpgm")
+    weight = to_array(model.graph.initializer[0]).reshape(4, 2, 6, 4)
+    np.testing.assert_allclose(found, distances(weight.swapaxes(1, 2).reshape(24, 8)), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("op", "gates"), [("RNN", 1), ("GRU", 3), ("LSTM", 4)])
+def test_fpgm_of_hidden_units(parsed, op, gates):
+    """Which are made by all of their gates, from what a layer reads and from each other."""
+    head = '<ir_version: 9, opset_import: ["" : 18]> net (float[4,1,6] x) => (float[4,1,1,3] y)'
+    body = f"{{ s = {op} <hidden_size = 5> (x, w, r) y = MatMul (s, v) }}"
+    model = parsed(f"{head} {body}", w=(1, 5 * gates, 6), r=(1, 5 * gates, 5), v=(5, 3))
+    (found,) = scores(model, "fpgm")
+    weights = [to_array(tensor) for tensor in model.graph.initializer[:2]]
+    wanted = sum(distances(weight.reshape(gates, 5, -1).swapaxes(0, 1).reshape(5, -1)) for weight in weights)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
 def test_bn_scale(net, model, values):
     if not net.norms:
         pytest.skip("no batch normalization")

@@ -9,9 +9,10 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_reconvene.errors import UsageError
-from onnx_reconvene.flow import weight_values
+from onnx_reconvene.flow import Layer, weight_values
 from onnx_reconvene.graph import every_node
 from onnx_reconvene.groups import Analysis
+from onnx_reconvene.labels import Labels
 from onnx_reconvene.saliency.criterion import (
     Context,
     Elements,
@@ -61,22 +62,51 @@ def _lamp(values: NDArray[np.float32]) -> NDArray[np.float32]:
 @criterion("fpgm", "He et al. 2019, arXiv 1811.00250")
 def fpgm(analysis: Analysis, context: Context) -> Scores:
     """Sum of distances of a filter to all filters of its layer: small near the geometric median."""
-    sources = [(name, layer.out) for layer in analysis.layers for name in layer.sources & analysis.flow.weights.keys()]
-    made = {(name, axis) for name, out in sources for axis in _axes_of(analysis, name, out)}
+    made: dict[str, dict[int, Labels]] = {}
+    for layer in analysis.layers:
+        for name in layer.sources & analysis.flow.weights.keys():
+            made.setdefault(name, {}).update(_made(analysis, layer, name))
 
     def score(name: str, values: NDArray[np.float32], shapes: Mapping[int, Shape]) -> dict[int, NDArray[np.float64]]:
-        return {axis: _distances(values, axis).reshape(shape) for axis, shape in shapes.items() if (name, axis) in made}
+        return {axis: _of_filters(values, channels) for axis, channels in made.get(name, {}).items() if axis in shapes}
 
     return unit_scores(analysis, context, score)
 
 
-def _axes_of(analysis: Analysis, weight: str, out: NDArray[np.int64]) -> list[int]:
-    value = analysis.flow.values[weight]
-    return [axis for axis, labels in value.labels.items() if labels.size == out.size and np.array_equal(labels, out)]
+def _made(analysis: Analysis, layer: Layer, name: str) -> dict[int, Labels]:
+    """Return, by the axes of a weight along which lie the channels that a layer makes, which of them is where, shaped to be
+    broadcast to it. Such axes have the labels of these channels or, where the layer reads the same ones or the weight has none
+    of them, their units, as gates and groups have."""
+    spread, labels = analysis.spread(name), analysis.flow.values[name].labels
+    found = [axis for axis, own in labels.items() if np.array_equal(own, layer.out)]
+    if name == layer.weight and (not found or np.array_equal(layer.out, layer.read)):
+        units = np.unique(analysis.units(layer.out))
+        same = [axis for axis, own in spread.items() if np.array_equal(np.unique(analysis.units(own)), units)]
+        found = [axis for axis in same if not np.isin(spread[axis], layer.read).all()] or same
+    return {axis: _channels(analysis, spread[axis], layer.out) for axis in found}
 
 
-def _distances(values: NDArray[np.float32], axis: int) -> NDArray[np.float64]:
-    filters = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1).astype(np.float64)
+def _channels(analysis: Analysis, labels: Labels, out: Labels) -> Labels:
+    """Return labels as those of channels: of gates, each of which makes all channels of out, the numbers of these."""
+    gates = labels.size % out.size == 0 and (analysis.units(labels).reshape(-1, out.size) == analysis.units(out)).all()
+    return np.arange(labels.size).reshape(labels.shape) % out.size if gates else labels
+
+
+def _of_filters(values: NDArray[np.float32], channels: Labels) -> NDArray[np.float64]:
+    """Return the distances of the filter of each channel to all, in the shape of channels, whose positions share them."""
+    own, number, positions = np.unique(channels, return_inverse=True, return_counts=True)
+    axis = int(np.argmax(channels.shape))
+    if own.size == channels.shape[axis] == channels.size:
+        filters = np.moveaxis(values, axis, 0)[np.argsort(channels.ravel())]
+    else:
+        filters = values.ravel()[np.argsort(np.broadcast_to(channels, values.shape), axis=None, kind="stable")]
+    shares: NDArray[np.float64] = _distances(filters.reshape(own.size, -1)) / positions
+    return shares[number].reshape(channels.shape)
+
+
+def _distances(filters: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the sum of distances of each of filters [filters, elements] to all."""
+    filters = filters.astype(np.float64)
     norms = np.einsum("ij,ij->i", filters, filters, dtype=np.float64)
     squared = norms[:, None] + norms - 2.0 * (filters @ filters.T)
     np.fill_diagonal(squared, 0)
