@@ -18,6 +18,7 @@ from onnx_reconvene.bridges import open_model
 from onnx_reconvene.calibration import Calibration, Objective
 from onnx_reconvene.calibration.data import Data, Input
 from onnx_reconvene.saliency import AGGREGATES, Context, SiteScores, combined
+from tests.nets import ALL
 
 GRADIENT = ["snip", "grasp", "taylor", "fisher", "hutchinson"]
 WITH_DATA = [*GRADIENT, "activation-mean", "activation-apoz"]
@@ -380,6 +381,18 @@ def test_maps_behind_control_flow_are_seen(parsed, criterion):
     plain, branched = (parsed(f"{head} {{ {body} {tail} }}", w=(4, 8), v=(8, 3)) for body in bodies)
     found, expected = (scores(model, criterion, x, batch_size=4, loss="squared-norm") for model in (branched, plain))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_maps_within_control_flow_are_not_seen(model, arrays):
+    remark = "7 channels show in no feature map"
+    inside = ALL["Loop: two layers inside"].model
+    sample = {
+        value.name: np.ones([d.dim_value for d in value.type.tensor_type.shape.dim], np.float32) for value in inside.graph.input
+    }
+    found = [
+        rc.prune(m, criterion="activation-mean", data=x, verify=False).report.data for m, x in ((inside, sample), (model, arrays))
+    ]
+    assert [any(text.startswith(remark) for text in data["remarks"]) for data in found] == [True, False]
 
 
 @pytest.mark.parametrize("criterion", GRADIENT)

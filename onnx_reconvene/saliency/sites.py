@@ -22,11 +22,8 @@ def reads(analysis: Analysis) -> list[Place]:
     """Return the inputs of layers that bear units, and the outputs of those that make units which no layer reads."""
     linear = _at_linear_layers(analysis)
     read = _bearing(analysis, [place for place in linear if place.is_input] + _inputs_of_others(analysis, stored=False))
-    seen = np.zeros(analysis.width + 1, bool)  # the last one stands for no unit
-    for place in read:
-        seen[units_at(analysis, place)] = True
-    made = _bearing(analysis, [place for place in linear if not place.is_input])
-    return read + [place for place in made if not seen[units_at(analysis, place)].any()]
+    made, seen = _bearing(analysis, [place for place in linear if not place.is_input]), seen_at(analysis, read)
+    return read + [place for place in made if not np.append(seen, False)[units_at(analysis, place)].any()]
 
 
 def reads_and_makes(analysis: Analysis) -> list[Place]:
@@ -69,10 +66,10 @@ def _of(node: gs.Node, weights: set[str], analysis: Analysis) -> list[Place]:
     if node.op not in (*LINEAR, TABLE) or len(stored) != 1:
         return []
     weight, data = stored[0], 1 - stored[0]
-    ranks = [len(analysis.shapes[tensor.name]) for tensor in (node.inputs[data], node.outputs[0])]
+    data_rank, out_rank = (len(analysis.shapes[tensor.name]) for tensor in (node.inputs[data], node.outputs[0]))
     if node.op == TABLE:
-        return [Place(node, False, 0, axis) for axis in range(ranks[1])]
-    read, made, axis_read, axis_made = _axes(node, weight, *ranks, analysis.shapes[node.inputs[weight].name])
+        return [Place(node, False, 0, axis) for axis in range(out_rank)]
+    read, made, axis_read, axis_made = _axes(node, weight, data_rank, out_rank, analysis.shapes[node.inputs[weight].name])
     bearing = {axis for axis, units in analysis.bearings(node.inputs[weight].name).items() if (units >= 0).any()}
     places = [(axis_read, Place(node, True, data, read)), (axis_made, Place(_with_bias(node, made, analysis), False, 0, made))]
     return [place for axis, place in places if axis in bearing]
@@ -80,8 +77,8 @@ def _of(node: gs.Node, weights: set[str], analysis: Analysis) -> list[Place]:
 
 def _with_bias(node: gs.Node, made: int, analysis: Analysis) -> gs.Node:
     """Return the Add that alone reads what node makes and gives channels, along the axis `made`, their bias; node without one."""
-    out, is_result = node.outputs[0], any(node.outputs[0] is tensor for tensor in analysis.graph.outputs)
-    if is_result or len(out.outputs) != 1 or out.outputs[0].op != "Add":
+    out = node.outputs[0]
+    if len(out.outputs) != 1 or out.outputs[0].op != "Add" or any(out is tensor for tensor in analysis.graph.outputs):
         return node
     shape, (adding,) = analysis.shapes[out.name], out.outputs
     vector = tuple(n if axis == made else 1 for axis, n in enumerate(shape))
@@ -107,6 +104,14 @@ def _axes(node: gs.Node, weight: int, data: int, out: int, stored: Shape) -> tup
     if weight:
         return data - 1, out - 1, max(rank - 2, 0), rank - 1
     return max(data - 2, 0), out - (2 if data > 1 else 1), rank - 1, max(rank - 2, 0)
+
+
+def seen_at(analysis: Analysis, places: Sequence[Place]) -> NDArray[np.bool_]:
+    """Return which units have a channel at one of places, [units]."""
+    seen = np.zeros(analysis.width + 1, bool)  # the last one stands for no unit
+    for place in places:
+        seen[units_at(analysis, place)] = True
+    return seen[:-1]
 
 
 def units_at(analysis: Analysis, place: Place) -> NDArray[np.int64] | None:
