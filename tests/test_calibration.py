@@ -347,8 +347,9 @@ def test_samples_that_are_all_alike_go_one_by_one(parsed):
     head = '<ir_version: 9, opset_import: ["" : 18]> net (float[n,4,6] x) => (float[m,3] y) <int64[2] rows = {-1, 6}>'
     model = parsed(f"{head} {{ {LAYOUTS['tokens']} }}", w=(6, 8), v=(3, 8))
     same = np.ones((4, 4, 6), np.float32)
-    result = rc.prune(model, criterion="fisher", data=same, loss="squared-norm", verify=False)
-    assert result.report.data["batch_size"] == 1
+    seen = rc.prune(model, criterion="fisher", data=same, loss="squared-norm", verify=False).report.data
+    assert seen["batch_size"] == 1
+    assert any("one by one: in batches they cannot be told apart at 'h'" in remark for remark in seen["remarks"])
 
 
 def test_a_layer_counts_by_its_mean_over_all_samples_whatever_the_batches(parsed):

@@ -90,6 +90,7 @@ class Objective:
                     f"this criterion looks at single samples, which cannot be told apart at '{mixed}' in batches of {self._least}: "
                     "export the network with a free batch dimension"
                 )
+            self.data.remark(f"samples go one by one: in batches they cannot be told apart at '{mixed}'")
             self.batch_size = 1
         source, names = with_reads_apart(self.source, places)
 
