@@ -686,6 +686,7 @@ def test_sizes_at_which_the_original_does_not_run_are_no_fault(run, file, out, p
     ran = run(file(model), out, "--input-shape", "x=1,3,999999,999999")
     assert ran.status == 0
     assert "verification: skipped (onnxruntime does not run the original: Unable to allocate" in ran.out
+    assert "(1, 3, 999999, 999999)" in ran.out
 
 
 def test_no_verify_leaves_the_check_out(run, file, out, tmp_path, monkeypatch):

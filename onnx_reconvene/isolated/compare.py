@@ -102,14 +102,14 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     except Exception as error:
         return {"skipped": f"onnxruntime does not load the original: {error}"}
     pruned = session(job["pruned"], job["threads"])
-    worst, where, compared = 0.0, "", 0
+    worst, where, compared, skipped = 0.0, "", 0, ""
     for sizes in job["sizes"]:
         if compared == ENOUGH:
             break
         try:
             apart, output = closest(original, pruned, sizes, range(job["seed"], job["seed"] + job["attempts"]))
         except NothingToCompareError as error:
-            skipped = str(error)
+            skipped = skipped or str(error)  # at the sizes that were asked for
             continue
         compared += 1
         if apart > worst or not where:
