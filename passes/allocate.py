@@ -38,10 +38,11 @@ class Allocate(Pass):
 
     target: what is kept, "macs=0.5" or several of them; all hold. allocate: see `onnx_reconvene.allocators`. ignore and only:
     shell patterns of nodes, weights or groups whose channels stay, or alone may go. keep: (pattern, fraction) pairs, of which the
-    last that matches a group holds; keep_groups, after which these come: (name, fraction) pairs of single groups. round_to: widths
-    are multiples of it, 0 for automatic. progress: how much of the way to the targets is to be done, from 0 to 1; what an earlier
-    Allocate has marked to go stays so. threads (0: its own choice) and provider: those of onnxruntime where latency is measured;
-    latency_table: a file that was measured on a device, instead. Raises TargetError where the target cannot be reached.
+    one that names a group holds for it, else the last that matches; keep_groups, before which these go: (name, fraction) pairs of
+    single groups. round_to: widths are multiples of it, 0 for automatic. progress: how much of the way to the targets is to be
+    done, from 0 to 1; what an earlier Allocate has marked to go stays so. threads (0: its own choice) and provider: those of
+    onnxruntime where latency is measured; latency_table: a file that was measured on a device, instead. Raises TargetError where
+    the target cannot be reached.
     """
 
     target: str | tuple[str, ...] = "macs=0.5"
@@ -117,9 +118,9 @@ class Allocate(Pass):
                 raise UsageError(f"--keep {name}={fraction:g}: the fraction kept must be above 0 and at most 1")
         for name in dict(self.keep_groups).keys() - names:
             raise UsageError(f"--keep-file: the network has no group '{name}'; the plan was made for another one")
-        fixed = dict(self.keep_groups)
+        fixed, named = dict(self.keep_groups), names & dict(self.keep).keys()
         for pattern, fraction in self.keep:
-            fixed |= dict.fromkeys(analysis.matching(pattern, "--keep"), fraction)
+            fixed |= dict.fromkeys(analysis.matching(pattern, "--keep") - (named - {pattern}), fraction)
         if self.only:
             free = set().union(*(analysis.matching(pattern, "--only") for pattern in self.only))
             fixed |= dict.fromkeys(names - free, 1.0)

@@ -207,7 +207,7 @@ def test_response_is_what_the_cut_network_answers(network):
     felt = response.responses(analysis, scores, dense // 2, macs=4e7)
     runs = int(min(response.MACS / 4e7 / (len(dense) + 1), response.DRAWS))
     for g in (0, 1, 5):
-        keep = {analysis.groups[g].name: 0.5} | ({"conv1": 1.0} if g else {})  # other nodes make channels of that group, too
+        keep = {group.name: 0.5 if group is analysis.groups[g] else 1.0 for group in analysis.groups}
         cut = prune(model, target="channels=1", keep=keep, criterion="l2", allocate="uniform", rectify="none").model
         rng, correlations = np.random.default_rng(0), []
         for _ in range(runs):

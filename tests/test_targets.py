@@ -226,6 +226,8 @@ def test_a_name_stands_for_all_that_bears_it(parsed, node):
     for pattern in (name, f"[{name[0]}]{name[1:]}", "w1"):
         assert set(shares(prune(model, target="channels=1", keep={pattern: 0.5})).values()) == {0.5}
     assert shares(prune(model, target="channels=1", keep={f"{name}#2": 0.5})) == {name: 1, f"{name}#2": 0.5}
+    for both in ({name: 0.5, f"{name}#2": 0.75}, {f"{name}#2": 0.75, name: 0.5}):  # a report's names are those of its groups
+        assert shares(prune(model, target="channels=1", keep=both)) == both
     assert shares(prune(model, target="channels=0.75", ignore=[f"{name}#2"]))[f"{name}#2"] == 1
     assert shares(prune(model, target="channels=0.75", only=[f"{name}#2"]))[name] == 1
 

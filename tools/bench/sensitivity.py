@@ -86,7 +86,8 @@ def main() -> None:
         rows = done.setdefault(key, {})
         for group in ["", *foreseen]:
             if group not in rows:
-                options = {"target": "channels=1", "keep": {group: 0.5}, "criterion": CRITERION, "round_to": 1, "rectify": "none"}
+                keep = dict.fromkeys(foreseen, 1.0) | {group: 0.5}
+                options = {"target": "channels=1", "keep": keep, "criterion": CRITERION, "round_to": 1, "rectify": "none"}
                 cut = rc.prune(model, **options, verify=False).model if group else model
                 rows[group] = {"accuracy": [retrained(cut, seed, data) for seed in range(given.seeds)]}
                 print(name, group, rows[group], flush=True)
