@@ -26,7 +26,7 @@ from onnx_reconvene.saliency import Context
 PLAIN = ["--no-latency", "--no-plot", "--jobs", 1]
 HERE = {"latency": False, "plot": False, "jobs": 1}
 WORKERS = """
-import os, time
+import os, signal, time
 from pathlib import Path
 import numpy as np
 
@@ -34,6 +34,8 @@ def data():
     Path(os.environ["STARTED"]).touch()
     if os.environ["THEN"] == "die":
         os._exit(9)
+    if os.environ["THEN"] == "be interrupted":
+        os.kill(os.getpid(), signal.SIGINT)
     if os.environ["THEN"] == "wait":
         time.sleep(60)
     yield {"input": np.zeros((2, 3, 32, 32), np.float32)}
@@ -309,6 +311,13 @@ def test_a_process_that_dies_is_told_in_a_line(start):
     assert process.returncode == 3
     assert "died" in line
     assert "internal error" not in line
+
+
+@pytest.mark.slow
+def test_an_interrupt_that_a_process_sees_first_is_one(start):
+    process = start("be interrupted")
+    assert process.communicate(timeout=60)[1].strip() == "onnx-reconvene: interrupted; run it again to go on"
+    assert process.returncode == 130
 
 
 def test_what_cannot_be_cut_again_leaves_nothing_of_other_options(file, folder):

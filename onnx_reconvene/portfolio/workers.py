@@ -35,7 +35,8 @@ def here(source: str, folder: Path, cells: Sequence[Cell]) -> Outcomes:
 
 
 def in_pool(source: str, folder: Path, cells: Sequence[Cell], jobs: int) -> Outcomes:
-    """Cut cells in `jobs` processes, which share the processors. Raises ModelError where one of them dies."""
+    """Cut cells in `jobs` processes, which share the processors. Raises ModelError where one of them dies, KeyboardInterrupt where
+    an interrupt ended it, which may be seen before that of this process is."""
     spawn = multiprocessing.get_context("spawn")  # a forked process would inherit locks that threads hold
     with ProcessPoolExecutor(jobs, spawn, _end_with_parent) as pool:
         with _environment(dict.fromkeys(VARIABLES, str(max(1, processors() // jobs)))):
@@ -47,6 +48,9 @@ def in_pool(source: str, folder: Path, cells: Sequence[Cell], jobs: int) -> Outc
             for future in as_completed(waiting):
                 yield waiting.pop(future), future.result()
         except BrokenProcessPool as error:
+            pool.shutdown()  # which ends the others, too
+            if any(process.exitcode in (INTERRUPTED, -signal.SIGINT) for process in own):
+                raise KeyboardInterrupt from error
             hint = "perhaps out of memory: try fewer --jobs; run again, it goes on with what is missing"
             raise ModelError(f"a process that was cutting a cell died, {hint}") from error
         finally:
