@@ -7,12 +7,13 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from onnx_reconvene.errors import ReconveneError, UsageError
+from onnx_reconvene.options import input_shapes, listed, options_of, refuse_idle
 from onnx_reconvene.progress import cells_bar, passes_bar
 
 if TYPE_CHECKING:
@@ -146,29 +147,22 @@ def prune(
     if given["criterion"] == "list":
         _list_criteria()
         return
-    others = {"--report": report_file, "--plan": plan_file, "--html": html_file}
+    outputs = {"OUT.onnx": output, "--report": report_file, "--plan": plan_file, "--html": html_file}
     if source is not None and latency_job is not None:
-        for option, path in {"OUT.onnx": output, **others}.items():
-            if path is not None:
-                raise UsageError(f"{option} {path}: not written with --latency-job, which prunes nothing; leave it out")
-        _write_job(source, latency_job, given)
+        _write_job(source, latency_job, outputs, given)
         return
     if source is None or (output is None and not dry_run):
         raise UsageError("give IN.onnx and OUT.onnx (or --dry-run); --help shows all options")
     from onnx_reconvene import api
     from onnx_reconvene.bridges import open_model
-    from onnx_reconvene.files import check_apart, check_spares
+    from onnx_reconvene.files import check_spares
 
-    check_apart(source, {"OUT.onnx": output, **others}, [given[option] for option in READ])
-    if html_file is not None:
-        from onnx_reconvene.pages import check_plots
-
-        check_plots("--html")
-    options = _options(given)
-    _refuse_idle(given)
+    _check_outputs(source, outputs, given)
+    options = options_of(given)
+    refuse_idle(given)
     start = time.perf_counter()
     graph, back = open_model(source)
-    for path in filter(None, [output, *others.values()]):
+    for path in filter(None, outputs.values()):
         check_spares(path, graph.source)
     result = api.run(graph, back, options, None if dry_run else output, start, watch=iter if quiet else passes_bar)
     _write(result, report_file, plan_file, html_file)
@@ -176,22 +170,15 @@ def prune(
         _show(result.report, given["verbose"])
 
 
-def _refuse_idle(given: dict[str, Any]) -> None:
-    """Raise UsageError for options that nothing in this run looks at."""
-    from onnx_reconvene.latency.runtime import CPU
-    from onnx_reconvene.saliency import criteria
-    from onnx_reconvene.target import parse_targets
+def _check_outputs(source: str, outputs: dict[str, str | None], given: dict[str, Any]) -> None:
+    """Raise UsageError where outputs, by option, stand in the way of each other or of what is read, or cannot be made."""
+    from onnx_reconvene.files import check_apart
 
-    criterion = criteria.get(given["criterion"])
-    if given["repair"] == "none" and (given["criterion"] == "auto" or (criterion is not None and not criterion.needs_data)):
-        for option in filter(given.get, ("data", "loss", "image")):
-            raise UsageError(
-                f"--{option}: nothing here looks at data; choose a criterion that does (--criterion list) or a --repair"
-            )
-    timed = given["allocate"] == "latency" or any(target.kind == "latency" for target in parse_targets(given["target"]))
-    if not timed and (given["latency_table"] or given["provider"] != CPU):
-        option = "--latency-table" if given["latency_table"] else "--provider"
-        raise UsageError(f"{option}: nothing here asks for latency; give --target latency=... or --allocate latency")
+    check_apart(source, outputs, [given[option] for option in READ])
+    if outputs["--html"] is not None:
+        from onnx_reconvene.pages import check_plots
+
+        check_plots("--html")
 
 
 def _write(result: Result, report_file: str | None, plan_file: str | None, html_file: str | None) -> None:
@@ -215,12 +202,15 @@ def _show(report: Report, verbose: bool) -> None:
         _print("seconds: " + ", ".join(f"{stage} {s:.3f}" for stage, s in report.seconds.items()))
 
 
-def _write_job(source: str, path: str, given: dict[str, Any]) -> None:
+def _write_job(source: str, path: str, outputs: dict[str, str | None], given: dict[str, Any]) -> None:
     from onnx_reconvene import api
     from onnx_reconvene.files import check_apart
 
+    for option, output in outputs.items():
+        if output is not None:
+            raise UsageError(f"{option} {output}: not written with --latency-job, which prunes nothing; leave it out")
     check_apart(source, {"OUT.onnx": None, "--latency-job": path}, [])
-    api.write_latency_job(source, path, _shapes(given["input_shape"]), given["attention"])
+    api.write_latency_job(source, path, input_shapes(given["input_shape"]), given["attention"])
 
 
 @click.command(cls=Command)
@@ -232,7 +222,7 @@ def inspect(source: str, input_shape: Sequence[str], verbose: bool) -> None:
     from onnx_reconvene import api
     from onnx_reconvene.inspection import inspection
 
-    analysis = api.analyze(source, _shapes(input_shape))
+    analysis = api.analyze(source, input_shapes(input_shape))
     _print(inspection(analysis, everything=verbose).removesuffix("\n"))
 
 
@@ -247,7 +237,7 @@ def compare(before: str, after: str, input_shape: Sequence[str], threads: int, v
     from onnx_reconvene import api
     from onnx_reconvene.report import sizes, verify_line
 
-    found = api.compare(before, after, _shapes(input_shape), threads)
+    found = api.compare(before, after, input_shapes(input_shape), threads)
     verdict = [verify_line(found.verdict)] if found.verdict else []
     _print("\n".join([sizes(found.before, found.after), *found.remarks, *verdict]))
 
@@ -288,10 +278,10 @@ def sweep(
     rows = grid.sweep(
         source,
         outdir,
-        [target.split("+") if "+" in target else target for target in _listed(targets)],
-        _listed(criteria),
-        _listed(allocate),
-        _options(given | VARIED),
+        [target.split("+") if "+" in target else target for target in listed(targets)],
+        listed(criteria),
+        listed(allocate),
+        options_of(given | VARIED),
         yardstick=given["yardstick"],
         latency=not given["no_latency"],
         plot=not given["no_plot"],
@@ -358,60 +348,6 @@ def _fail(text: str, status: int, loud: bool) -> int:
         traceback.print_exc()
     click.echo("onnx-reconvene: " + " ".join(text.split()), err=True)
     return status
-
-
-def _options(given: dict[str, Any]) -> Any:
-    from onnx_reconvene.api import Options
-
-    return Options(
-        target=given["target"],
-        criterion=given["criterion"],
-        allocate=given["allocate"],
-        round_to=_round_to(given["round_to"]),
-        min_width=given["min_width"],
-        ignore=given["ignore"],
-        only=given["only"],
-        keep=dict(_pair(text, "--keep", float) for text in given["keep"]),
-        input_shape=_shapes(given["input_shape"]),
-        attention=given["attention"],
-        verify=not given["no_verify"],
-        seed=given["seed"],
-        image=dict(_pair(text, "--image", str) for text in given["image"]),
-        **{name: given[name] for name in ("threads", "provider", "latency_table")},
-        **{name: given[name] for name in ("keep_file", "from_plan", "steps", "granularity")},
-        **{name: given[name] for name in ("aggregate", "rectify", "repair", "data", "samples", "batch_size", "loss", "gradients")},
-    )
-
-
-def _listed(texts: Iterable[str]) -> list[str]:
-    """Return the entries of lists separated by commas."""
-    return [entry.strip() for text in texts for entry in text.split(",")]
-
-
-def _round_to(text: str) -> int:
-    if text == "auto":
-        return 0
-    if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"--round-to {text}: give a whole number of at least 1, or auto")
-    return int(text)
-
-
-def _shapes(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
-    shapes = dict(_pair(text, "--input-shape", lambda value: tuple(int(n) for n in value.split(","))) for text in texts)
-    for name, shape in shapes.items():
-        if min(shape) < 1:
-            raise UsageError(f"--input-shape {name}: sizes must be at least 1")
-    return shapes
-
-
-def _pair(text: str, option: str, read: Callable[[str], Any]) -> tuple[str, Any]:
-    name, equals, value = text.rpartition("=")
-    try:
-        if not equals or not name:
-            raise ValueError("no '='")
-        return name, read(value)
-    except ValueError as error:
-        raise UsageError(f"{option} {text}: not of the form NAME=VALUE ({error})") from error
 
 
 def _list_criteria() -> None:

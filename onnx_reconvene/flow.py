@@ -19,6 +19,7 @@ from onnx import helper
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
 from onnx_reconvene.labels import Equalities, Labels
+from onnx_reconvene.plain import made_first
 from onnx_reconvene.shapes import Integers, Shape
 
 Movement = Callable[[NDArray[Any]], NDArray[Any]]
@@ -233,6 +234,11 @@ class Flow:
             for both in (there, first.ravel()):
                 self.equalities.freeze(both, f"two kinds of channels share axis {absorbs} of '{tensor.name}'")
         value.labels[absorbs] = first.ravel()
+
+
+def name_of(node: gs.Node) -> str:
+    """Return the name of node, that of its first output where it has none."""
+    return str(node.name or made_first(t.name for t in node.outputs))
 
 
 def weight_values(tensor: gs.Tensor) -> NDArray[Any] | None:

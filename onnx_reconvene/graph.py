@@ -175,11 +175,6 @@ def every_node(graph: gs.Graph) -> Iterator[gs.Node]:
         yield node
 
 
-def node_name(node: gs.Node) -> str:
-    """Return the name of node, that of its first output where it has none."""
-    return str(node.name or next((t.name for t in node.outputs if t.name), ""))
-
-
 def dead_nodes(graph: gs.Graph) -> list[gs.Node]:
     """Return the nodes, in bodies too, whose results nobody reads though somebody did when graph was read."""
     before = list(nodes_in(graph.source.model.graph))

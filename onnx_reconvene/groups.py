@@ -13,8 +13,8 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_reconvene.errors import UsageError
-from onnx_reconvene.flow import NO_CHANNELS, Flow, Layer, Value, along
-from onnx_reconvene.graph import every_node, node_name
+from onnx_reconvene.flow import NO_CHANNELS, Flow, Layer, Value, along, name_of
+from onnx_reconvene.graph import every_node
 from onnx_reconvene.labels import Labels, Solution
 from onnx_reconvene.shapes import Integers, Shape
 
@@ -112,7 +112,7 @@ class Analysis:
         found = [every[group.units] for group in self.groups if matches(group.name)]
         names = len(found)
         tensors = [(name, [name]) for name in self.flow.weights.keys() | self._made_with.keys()]
-        tensors += [(node_name(node), [t.name for t in node.outputs]) for node in every_node(self.graph)]
+        tensors += [(name_of(node), [t.name for t in node.outputs]) for node in every_node(self.graph)]
         for name, own in tensors:
             if matches(name):
                 names += 1

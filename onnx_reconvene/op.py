@@ -22,9 +22,9 @@ from onnx_reconvene.flow import (
     Quantized,
     UnsupportedError,
     Value,
+    name_of,
     weight_values,
 )
-from onnx_reconvene.graph import node_name
 from onnx_reconvene.inference import has_free_sizes
 from onnx_reconvene.labels import Labels
 from onnx_reconvene.shapes import Shape
@@ -36,7 +36,7 @@ class Op:
     def __init__(self, flow: Flow, node: gs.Node) -> None:
         self.flow, self.node = flow, node
         self.type = node.op
-        self.name = node_name(node)
+        self.name = name_of(node)
         self.seen: set[int] = set()  # inputs whose labels the rule has looked at
 
     def __str__(self) -> str:

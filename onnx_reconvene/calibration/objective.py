@@ -27,7 +27,7 @@ from onnx_reconvene.errors import ModelError, UsageError
 from onnx_reconvene.flow import weight_values
 from onnx_reconvene.graph import Source, every_tensor, plain_source
 from onnx_reconvene.inference import infer
-from onnx_reconvene.plain import bodies
+from onnx_reconvene.plain import bodies, made_first, node_name
 from onnx_reconvene.precision import in_single_precision, single
 from onnx_reconvene.shapes import Shape
 
@@ -232,7 +232,7 @@ class Objective:
             if node is None:
                 raise
             raise ModelError(
-                f"{error}; gradients do not pass {node.op_type} '{node.name or made_first(node.output)}': "
+                f"{error}; gradients do not pass {node.op_type} '{node_name(node)}': "
                 "choose a --criterion without, such as l1, synflow or activation-mean"
             ) from error
 
@@ -355,7 +355,7 @@ def with_reads_apart(source: Source, places: Sequence[Place]) -> tuple[Source, l
     for place in places:
         name = place.tensor
         if place.is_input and readers[name] > 1:
-            made = made_first([tensor.name for tensor in place.node.outputs])
+            made = made_first(tensor.name for tensor in place.node.outputs)
             reader, own = node_of[made], added.setdefault(made, {})
             if place.index not in own:
                 apart = f"{name}/read/{len(added)}/{place.index}"
@@ -368,8 +368,3 @@ def with_reads_apart(source: Source, places: Sequence[Place]) -> tuple[Source, l
     for node in nodes:
         model.graph.node.extend([*added.get(made_first(node.output), {}).values(), node])
     return Source(model, source.arrays, source.path), names
-
-
-def made_first(outputs: Sequence[str]) -> str:
-    """Return the first output of a node that is not left out: it tells the node from all others."""
-    return next((name for name in outputs if name), "")

@@ -11,7 +11,7 @@ from onnx import helper
 from torch import Tensor
 
 from onnx_reconvene.errors import ModelError
-from onnx_reconvene.plain import bodies, graphs_in
+from onnx_reconvene.plain import bodies, graphs_in, node_name
 
 STANDARD = ("", "ai.onnx")
 
@@ -87,11 +87,6 @@ class Node:
 def operator_name(proto: onnx.NodeProto) -> str:
     """Return the name under which the table of rules has the operator of a node."""
     return str(proto.op_type if proto.domain in STANDARD else f"{proto.domain}.{proto.op_type}")
-
-
-def node_name(proto: onnx.NodeProto) -> str:
-    """Return what to call a node in an error: its name, or that of its first output."""
-    return str(proto.name or next(filter(None, proto.output), ""))
 
 
 def _captured(proto: onnx.NodeProto) -> set[str]:

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from onnx_reconvene.errors import ModelError
-from onnx_reconvene.executor.node import STANDARD, Function, Node, Operator, node_name, operator_name
+from onnx_reconvene.executor.node import STANDARD, Function, Node, Operator, operator_name
 from onnx_reconvene.executor.rules import RULES, UNSUPPORTED
+from onnx_reconvene.plain import node_name
 
 Step = tuple[Function, list[int], list[int], list[int]]  # function, slots read, slots written, slots read for the last time
 Watch = Callable[[Tensor], Tensor]
