@@ -109,3 +109,11 @@ def test_the_flow_is_conserved_when_units_go(parsed: Callable[..., ModelProto]) 
     shares = channel_network(analysis).shares(np.arange(analysis.width) % 3 > 0)
     for group in analysis.groups:
         assert shares[group.units].sum() == pytest.approx(2)  # once where its units are made, once where they are read
+
+
+def test_channels_of_a_symmetric_map_differ_in_where_their_maximum_lies(parsed: Callable[..., ModelProto]) -> None:
+    text = f"""<ir_version: 9, opset_import: ["" : 18]> net (float[1,3,2,2] x) => (float[n,m] y) {{
+        a = {PADDED} (x, w1) b = {PADDED} (a, w2) c = MaxPool <kernel_shape = [2, 2]> (b) d = Flatten (c) y = MatMul (d, m3) }}"""
+    analysis = rc.analyze(parsed(text, w1=(64, 3, 3, 3), w2=(256, 64, 3, 3), m3=(256, 4)))
+    found, wanted = channel_network(analysis).elements(), ExactNetwork(analysis).elements(np.ones(analysis.width, bool))
+    np.testing.assert_allclose(found["w2"].sum((0, 1)), wanted["w2"].sum((0, 1)), rtol=0.2)

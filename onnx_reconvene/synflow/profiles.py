@@ -16,6 +16,8 @@ import numpy as np
 
 from onnx_reconvene.synflow.steps import EVEN, Floats, Layer, Pass, Pool, Product, Step, Sum, Window, ratio
 
+TIED = 0.01  # of a maximum: positions that little below it are the maximum of as many channels
+
 
 @dataclass
 class Profiles:
@@ -137,14 +139,14 @@ def pool(step: Pool, run: Pass, found: Profiles) -> None:
 
 
 def pool_back(step: Pool, run: Pass, found: Profiles) -> None:
-    """A mean sends back to all taps, a maximum to the first that has it."""
-    taps = np.arange(len(step.window.index))[:, None]
+    """A mean sends back to all taps, a maximum to those that have it: where maps are symmetric, channels differ in which."""
     for kind, shares in _kinds(step, run.shares[step.made][None]):
         profile = step.kinds.reads[0, kind]
         if profile == EVEN:
             continue
-        largest = sampled(found, profile, step.window).argmax(0)
-        weight = taps == largest if step.divisor is None else 1 / step.divisor
+        values = sampled(found, profile, step.window)
+        largest = values >= values.max(0) * (1 - TIED)
+        weight = largest / largest.sum(0) if step.divisor is None else 1 / step.divisor
         flow = shares * found.derivative(step.kinds.made[kind]) / 2.0 ** step.gain[kind]
         found.pull(profile, spread(step.window, weight * flow))
 
