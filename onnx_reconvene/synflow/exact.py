@@ -19,7 +19,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from onnx_reconvene.autodiff import differentiate
 from onnx_reconvene.errors import ModelError
-from onnx_reconvene.flow import weight_values
+from onnx_reconvene.flow import name_of, weight_values
 from onnx_reconvene.graph import from_model, plain_source
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.operators import elementwise
@@ -27,7 +27,7 @@ from onnx_reconvene.precision import HALF, in_single_precision
 from onnx_reconvene.shapes import Shape
 from onnx_reconvene.synflow.rules import walked
 from onnx_reconvene.synflow.steps import Floats
-from onnx_reconvene.synflow.walk import Walk, name_of
+from onnx_reconvene.synflow.walk import Walk
 from onnx_reconvene.threads import allowed
 
 Arrays = dict[str, NDArray[np.float32]]

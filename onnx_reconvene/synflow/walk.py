@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_reconvene.errors import ModelError
-from onnx_reconvene.flow import UnsupportedError, Value, weight_values
+from onnx_reconvene.flow import UnsupportedError, Value, name_of, weight_values
 from onnx_reconvene.graph import bodies_of, every_node
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.shapes import EVALUATE, Shape
@@ -257,13 +257,7 @@ class Walk:
         labels = none if labelled is None else labelled.read
         read_units = self._units(labels if columns is None or labels.size <= columns.max() else labels[columns], blocks * each)
         kernel, seen, profile = self._seen(kernel, reads, window)
-        place = np.arange(reads.size)
-        if blocks == 1:  # columns that read the same for the same unit are one
-            pairs, found = np.unique(np.stack([reads, read_units]), axis=1, return_inverse=True)
-            if pairs.shape[1] < reads.size:
-                place = found.ravel()
-                kernel = _summed(kernel[0], place, pairs.shape[1])[None]
-                reads, read_units = pairs
+        kernel, reads, read_units, place = _merged(kernel, reads, read_units)
         made = self.new([blocks * rows], profile)
         profiles, of = np.unique(self.profile[reads], return_inverse=True)
         kinds = Kinds(of, profiles[None], np.array([profile]))
@@ -348,16 +342,23 @@ class Walk:
             return np.ones(())
 
 
+def _merged(kernel: NDArray[Any], reads: Ids, units: Ids) -> tuple[NDArray[Any], Ids, Ids, Ids]:
+    """Return kernel, reads and units of a layer of one block with columns that read the same for the same unit summed, and where
+    each column is then; a layer of more blocks as it is."""
+    same = kernel, reads, units, np.arange(reads.size)
+    if len(kernel) > 1:
+        return same
+    pairs, place = np.unique(np.stack([reads, units]), axis=1, return_inverse=True)
+    if pairs.shape[1] == reads.size:
+        return same
+    return _summed(kernel[0], place.ravel(), pairs.shape[1])[None], *pairs, place.ravel()
+
+
 def _summed(kernel: NDArray[Any], place: Ids, size: int) -> NDArray[np.float32]:
     """Return kernel [rows, columns, taps] with columns of the same place summed, [rows, size, taps]."""
     order = np.argsort(place, kind="stable")
     starts = np.searchsorted(place[order], np.arange(size))
     return np.add.reduceat(kernel[:, order], starts, 1)
-
-
-def name_of(node: gs.Node) -> str:
-    """Return what a node is called: its own name, or that of what it makes."""
-    return str(node.name or next((t.name for t in node.outputs if t.name), ""))
 
 
 def dequantized(attributes: Any, x: NDArray[Any], scale: NDArray[Any], zero: NDArray[Any] | float = 0.0) -> NDArray[Any]:
