@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,11 @@ class Histogram:
         edges = (((top + 1) << BITS) - 1).view(np.float32).astype(np.float64)
         return cls(edges, np.cumsum(count[filled]).astype(np.float64), np.cumsum(mass[filled]))
 
+    @cached_property
+    def _negated(self) -> Floats:
+        """Scores in ascending order."""
+        return -self.scores
+
     @property
     def size(self) -> float:
         """The number of elements."""
@@ -60,7 +66,7 @@ class Histogram:
 
     def density(self, threshold: float) -> float:
         """Return the fraction of elements that score at least threshold; one stays in any case."""
-        above = int(np.searchsorted(-self.scores, -threshold, "right"))
+        above = int(np.searchsorted(self._negated, -threshold, "right"))
         return max(float(self.count[above - 1]) if above else 0.0, 1.0) / self.size
 
 
@@ -79,12 +85,17 @@ class Unstructured:
 
     def log_density(self, x: float) -> Floats:
         """Return the logarithm of the density of each weight; all elements stay at x = 1, one of each weight at x = 0."""
-        scores = np.concatenate([np.empty(0), *(h.scores[h.scores > 0] for h in self.histograms.values())])
-        if x >= 1 or not scores.size:
+        if x >= 1 or self._range is None:
             return np.zeros(len(self.histograms))
-        low, high = np.log(scores.min()), np.log(scores.max())
+        low, high = self._range
         threshold = float(np.exp(high + x * (low - high)))
         return np.log([h.density(threshold) for h in self.histograms.values()])
+
+    @cached_property
+    def _range(self) -> tuple[float, float] | None:
+        """The logarithms of the least and the largest score above zero, None where there is none."""
+        scores = np.concatenate([np.empty(0), *(h.scores[h.scores > 0] for h in self.histograms.values())])
+        return (float(np.log(scores.min())), float(np.log(scores.max()))) if scores.size else None
 
 
 def best(scores: NDArray[np.float32], density: float) -> NDArray[np.bool_]:
