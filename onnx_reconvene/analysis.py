@@ -61,7 +61,7 @@ def _removable(flow: Flow, solution: Solution) -> float:
 def _further(flow: Flow, solution: Solution, outward: dict[str, int]) -> dict[str, int]:
     """Return the splits to be tried one axis further out, whose labels no other such split splits again: frozen ones, those whose
     other axes freeze some of these, and reduced ones."""
-    frozen = {name for name, split in flow.settled.items() if (solution.why(split.absorbing) >= 0).all()}
+    frozen = {name for name, split in flow.settled.items() if (solution.why(split.absorbing) >= 0).any()}
     why = np.unique(np.concatenate([np.empty(0, np.int64), *(solution.why(flow.settled[name].absorbing) for name in frozen)]))
     reasons = [solution.reasons[r] for r in why]
 

@@ -22,6 +22,7 @@ from onnx_reconvene.groups import Analysis
 from onnx_reconvene.latency.runtime import CPU, Runtime
 from onnx_reconvene.match import match
 from onnx_reconvene.notes import analysis_of, forget, notes_of
+from onnx_reconvene.options import check_types, refuse_idle, texts
 from onnx_reconvene.passes import Allocate, Cut, Emit, Load, Pass, Rectify, Repair, Replay, Score, Sparsify, Verify
 from onnx_reconvene.passes.allocate import builder
 from onnx_reconvene.plan import Plan, read_fractions, read_plan
@@ -64,8 +65,8 @@ class Options:
     ignore: Sequence[str] = ()
     only: Sequence[str] = ()
     keep: Mapping[str, float] = field(default_factory=dict)
-    keep_file: str | None = None
-    from_plan: str | Plan | None = None
+    keep_file: str | os.PathLike[str] | None = None
+    from_plan: str | os.PathLike[str] | Plan | None = None
     steps: int = 1
     granularity: str = "channel"
     input_shape: Mapping[str, Sequence[int]] = field(default_factory=dict)
@@ -87,11 +88,10 @@ class Options:
 
     def passes(self) -> list[Pass]:
         """Return the passes that do it, all but the last that writes."""
-        target = (self.target,) if isinstance(self.target, str) else tuple(self.target)
-        target = target or ("channels=1" if self.keep_file else "macs=0.5",)
+        target = texts(self.target) or ("channels=1" if self.keep_file else "macs=0.5",)
         groups, patterns = read_fractions(self.keep_file) if self.keep_file else ({}, {})
         keep = *patterns.items(), *self.keep.items()
-        allocate = Allocate(target, self.allocate, self.round_to, self.min_width, tuple(self.ignore), tuple(self.only), keep)
+        allocate = Allocate(target, self.allocate, self.round_to, self.min_width, texts(self.ignore), texts(self.only), keep)
         allocate = replace(allocate, threads=self.threads, provider=self.provider, latency_table=self.latency_table)
         allocate = replace(allocate, keep_groups=tuple(groups.items()))
         calibration = Calibration(self.data, self.samples, self.batch_size, self.loss, self.gradients, self.image)
@@ -129,6 +129,7 @@ class Options:
 
     def check(self) -> None:
         """Raise UsageError where options make no sense, or not together."""
+        check_types(vars(self))
         if self.steps < 1:
             raise UsageError(f"--steps {self.steps}: must be at least 1")
         if self.granularity not in ("channel", "weight"):
@@ -176,6 +177,8 @@ def prune(model: Any, options: Options | None = None, **given: Any) -> Result:
     line that names what to mend.
     """
     chosen = chosen_options(options, given)
+    chosen.check()
+    refuse_idle(vars(chosen))
     start = time.perf_counter()
     graph, back = open_model(model)
     return run(graph, back, chosen, start=start)
@@ -184,6 +187,7 @@ def prune(model: Any, options: Options | None = None, **given: Any) -> Result:
 def chosen_options(options: Options | None, given: Mapping[str, Any]) -> Options:
     """Return options, the defaults where there are none, with those given put in their place. Raises UsageError where one of these
     is unknown."""
+    given = dict(given, round_to=0) if given.get("round_to") == AUTO else given
     try:
         return replace(options or Options(), **given)
     except TypeError as error:
@@ -202,6 +206,8 @@ def run(
     begin = time.perf_counter() if start is None else start
     options.check()
     options = options.of_plan()
+    if not notes_of(graph).done:
+        forget(graph)  # what passes have noted before says nothing of this run
     stage = notes_of(graph).stage = stage_of(plain_source(graph))
     options = options.for_stage(stage)
     seconds = {"load": time.perf_counter() - begin}
@@ -248,7 +254,7 @@ def _report(graph: gs.Graph, options: Options, output: str | None, nodes: int, s
     )
 
 
-def plan_of(given: str | Plan) -> Plan:
+def plan_of(given: str | os.PathLike[str] | Plan) -> Plan:
     """Return a plan, read if its path is given."""
     return given if isinstance(given, Plan) else read_plan(given)
 

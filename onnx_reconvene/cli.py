@@ -160,6 +160,8 @@ def prune(
     _check_outputs(source, outputs, given)
     options = options_of(given)
     refuse_idle(given)
+    if plan_file and options.granularity == "weight":
+        raise UsageError("--plan: it says which channels stay; with --granularity weight all do")
     start = time.perf_counter()
     graph, back = open_model(source)
     for path in filter(None, outputs.values()):
@@ -297,7 +299,7 @@ def sweep(
     return 0
 
 
-VARIED = {"target": (), "criterion": "", "allocate": "", "from_plan": None, "granularity": "channel"}  # by cell, or not at all
+VARIED = {"target": (), "criterion": "auto", "allocate": "auto", "from_plan": None, "granularity": "channel"}  # by cell, if at all
 ONE_RUN = VARIED.keys() | {"source", "output", "report_file", "plan_file", "html_file", "latency_job", "dry_run"}
 sweep.params.extend(option for option in prune.params if option.name not in ONE_RUN)
 COMMANDS = {"inspect": inspect, "compare": compare, "sweep": sweep}

@@ -100,7 +100,8 @@ def _declare_shapes(cutting: Cutting) -> None:
         shape = cutting.shape(tensor.name)
         if isinstance(tensor, gs.Variable) and tensor.shape is not None and shape is not None:
             old = cutting.analysis.shapes[tensor.name]
-            tensor.shape = [n if n != o else s for s, o, n in zip(tensor.shape, old, shape, strict=True)]
+            if len(old) == len(tensor.shape):  # else the size of a free dimension decides on the rank
+                tensor.shape = [n if n != o else s for s, o, n in zip(tensor.shape, old, shape, strict=True)]
 
 
 def _folded(cutting: Cutting, tensor: gs.Tensor) -> gs.Constant:

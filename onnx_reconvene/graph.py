@@ -6,6 +6,7 @@ read from without its large weights; `to_model` puts what has changed into a cop
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -121,10 +122,16 @@ def _map(tensor: TensorProto, data: NDArray[np.uint8], arrays: dict[str, NDArray
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
     if tensor.data_type in PACKED:
         return False
-    if data.size != int(np.prod(tensor.dims)) * dtype.itemsize:
-        raise ModelError(f"initializer '{tensor.name}' has {data.size} bytes of data, not what its shape {list(tensor.dims)} needs")
+    _check_bytes(tensor, data.size)
     arrays[tensor.name] = data.view(dtype).reshape(tuple(tensor.dims))
     return True
+
+
+def _check_bytes(tensor: TensorProto, size: int) -> None:
+    """Raise ModelError where a tensor has not as many bytes of data as its shape needs."""
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    if size != math.prod(tensor.dims) * dtype.itemsize:
+        raise ModelError(f"initializer '{tensor.name}' has {size} bytes of data, not what its shape {list(tensor.dims)} needs")
 
 
 PACKED = {TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1, TensorProto.INT2, TensorProto.UINT2}
@@ -202,6 +209,9 @@ def every_tensor(graph: gs.Graph) -> dict[str, gs.Tensor]:
 def from_source(source: Source) -> gs.Graph:
     """Return the graph of a model whose large weights are kept apart."""
     _check(source)
+    for tensor in source.model.graph.initializer:
+        if tensor.HasField("raw_data") and tensor.data_type not in PACKED:
+            _check_bytes(tensor, len(tensor.raw_data))
     try:
         form = plain(source.model)
         source = source if form is None else replace(source, model=form.model, form=form)

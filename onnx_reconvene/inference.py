@@ -281,6 +281,9 @@ STAND_IN = {
 }
 
 
+WITH_SUM = ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")  # of what they read, as their fourth output
+
+
 def _stand_in(proto: onnx.NodeProto) -> onnx.NodeProto:
     op_type, inputs = STAND_IN[proto.op_type]
     result = helper.make_node(op_type, [proto.input[i] for i in inputs], proto.output[:1])
@@ -326,7 +329,10 @@ def _infer_one(
         if value is not None:
             data[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
     schema = onnx.defs.get_schema(proto.op_type, version, proto.domain)
-    for name, kind in shape_inference.infer_node_outputs(schema, proto, known, data).items():
+    found = dict(shape_inference.infer_node_outputs(schema, proto, known, data))
+    if node.op in WITH_SUM and len(node.outputs) > 3 and proto.output[0] in found:
+        found[node.outputs[3].name] = found[proto.output[0]]
+    for name, kind in found.items():
         types[name] = kind
         shape = _static(kind)
         if shape is not None:

@@ -1,8 +1,9 @@
-"""Options of the command line: from texts to what `prune` is told."""
+"""Options: from texts of the command line to what `prune` is told, and whether that makes sense."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from onnx_reconvene.errors import UsageError
@@ -35,6 +36,36 @@ def options_of(given: Mapping[str, Any]) -> Options:
     )
 
 
+def check_types(given: Mapping[str, Any]) -> None:
+    """Raise UsageError for options of a type that they cannot have."""
+    kinds = {
+        **dict.fromkeys(WHOLE, "a whole number"),
+        **dict.fromkeys(TABLES, "a table by name"),
+        **dict.fromkeys(TEXTS, "a text, or several"),
+    }
+    for name, kind in kinds.items():
+        value = given[name]
+        if name in WHOLE:
+            fits = isinstance(value, Integral) and not isinstance(value, bool)
+        else:
+            fits = isinstance(value, Mapping) if name in TABLES else all(isinstance(text, str) for text in texts(value))
+        if not fits:
+            raise UsageError(f"--{name.replace('_', '-')} {value!r}: expected {kind}")
+    for name, shape in given["input_shape"].items():
+        if not isinstance(shape, Iterable) or not all(isinstance(n, Integral) and int(n) > 0 for n in shape):
+            raise UsageError(f"--input-shape {name}: expected sizes of at least 1, not {shape!r}")
+
+
+WHOLE = ("round_to", "min_width", "steps", "seed", "samples", "batch_size", "threads")
+TABLES = ("keep", "input_shape", "image")
+TEXTS = ("target", "ignore", "only")
+
+
+def texts(given: str | Iterable[str]) -> tuple[str, ...]:
+    """Return one text or several as a tuple."""
+    return tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (given,)
+
+
 def refuse_idle(given: Mapping[str, Any]) -> None:
     """Raise UsageError for options that nothing in this run looks at."""
     from onnx_reconvene.latency.runtime import CPU
@@ -43,7 +74,7 @@ def refuse_idle(given: Mapping[str, Any]) -> None:
 
     criterion = criteria.get(given["criterion"])
     if given["repair"] == "none" and (given["criterion"] == "auto" or (criterion is not None and not criterion.needs_data)):
-        for option in filter(given.get, ("data", "loss", "image")):
+        for option in (name for name in ("data", "loss", "image") if given[name] is not None and not _is_empty(given[name])):
             raise UsageError(
                 f"--{option}: nothing here looks at data; choose a criterion that does (--criterion list) or a --repair"
             )
@@ -51,6 +82,11 @@ def refuse_idle(given: Mapping[str, Any]) -> None:
     if not timed and (given["latency_table"] or given["provider"] != CPU):
         option = "--latency-table" if given["latency_table"] else "--provider"
         raise UsageError(f"{option}: nothing here asks for latency; give --target latency=... or --allocate latency")
+
+
+def _is_empty(value: Any) -> bool:
+    """Tell whether a value is an empty table or list."""
+    return isinstance(value, Mapping | tuple | list) and not value
 
 
 def listed(texts: Iterable[str]) -> list[str]:

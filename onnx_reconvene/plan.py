@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ def write_plan(plan: Plan, path: str) -> None:
     write_whole(path, f'{text},\n "groups": [\n  {rows}\n ]\n}}\n'.encode())
 
 
-def read_plan(path: str) -> Plan:
+def read_plan(path: str | os.PathLike[str]) -> Plan:
     """Read a plan. Raises UsageError where the file is none."""
     found = _read(path, "--from-plan")
     if found.get("version") != VERSION or not isinstance(found.get("groups"), list):
@@ -88,7 +89,7 @@ def _check_settings(settings: Mapping[str, Any], name: str) -> None:
             raise UsageError(f"{name}: {key}: expected a name, not {value!r}")
 
 
-def read_fractions(path: str) -> tuple[dict[str, float], dict[str, float]]:
+def read_fractions(path: str | os.PathLike[str]) -> tuple[dict[str, float], dict[str, float]]:
     """Read fractions to keep from TOML or JSON, by name of a group and by shell pattern: a plan, or a table PATTERN = FRACTION."""
     found = _read(path, "--keep-file")
     if isinstance(found.get("groups"), list):
@@ -100,7 +101,8 @@ def read_fractions(path: str) -> tuple[dict[str, float], dict[str, float]]:
     return {}, {pattern: float(fraction) for pattern, fraction in found.items()}
 
 
-def _read(path: str, option: str) -> dict[str, Any]:
+def _read(path: str | os.PathLike[str], option: str) -> dict[str, Any]:
+    path = os.fspath(path)
     try:
         with open(path, "rb") as file:
             text = file.read().decode()

@@ -15,8 +15,9 @@ from onnx_reconvene.shapes import Integers, Shape
 
 
 def input_sizes(graph: gs.Graph, given: Mapping[str, Sequence[int]]) -> dict[str, Shape]:
-    """Return a shape for each graph input: the given ones; else a free first dimension is 1, free channels are as many as the
-    convolution reads, and other free dimensions are all the same, the smallest size at which the network is legal.
+    """Return a shape for each graph input: the given ones; else dimensions of the same name are as large as in these, a free first
+    dimension is 1, free channels are as many as the convolution reads, and other free dimensions are all the same, the smallest
+    size at which the network is legal.
 
     Raises UsageError for a shape that does not fit its input, ModelError where no size tried is legal.
     """
@@ -61,12 +62,23 @@ FIRST = [2, 3, 4, 6, 8, 12, 16]  # for the first dimension, where some network n
 
 
 def _sizes(graph: gs.Graph, given: Mapping[str, Sequence[int]], first: int, size: int) -> dict[str, Shape]:
-    return {t.name: tuple(given[t.name]) if t.name in given else _filled(t, first, size) for t in graph.inputs}
+    named = _named(graph, given)
+    return {t.name: tuple(given[t.name]) if t.name in given else _filled(t, named, first, size) for t in graph.inputs}
 
 
-def _filled(tensor: gs.Variable, first: int, size: int) -> Shape:
+def _named(graph: gs.Graph, given: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """Return the sizes of dimensions by name, as the shapes that are given say, but of names that stand for different sizes."""
+    found: dict[str, set[int]] = {}
+    for tensor in graph.inputs:
+        for dimension, n in zip(tensor.shape or (), given.get(tensor.name, ()), strict=False):
+            if isinstance(dimension, str) and dimension:
+                found.setdefault(dimension, set()).add(n)
+    return {dimension: sizes.pop() for dimension, sizes in found.items() if len(sizes) == 1}
+
+
+def _filled(tensor: gs.Variable, named: Mapping[str, int], first: int, size: int) -> Shape:
     known = {0: first, 1: _channels(tensor) or size}
-    return tuple(d if isinstance(d, int) else known.get(axis, size) for axis, d in enumerate(tensor.shape))
+    return tuple(d if isinstance(d, int) else named.get(d, known.get(axis, size)) for axis, d in enumerate(tensor.shape))
 
 
 def _channels(tensor: gs.Variable) -> int | None:

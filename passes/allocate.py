@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -91,20 +91,24 @@ class Allocate(Pass):
         def allocate(within: Budget) -> Allocation:
             found = allocators[self.allocate](analysis, scores, within)
             found = found if isinstance(found, Allocation) else Allocation(found)
-            self._check(within, np.asarray(found.widths))
-            return found
+            return replace(found, widths=self._checked(within, found.widths))
 
         judged = clock is not None and clock.may_measure and any(target.kind == LATENCY for target in self.targets)
         if clock is None or not judged or self.progress < 1:
             return allocate(within)
         return meet(within, allocate, clock.measure)
 
-    def _check(self, within: Budget, widths: Widths) -> None:
-        """Raise UsageError where an allocator returns what it must not."""
+    def _checked(self, within: Budget, found: Any) -> Widths:
+        """Return the widths that an allocator returns. Raises UsageError where they are not what they must be."""
+        try:
+            widths = np.asarray(found)
+        except ValueError as error:
+            raise UsageError(f"allocator {self.allocate} returns no array of widths: {error}") from error
         if widths.shape != within.cost.dense.shape or widths.dtype.kind not in "iu":
             raise UsageError(f"allocator {self.allocate} returns no whole number for each of {len(within.allowed)} groups")
         if (widths < 1).any() or (widths > within.cost.dense).any() or not within.holds(widths):
             raise UsageError(f"allocator {self.allocate} returns widths outside 1 to that of the group, or above the target")
+        return widths
 
     @property
     def targets(self) -> tuple[Target, ...]:

@@ -39,6 +39,9 @@ class Rectify(Pass):
         """The cut has been made and the network before it is known."""
         self.check()
         reference_of(graph, "Rectify", self.original)
+        done = notes_of(graph).rectified
+        if done is not None and done.tensors:
+            raise UsageError("Rectify: the weights have new values already; run it once")
 
     def call(self, graph: gs.Graph) -> bool:
         """Give weights new values of the same shapes and types."""

@@ -211,8 +211,11 @@ KERNELS_WITH_UNITS = {"Conv: of words"}  # whose units have shares at a kernel, 
 def test_every_operator_passes_the_flow(name: str) -> None:
     analysis = rc.analyze(ALL[name].model)
     if name in NOT_FOLLOWED:
-        with pytest.raises(ModelError, match=f"^node '{NOT_FOLLOWED[name]}': synflow has no rule"):
-            channel_network(analysis)
+        with pytest.warns(UserWarning, match=f"can be followed through.* '{NOT_FOLLOWED[name]}'"):
+            scores = rc.criteria["synflow"].score(analysis, Context())
+        assert (scores > 0).all()
+        with pytest.raises(ModelError, match=f"^node '{NOT_FOLLOWED[name]}': synflow-exact has no rule"):
+            ExactNetwork(analysis)
         return
     network = channel_network(analysis)
     assert {node.split()[0] for node in network.averaged} <= AVERAGED
@@ -227,6 +230,38 @@ def test_what_no_rule_knows_is_named() -> None:
     analysis = rc.analyze(ALL["GatherND: channels last"].model)
     with pytest.warns(UserWarning, match="no rule for GatherND 'h'"):
         rc.criteria["synflow"].score(analysis, Context())
+
+
+def test_layers_that_read_constants_alone_go_by_magnitude(parsed: Callable[..., ModelProto]) -> None:
+    """Learned queries: what is computed from them before they meet data is no part of the flow."""
+    model = parsed(
+        """<ir_version: 9, opset_import: ["" : 18]> net (float[1,6,8] x) => (float[n,t,c] y) {
+            e = MatMul (x, w1) k = Transpose <perm = [0, 2, 1]> (e) q = MatMul (queries, w2) s = MatMul (q, k) a = Softmax (s)
+            v = MatMul (e, w3) o = MatMul (a, v) y = MatMul (o, w4) }""",
+        w1=(8, 16),
+        queries=(5, 16),
+        w2=(16, 16),
+        w3=(16, 12),
+        w4=(12, 3),
+    )
+    for allocate in ("uniform", "reconvene"):
+        cut = rc.prune(model, target="channels=0.5", criterion="synflow", allocate=allocate, round_to=1)
+        assert cut.report.verify.status == "exact"
+        assert min(group.kept / group.width for group in cut.report.groups) > 0.2
+
+
+def test_a_matrix_product_with_the_weight_in_front_is_no_error(parsed: Callable[..., ModelProto]) -> None:
+    model = parsed(
+        """<ir_version: 9, opset_import: ["" : 18]> net (float[5,6] x) => (float[n,c] y) {
+            a = MatMul (x, w1) b = Relu (a) c = Gemm (front, b, bias) d = Relu (c) y = MatMul (d, w2) }""",
+        w1=(6, 8),
+        front=(7, 5),
+        bias=(7, 1),
+        w2=(8, 3),
+    )
+    with pytest.warns(UserWarning, match="no rule for Gemm"):
+        cut = rc.prune(model, target="channels=0.5", criterion="synflow", allocate="uniform", round_to=1)
+    assert [group.kept for group in cut.report.groups] == [4]
 
 
 def deep(layers: int) -> ModelProto:

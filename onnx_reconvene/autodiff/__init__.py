@@ -16,7 +16,7 @@ TAKEN_AS_ZERO = "onnx_reconvene.derivatives_taken_as_zero"  # metadata of the re
 
 def gradients(
     model: Any,
-    wrt: Sequence[str] | None = None,
+    wrt: str | Sequence[str] | None = None,
     loss: str | None = None,
     input_shape: Mapping[str, Sequence[int]] | None = None,
     missing: str = "error",
@@ -38,7 +38,7 @@ def gradients(
     data.
     """
     graph, _ = open_model(model)
-    derivative = differentiate(graph, wrt, loss, input_shape, missing)
+    derivative = differentiate(graph, [wrt] if isinstance(wrt, str) else wrt, loss, input_shape, missing)
     result = derivative.source.model
     for tensor in result.graph.initializer:
         if tensor.name in derivative.source.arrays:

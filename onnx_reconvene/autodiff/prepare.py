@@ -38,6 +38,7 @@ def at_least(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     except Exception as error:  # the converter raises bare exceptions of its own
         reason = str(error).strip().splitlines()[-1]
         raise ModelError(f"opset {version} cannot be converted to {opset}, which derivatives need: {reason}") from error
+    del converted.metadata_props[:]  # which some releases of onnx keep
     converted.metadata_props.extend(model.metadata_props)
     return converted
 

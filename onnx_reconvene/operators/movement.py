@@ -76,8 +76,8 @@ def target_shape(cut: CutOp) -> None:
 def squeezed_axes(cut: CutOp) -> None:
     """an axis cut down to size 1 must not be squeezed because no axes are named"""
     named = "axes" in cut.node.attrs or (len(cut.node.inputs) > 1 and cut.node.inputs[1].name)
-    if not named:
-        axes = [axis for axis, size in enumerate(cut.old_shape(0)) if size == 1]
+    axes, now = ([axis for axis, size in enumerate(shape) if size == 1] for shape in (cut.old_shape(0), cut.new_shape(0)))
+    if not named and axes != now:
         if cut.opset < 13:
             cut.node.attrs["axes"] = axes
         else:

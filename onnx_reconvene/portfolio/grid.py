@@ -11,7 +11,7 @@ from typing import Any
 
 from onnx_reconvene.api import AUTO, Options, chosen_options
 from onnx_reconvene.bridges import open_model
-from onnx_reconvene.errors import ModelError
+from onnx_reconvene.errors import ModelError, UsageError
 from onnx_reconvene.files import write_whole
 from onnx_reconvene.graph import load, plain_source, without_weights
 from onnx_reconvene.latency.measure import check_provider, latencies
@@ -24,6 +24,7 @@ from onnx_reconvene.portfolio.workers import Outcomes, here, in_pool, on_dask, p
 from onnx_reconvene.stage import stage_of
 
 VERSION = 1
+VARIED = {"target": "targets", "criterion": "criteria", "allocate": "allocate"}  # options that cells differ in
 Watch = Callable[[Iterable[Any], int], Iterable[Any]]  # given what is to come and how much, may show progress
 
 
@@ -65,6 +66,9 @@ def sweep(
 
         check_plots("sweep", "; or leave the plots out (--no-plot)")
     base = chosen_options(options, given)
+    for name, varied in VARIED.items():
+        if getattr(base, name) != getattr(Options(), name):
+            raise UsageError(f"sweep: {name} goes by cell; give {varied}=[...]")
     if latency:
         check_provider(base.provider)
     graph, _ = open_model(model)

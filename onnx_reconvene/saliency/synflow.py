@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnx_reconvene.groups import Analysis
-from onnx_reconvene.saliency.criterion import Context, Elements, Scores, criterion, differentiable_weights, marginals, unit_scores
+from onnx_reconvene.saliency.criterion import (
+    Context,
+    Elements,
+    Scores,
+    criteria,
+    criterion,
+    differentiable_weights,
+    marginals,
+    unit_scores,
+)
 
 if TYPE_CHECKING:
     from onnx_reconvene.synflow.schedule import Keep
 
 SOURCE = "Tanaka et al. 2020, arXiv 2006.05467"
+TINY = 1e-30
 NARROW = 0.85  # of units left since the maps were last made smaller; then they are again, with the profiles of what is left
 
 
@@ -22,24 +33,38 @@ def synflow_elements(analysis: Analysis, context: Context) -> Elements:
     from onnx_reconvene.synflow.rules import channel_network
 
     found = channel_network(analysis).elements()
-    return lambda name, values: found.get(name, np.zeros(values.shape)).astype(np.float32)
+
+    def score(name: str, values: NDArray[Any]) -> NDArray[np.float32]:
+        shares = found[name] if name in found else np.abs(values) / max(np.abs(values).sum(dtype=float), TINY)
+        return np.asarray(shares, np.float32)
+
+    return score
 
 
 @criterion("synflow", SOURCE, elements=synflow_elements, conserved=True)
 def synflow(analysis: Analysis, context: Context) -> Scores:
     """Share of the synaptic flow, per channel (kernels summed, no convolutions), in 100 rounds of removal."""
-    from onnx_reconvene.synflow.rules import channel_network
+    from onnx_reconvene.synflow.rules import channel_network, unreached
     from onnx_reconvene.synflow.schedule import iterated
 
     network, width = channel_network(analysis), analysis.width
+    apart = unreached(analysis, network)
+    magnitudes = criteria["l1"].score(analysis, context) if apart else np.zeros(width)
     if network.averaged:
         warnings.warn(f"synflow has no rule for {', '.join(network.averaged)}; the flow there is spread evenly", stacklevel=2)
+    if apart:
+        layers = ", ".join(dict.fromkeys(f"'{group.layers[0]}'" for group in apart))
+        warnings.warn(f"no flow from the inputs can be followed through {layers}; magnitudes share it there", stacklevel=2)
 
     def shares(keep: Keep) -> Scores:
         nonlocal network, width
         if keep.sum() < NARROW * width:
             network, width = network.narrowed(keep), keep.sum()
-        return network.shares(keep)
+        found = network.shares(keep)
+        for group in apart:
+            left = magnitudes[group.units] * keep[group.units]
+            found[group.units] = left / max(left.sum(), TINY)
+        return found
 
     return iterated(analysis, shares)
 

@@ -25,7 +25,7 @@ from onnx_reconvene.groups import Analysis
 from onnx_reconvene.operators import elementwise
 from onnx_reconvene.precision import HALF, in_single_precision
 from onnx_reconvene.shapes import Shape
-from onnx_reconvene.synflow.rules import walked
+from onnx_reconvene.synflow.rules import unreached, walked
 from onnx_reconvene.synflow.steps import Floats
 from onnx_reconvene.synflow.walk import Walk
 from onnx_reconvene.threads import allowed
@@ -229,6 +229,8 @@ class ExactNetwork:
 
         self._analysis = analysis
         self._walk, self._channels = walked(analysis)
+        for group in unreached(analysis, self._channels):
+            raise ModelError(f"node '{group.layers[0]}': synflow-exact has no rule for a layer like this; choose another criterion")
         sources = {name for layer in analysis.layers for name in layer.sources} & analysis.flow.weights.keys()
         stored = {name: weight_values(analysis.flow.weights[name]) for name in sorted(sources)}
         self._weights = {name: np.abs(v) for name, v in stored.items() if v is not None and v.ndim > 1 and v.dtype.kind == "f"}

@@ -26,8 +26,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_reconvene.errors import ModelError
-from onnx_reconvene.groups import Analysis
+from onnx_reconvene.groups import Analysis, Group
 from onnx_reconvene.operators import along_axis, elementwise, normalization
 from onnx_reconvene.synflow.layers import attention, conv, conv_transpose, einsum, gemm, matmul, recurrent, windowed
 from onnx_reconvene.synflow.movement import (
@@ -279,10 +278,7 @@ ROUNDS = 4  # until profiles that depend on each other's weights no longer chang
 
 
 def channel_network(analysis: Analysis) -> ChannelNetwork:
-    """Return the network that an analysis speaks of, reduced to its channels.
-
-    Raises ModelError where units lie in layers that cannot be followed, or a weight cannot be evaluated.
-    """
+    """Return the network that an analysis speaks of, reduced to its channels."""
     return walked(analysis)[1]
 
 
@@ -292,10 +288,12 @@ def walked(analysis: Analysis) -> tuple[Walk, ChannelNetwork]:
     network = walk.run(RULES)
     for _ in range(ROUNDS):
         network.settle(np.ones(analysis.width, bool))
+    return walk, network
+
+
+def unreached(analysis: Analysis, network: ChannelNetwork) -> list[Group]:
+    """Return the groups with units in layers that could not be followed, or that read nothing that flows from the inputs."""
     reached = np.zeros(analysis.width + 1, bool)
     for layer in network.layers:
         reached[layer.made_units] = reached[layer.read_units] = True
-    for group in analysis.groups:
-        if not reached[group.units].all():
-            raise ModelError(f"node '{group.layers[0]}': synflow has no rule for a layer like this; choose another criterion")
-    return walk, network
+    return [group for group in analysis.groups if not reached[group.units].all()]

@@ -71,7 +71,7 @@ class Walk:
         if rule is not None:
             try:
                 rule(self, node)
-            except (UnsupportedError, ValueError, IndexError):
+            except (UnsupportedError, ModelError, ValueError, IndexError, KeyError):
                 rule = None
         if rule is None:
             average(self, node)
