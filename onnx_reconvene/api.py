@@ -22,7 +22,7 @@ from onnx_reconvene.groups import Analysis
 from onnx_reconvene.latency.runtime import CPU, Runtime
 from onnx_reconvene.match import match
 from onnx_reconvene.notes import analysis_of, forget, notes_of
-from onnx_reconvene.options import check_types, refuse_idle, texts
+from onnx_reconvene.options import check_types, texts
 from onnx_reconvene.passes import Allocate, Cut, Emit, Load, Pass, Rectify, Repair, Replay, Score, Sparsify, Verify
 from onnx_reconvene.passes.allocate import builder
 from onnx_reconvene.plan import Plan, read_fractions, read_plan
@@ -177,8 +177,6 @@ def prune(model: Any, options: Options | None = None, **given: Any) -> Result:
     line that names what to mend.
     """
     chosen = chosen_options(options, given)
-    chosen.check()
-    refuse_idle(vars(chosen))
     start = time.perf_counter()
     graph, back = open_model(model)
     return run(graph, back, chosen, start=start)

@@ -74,7 +74,7 @@ def refuse_idle(given: Mapping[str, Any]) -> None:
 
     criterion = criteria.get(given["criterion"])
     if given["repair"] == "none" and (given["criterion"] == "auto" or (criterion is not None and not criterion.needs_data)):
-        for option in (name for name in ("data", "loss", "image") if given[name] is not None and not _is_empty(given[name])):
+        for option in filter(given.get, ("data", "loss", "image")):
             raise UsageError(
                 f"--{option}: nothing here looks at data; choose a criterion that does (--criterion list) or a --repair"
             )
@@ -82,11 +82,6 @@ def refuse_idle(given: Mapping[str, Any]) -> None:
     if not timed and (given["latency_table"] or given["provider"] != CPU):
         option = "--latency-table" if given["latency_table"] else "--provider"
         raise UsageError(f"{option}: nothing here asks for latency; give --target latency=... or --allocate latency")
-
-
-def _is_empty(value: Any) -> bool:
-    """Tell whether a value is an empty table or list."""
-    return isinstance(value, Mapping | tuple | list) and not value
 
 
 def listed(texts: Iterable[str]) -> list[str]:

@@ -465,3 +465,11 @@ def test_every_weight_of_a_real_architecture_gets_a_gradient(name: str, zoo: Net
     sources = [producers[producers[gradient].input[0]] for gradient in derivative.outputs.values()]
     assert sources
     assert all(node.op_type != "ConstantOfShape" for node in sources)
+
+
+def test_metadata_of_an_older_network_are_kept_once(parsed: Callable[..., ModelProto]) -> None:
+    model = parsed('<ir_version: 8, opset_import: ["" : 13]> net (float[1,4] x) => (float[n,m] y) { y = MatMul (x, w) }', w=(4, 3))
+    model.metadata_props.add(key="author", value="someone")
+    made = rc.gradients(model)
+    assert [(entry.key, entry.value) for entry in made.metadata_props].count(("author", "someone")) == 1
+    onnx.checker.check_model(made, full_check=True)

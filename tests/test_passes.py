@@ -358,6 +358,57 @@ def test_prune_refuses_values_out_of_range(network, options):
         rc.prune(network("resnet20"), **options)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"target": 0.5}, {"steps": 2.5}, {"seed": "a"}, {"keep": ["a=0.5"]}, {"input_shape": {"input": 3}}, {"only": 1}],
+)
+def test_prune_refuses_values_of_another_type(network, options):
+    name = next(iter(options)).replace("_", "-")
+    with pytest.raises(rc.UsageError, match=f"^--{name} .*expected"):
+        rc.prune(network("resnet20"), **options)
+
+
+def test_options_are_taken_as_one_would_write_them(network, tmp_path):
+    model, file = network("resnet20"), tmp_path / "keep.toml"
+    file.write_text('"*" = 0.5')
+    first = rc.prune(model, verify=False).report.groups[0]
+    held = rc.prune(model, ignore=first.name, round_to="auto", verify=False).report.groups
+    whole = [group.name for group in held if group.kept == group.width]
+    assert first.name in whole
+    assert len(whole) < len(held)
+    assert {g.kept / g.width for g in rc.prune(model, keep_file=file, verify=False).report.groups} == {0.5}
+
+
+def test_prune_starts_anew_on_a_network_with_notes(network):
+    model = network("resnet20")
+    noted = Sequential(Score("l2"), Allocate("macs=0.3"))(model).model
+    assert as_proto(noted).metadata_props
+    options = {"target": "macs=0.8", "criterion": "l2", "verify": False}
+    assert rc.prune(noted, **options).report.groups == rc.prune(model, **options).report.groups
+
+
+def test_weights_are_rectified_once(network):
+    with pytest.raises(rc.UsageError, match="run it once"):
+        Sequential(Score("l2"), Allocate("macs=0.5"), Cut(), Rectify("rescale"), Rectify("rescale"))(network("resnet20"))
+
+
+def test_dimensions_of_one_name_are_of_one_size(parsed):
+    text = """<ir_version: 9, opset_import: ["" : 18]> net (float[N,T,16] x, float[N,T,16] z) => (float[N,T,c] y) {
+        a = MatMul (x, w1) b = MatMul (z, w2) c = Mul (a, b) y = MatMul (c, w3) }"""
+    model = parsed(text, w1=(16, 24), w2=(16, 24), w3=(24, 5))
+    assert rc.prune(model, input_shape={"x": (2, 3, 16)}).report.input_shapes == {"x": [2, 3, 16], "z": [2, 3, 16]}
+
+
+@pytest.mark.parametrize(("opset", "after"), [(12, ""), (18, "r = MatMul (s, w2)")])
+def test_a_squeeze_of_no_named_axes_runs_at_any_batch(parsed, opset, after):
+    text = f"""<ir_version: 8, opset_import: ["" : {opset}]> net (float[N,3,4,4] x) => (float[a,b] {"r" if after else "s"}) {{
+        c = Conv (x, w1) d = Conv (c, w3) p = GlobalAveragePool (d) s = Squeeze (p) {after} }}"""
+    weights = {"w1": (8, 3, 1, 1), "w3": (6, 8, 1, 1)} | ({"w2": (6, 4)} if after else {})
+    cut = rc.prune(parsed(text, **weights), target="channels=0.5", round_to=1)
+    session = onnxruntime.InferenceSession(cut.model.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert session.run(None, {"x": np.ones((2, 3, 4, 4), np.float32)})[0].shape == (2, 4 if after else 6)
+
+
 def test_errors_are_of_one_family():
     family = [rc.ModelError, rc.TargetError, rc.UsageError, rc.VerificationError]
     assert all(issubclass(error, rc.ReconveneError) for error in family)
@@ -406,6 +457,14 @@ def test_a_criterion_that_returns_nonsense(network, scores):
 
     with pytest.raises(rc.ReconveneError, match="nonsense"):
         rc.prune(network("resnet20"), criterion="nonsense")
+
+
+def test_an_allocator_may_return_a_list(network):
+    rc.allocator("as a list")(lambda analysis, scores, within: within.smallest.tolist())
+    try:
+        assert {group.kept for group in rc.prune(network("resnet20"), allocate="as a list", round_to=1).report.groups} == {1}
+    finally:
+        del rc.allocators["as a list"]
 
 
 def test_an_allocator_of_ones_own(network):

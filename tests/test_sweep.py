@@ -393,6 +393,8 @@ def test_folders_that_cannot_be(run, file):
 
 def test_data_that_cannot_travel(file, folder):
     data = {"input": np.zeros((2, 3, 32, 32), np.float32)}
+    with pytest.raises(rc.UsageError, match=r"give targets=\["):
+        rc.sweep(file(), folder, target="macs=0.9", **HERE)
     with pytest.raises(rc.UsageError, match="named by text"):
         rc.sweep(file(), folder, criteria=["taylor"], data=data, **HERE)
     with pytest.raises(rc.UsageError, match="--from-plan"):
