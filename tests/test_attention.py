@@ -63,3 +63,17 @@ def test_the_best_dimensions_of_each_head_are_kept():
     result = rc.prune(to_model(graph), target="channels=0.38", attention="dims", criterion="l2", round_to=1, verify=False)
     left = next(t for t in result.model.graph.initializer if t.name == "wv")
     np.testing.assert_array_equal(onnx.numpy_helper.to_array(left), np.ones((6, 6), np.float32))
+
+
+def test_queries_keys_and_values_packed_head_by_head_lose_heads(parsed):
+    """As in GPT-NeoX: each head's three lie side by side."""
+    text = """<ir_version: 9, opset_import: ["" : 18]> net (float[1,5,16] x) => (float[1,5,c] y) {
+        all = MatMul (x, w1) shape = Constant <value_ints = [1, 5, 4, 12]> () apart = Reshape (all, shape)
+        heads = Transpose <perm = [0, 2, 1, 3]> (apart) q, k, v = Split <axis = 3, num_outputs = 3> (heads)
+        turned = Transpose <perm = [0, 1, 3, 2]> (k) s = MatMul (q, turned) a = Softmax (s) o = MatMul (a, v)
+        back = Transpose <perm = [0, 2, 1, 3]> (o) flat = Constant <value_ints = [1, 5, -1]> () joined = Reshape (back, flat)
+        y = MatMul (joined, w2) }"""
+    cut = rc.prune(parsed(text, w1=(16, 48), w2=(16, 8)), target="channels=0.5", round_to=1)
+    assert cut.report.verify.status == "exact"
+    assert [(group.width, group.kept) for group in cut.report.groups] == [(4, 2)]
+    assert cut.report.after.params == cut.report.before.params / 2
