@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import TensorProto, external_data_helper, helper
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
@@ -84,15 +84,15 @@ def load(path: str | os.PathLike[str]) -> gs.Graph:
 def from_model(model: onnx.ModelProto, folder: str = "") -> gs.Graph:
     """Return the graph of model, which is not modified; its external data, if any, lie in folder."""
     skeleton = onnx.ModelProto()
-    _copy_fields(model, skeleton, but="graph")
-    _copy_fields(model.graph, skeleton.graph, but="initializer")
+    wire.copy_fields(model, skeleton, but="graph")
+    wire.copy_fields(model.graph, skeleton.graph, but="initializer")
     arrays: dict[str, NDArray[Any]] = {}
     for tensor in model.graph.initializer:
         copy = skeleton.graph.initializer.add()
         if len(tensor.raw_data) < wire.MAPPED_FROM:
             copy.CopyFrom(tensor)
             continue
-        _copy_fields(tensor, copy, but="raw_data")
+        wire.copy_fields(tensor, copy, but="raw_data")
         if not _map(copy, np.frombuffer(tensor.raw_data, np.uint8), arrays):
             copy.raw_data = tensor.raw_data
     _map_external(skeleton, os.path.abspath(folder), arrays)
@@ -102,19 +102,6 @@ def from_model(model: onnx.ModelProto, folder: str = "") -> gs.Graph:
 def reopen(graph: gs.Graph) -> gs.Graph:
     """Return a new graph of the same network, to which what was changed in graph is how it was read; no weight is copied."""
     return from_source(without_weights(graph))
-
-
-def _copy_fields(source: Message, target: Message, but: str) -> None:
-    for descriptor, value in source.ListFields():
-        if descriptor.name == but:
-            continue
-        if descriptor.is_repeated:
-            target.ClearField(descriptor.name)
-            getattr(target, descriptor.name).extend(value)
-        elif descriptor.message_type is not None:
-            getattr(target, descriptor.name).CopyFrom(value)
-        else:
-            setattr(target, descriptor.name, value)
 
 
 def _map(tensor: TensorProto, data: NDArray[np.uint8], arrays: dict[str, NDArray[Any]]) -> bool:
@@ -321,7 +308,7 @@ def _node(node: gs.Node, source: Source) -> onnx.NodeProto:
             _put_nodes(node.attrs[attribute.name], attribute.g, source)
         elif not _same(snapshot.state[attribute.name], state[attribute.name], attribute):
             (new,) = OnnxExporter.export_attributes({attribute.name: node.attrs[attribute.name]})
-            _copy_fields(new, attribute, but="t")
+            wire.copy_fields(new, attribute, but="t")
             if new.HasField("t"):
                 put_values(attribute.t, node.attrs[attribute.name].values)
     added = {key: node.attrs[key] for key in state.keys() - snapshot.state.keys()}

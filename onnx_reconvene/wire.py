@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from google.protobuf.message import Message
 from numpy.typing import NDArray
 
 from onnx_reconvene.errors import ModelError
@@ -139,3 +140,17 @@ def join(model: onnx.ModelProto, weights: Mapping[str, NDArray[Any]]) -> Iterato
 
 def _head(number: int, size: int) -> bytes:
     return _encode(number << 3 | BYTES) + _encode(size)
+
+
+def copy_fields(source: Message, target: Message, but: str) -> None:
+    """Copy all fields of a protobuf message but one."""
+    for descriptor, value in source.ListFields():
+        if descriptor.name == but:
+            continue
+        if descriptor.is_repeated:
+            target.ClearField(descriptor.name)
+            getattr(target, descriptor.name).extend(value)
+        elif descriptor.message_type is not None:
+            getattr(target, descriptor.name).CopyFrom(value)
+        else:
+            setattr(target, descriptor.name, value)

@@ -65,10 +65,7 @@ def sweep(
         from onnx_reconvene.pages import check_plots
 
         check_plots("sweep", "; or leave the plots out (--no-plot)")
-    base = chosen_options(options, given)
-    for name, varied in VARIED.items():
-        if getattr(base, name) != getattr(Options(), name):
-            raise UsageError(f"sweep: {name} goes by cell; give {varied}=[...]")
+    base = _base(chosen_options(options, given))
     if latency:
         check_provider(base.provider)
     graph, _ = open_model(model)
@@ -80,6 +77,14 @@ def sweep(
     rows = with_fronts([failed.get(cell.name) or _row(store, cell, untimed) for cell in cells])
     _write(store, rows, plot)
     return rows
+
+
+def _base(options: Options) -> Options:
+    """Return what all cells have in common. Raises UsageError where that is something in which they differ."""
+    for name, varied in VARIED.items():
+        if getattr(options, name) != getattr(Options(), name):
+            raise UsageError(f"sweep: {name} goes by cell; give {varied}=[...]")
+    return options
 
 
 def _cut_missing(store: Store, cells: Sequence[Cell], jobs: int, dask: str | None, watch: Watch) -> dict[str, Row]:
