@@ -14,6 +14,7 @@ from onnx_reconvene.graph import bodies_of, every_graph, every_node
 from onnx_reconvene.groups import Analysis, collect
 from onnx_reconvene.inference import infer
 from onnx_reconvene.labels import Labels, Solution
+from onnx_reconvene.names import names_of
 from onnx_reconvene.op import Op
 from onnx_reconvene.operators import Operator, rule_for, why_frozen
 from onnx_reconvene.shapes import Integers
@@ -34,7 +35,7 @@ def analyze(graph: gs.Graph, sizes: Mapping[str, Sequence[int]] | None = None, a
     outward: dict[str, int] = {}
     best: tuple[tuple[float, ...], Flow, Solution] | None = None
     while True:
-        flow = Flow(graph, shapes, integers, static, program.results, outward, attention == "dims")
+        flow = Flow(graph, shapes, integers, static, program.results, outward, program.names, attention == "dims")
         _run(flow, program)
         solution = flow.equalities.solve()
         found = _removable(flow, solution), solution.free.size, -len(solution.inexact)
@@ -91,6 +92,7 @@ class _Program:
     settled: frozenset[int]  # ids of nodes, in bodies too, that need none
     unread: list[gs.Tensor]  # outputs of nodes that nothing reads
     results: frozenset[str]  # names of the outputs of the graph and of bodies
+    names: dict[str, str]  # of nodes, in bodies too, by their first output
 
 
 def _program(graph: gs.Graph, integers: Integers) -> _Program:
@@ -98,7 +100,7 @@ def _program(graph: gs.Graph, integers: Integers) -> _Program:
     settled = frozenset(id(node) for node in every if _is_settled(integers, node))
     unread = [t for node in every if id(node) not in settled for t in node.outputs if not t.outputs]
     results = frozenset(t.name for part in every_graph(graph) for t in part.outputs)
-    return _Program([node for node in graph.nodes if id(node) not in settled], settled, unread, results)
+    return _Program([node for node in graph.nodes if id(node) not in settled], settled, unread, results, names_of(every))
 
 
 def _is_settled(integers: Integers, node: gs.Node) -> bool:

@@ -91,7 +91,7 @@ class CostModel:
         return {kind: self(kind, widths) for kind in self.KINDS if kind != "latency"}
 
     def macs_by_node(self, widths: Widths) -> dict[str, float]:
-        """Return the multiply-accumulates of each node that does any."""
+        """Return the multiply-accumulates of each node that does any, by its first output."""
         counts: dict[str, float] = {}
         for node, macs in zip(self.nodes, self.macs.terms(self._axes(widths)), strict=True):
             counts[node] = counts.get(node, 0.0) + float(macs)
@@ -103,7 +103,7 @@ class CostModel:
         counts: dict[str, float] = {}
         for layer in self.analysis.layers:
             for name in layer.sources:
-                counts[name] = counts.get(name, 0.0) + by_node.get(layer.name, 0.0)
+                counts[name] = counts.get(name, 0.0) + by_node.get(layer.node, 0.0)
         return counts
 
     def params_by_weight(self) -> dict[str, float]:

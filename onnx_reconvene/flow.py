@@ -8,7 +8,7 @@ settles them first: one of the two axes absorbs the removal, equal positions alo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,6 @@ from onnx import helper
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
 from onnx_reconvene.labels import Equalities, Labels
-from onnx_reconvene.plain import made_first
 from onnx_reconvene.shapes import Integers, Shape
 
 Movement = Callable[[NDArray[Any]], NDArray[Any]]
@@ -83,7 +82,7 @@ def along(axis: int, rank: int) -> list[int]:
 class Layer:
     """A weight-bearing node: its weight and the labels of the channels that it makes and reads."""
 
-    name: str
+    node: str  # its first output
     op: str
     tensor: gs.Tensor
     stored: bool  # not computed from data
@@ -130,7 +129,7 @@ class Permutation:
 class Macs:
     """The multiply-accumulates of one node: the product of the sizes of these axes."""
 
-    node: str
+    node: str  # its first output
     axes: tuple[tuple[str, int], ...]
 
 
@@ -157,9 +156,11 @@ class Flow:
         static: frozenset[str],
         results: frozenset[str],
         outward: dict[str, int],
+        names: Mapping[str, str],
         shrink_heads: bool = False,
     ) -> None:
         self.graph, self.shapes, self.integers = graph, shapes, integers
+        self.names = names  # of nodes, by their first output
         self.static = static  # tensors computed from weights and constants alone
         self.shrink_heads = shrink_heads  # attention loses dimensions of every head, not heads
         self.outward = outward  # tensors where not the innermost of the split axes absorbs a removal, but one so far out
@@ -234,11 +235,6 @@ class Flow:
             for both in (there, first.ravel()):
                 self.equalities.freeze(both, f"two kinds of channels share axis {absorbs} of '{tensor.name}'")
         value.labels[absorbs] = first.ravel()
-
-
-def name_of(node: gs.Node) -> str:
-    """Return the name of node, that of its first output where it has none."""
-    return str(node.name or made_first(t.name for t in node.outputs))
 
 
 def weight_values(tensor: gs.Tensor) -> NDArray[Any] | None:

@@ -13,9 +13,10 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_reconvene.errors import UsageError
-from onnx_reconvene.flow import NO_CHANNELS, Flow, Layer, Value, along, name_of
+from onnx_reconvene.flow import NO_CHANNELS, Flow, Layer, Value, along
 from onnx_reconvene.graph import every_node
 from onnx_reconvene.labels import Labels, Solution
+from onnx_reconvene.names import first_output
 from onnx_reconvene.shapes import Integers, Shape
 
 T = TypeVar("T", bound=np.generic)
@@ -42,6 +43,7 @@ class Group:
     blocks: int
     first: int  # its units are numbered first, first + 1, ..., block by block
     layers: tuple[str, ...]  # the nodes that make these channels
+    outputs: tuple[str, ...]  # the first output of each of these
     channels: int  # output channels of one unit of every block, at the layer that has most
     inexact: str | None  # the operator that computes statistics over these channels, if any
     _index: int
@@ -101,8 +103,8 @@ class Analysis:
     def matching(self, pattern: str, option: str = "pattern") -> set[str]:
         """Return the names of the groups that match a shell pattern, or have channels at the nodes or initializers that do.
 
-        A weight stands for the channels that its layer makes with it. A node without a name has that of its first output. Raises
-        UsageError where nothing has such a name.
+        A weight stands for the channels that its layer makes with it. A node that has no name, or one that
+        others have too, goes by that of its first output. Raises UsageError where nothing has such a name.
         """
 
         def matches(name: str) -> bool:
@@ -112,7 +114,8 @@ class Analysis:
         found = [every[group.units] for group in self.groups if matches(group.name)]
         names = len(found)
         tensors = [(name, [name]) for name in self.flow.weights.keys() | self._made_with.keys()]
-        tensors += [(name_of(node), [t.name for t in node.outputs]) for node in every_node(self.graph)]
+        nodes = ((first_output(node), node) for node in every_node(self.graph))
+        tensors += [(self.flow.names.get(output, output), [t.name for t in node.outputs]) for output, node in nodes]
         for name, own in tensors:
             if matches(name):
                 names += 1
@@ -335,16 +338,18 @@ def _groups(analysis: Analysis, units: _Units, borne: list[tuple[str, int]]) -> 
     for layer in analysis.layers:
         group = units.group[analysis.units(layer.out)]
         for g, n in zip(*np.unique(group[group >= 0], return_counts=True), strict=True):
-            makers[g][layer.name] = int(n // units.width[g])
+            makers[g][layer.node] = int(n // units.width[g])
     inexact = {int(units.group_of_component[c]): why for c, why in reversed(analysis.solution.inexact.items())}
     seen: dict[str, int] = {}
     groups = []
     for g, made in enumerate(makers):
-        name = next(iter(made), "") or sites.by_group[g][0].tensor
+        layers = tuple(analysis.flow.names[output] for output in made)
+        name = next(iter(layers), "") or sites.by_group[g][0].tensor
         seen[name] = seen.get(name, 0) + 1
         unique = name if seen[name] == 1 else f"{name}#{seen[name]}"
         width, blocks, first = int(units.width[g]), int(units.blocks[g]), int(units.bounds[g])
-        groups.append(Group(unique, width, blocks, first, tuple(made), max(made.values(), default=1), inexact.get(g), g, sites))
+        most = max(made.values(), default=1)
+        groups.append(Group(unique, width, blocks, first, layers, tuple(made), most, inexact.get(g), g, sites))
     return tuple(groups)
 
 

@@ -18,6 +18,7 @@ from onnx import helper, numpy_helper, shape_inference
 
 from onnx_reconvene.errors import ModelError
 from onnx_reconvene.graph import bodies_of, every_node
+from onnx_reconvene.names import name_of
 from onnx_reconvene.plain import graphs_in, nodes_in
 from onnx_reconvene.shapes import Integers, Shape
 
@@ -159,7 +160,7 @@ class _Inference:
                     raise ModelError(f"shapes do not fit: {_last_line(error)}") from error
         for name in outputs:
             if min(shapes.get(name, ()), default=0) < 0:
-                raise ModelError(f"shapes do not fit: the window of {node.op} '{node.name}' is larger than its input")
+                raise ModelError(f"shapes do not fit: the window of {node.op} '{name_of(node)}' is larger than its input")
 
     def _run(self, *bodies: gs.Graph) -> None:
         for body in bodies:

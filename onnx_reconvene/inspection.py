@@ -28,7 +28,7 @@ def inspection(analysis: Analysis, everything: bool = False) -> str:
     cost = CostModel(analysis)
     macs = cost.macs_by_node(cost.dense)
     total = sum(macs.values()) or 1.0
-    share = {group.name: sum(macs.get(layer, 0.0) for layer in group.layers) / total for group in analysis.groups}
+    share = {group.name: sum(macs.get(output, 0.0) for output in group.outputs) / total for group in analysis.groups}
     groups = sorted(analysis.groups, key=lambda group: -share[group.name])
     rows = [
         (_named(analysis, g), str(g.width), str(len(g.layers)), f"{share[g.name]:.1%}", "no" if g.inexact else "yes")
@@ -67,7 +67,7 @@ def _totals(analysis: Analysis, cost: CostModel) -> list[str]:
 def _named(analysis: Analysis, group: Group) -> str:
     """Return the name of a group, or of the first weight in it where that is the path of a module and the other a number. Either
     is what options take."""
-    weights = [layer.weight for layer in analysis.layers if layer.stored and layer.name in group.layers]
+    weights = [layer.weight for layer in analysis.layers if layer.stored and layer.node in group.outputs]
     path = next((name for name in weights if name.count(".") > 1), group.name)
     return path if re.fullmatch(r"node_\w+?_\d+", group.name) else group.name
 

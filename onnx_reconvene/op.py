@@ -22,11 +22,11 @@ from onnx_reconvene.flow import (
     Quantized,
     UnsupportedError,
     Value,
-    name_of,
     weight_values,
 )
 from onnx_reconvene.inference import has_free_sizes
 from onnx_reconvene.labels import Labels
+from onnx_reconvene.names import first_output
 from onnx_reconvene.shapes import Shape
 
 
@@ -36,11 +36,11 @@ class Op:
     def __init__(self, flow: Flow, node: gs.Node) -> None:
         self.flow, self.node = flow, node
         self.type = node.op
-        self.name = name_of(node)
+        self.output = first_output(node)  # what the node is known by
         self.seen: set[int] = set()  # inputs whose labels the rule has looked at
 
     def __str__(self) -> str:
-        return f"{self.type} '{self.name}'"
+        return f"{self.type} '{self.flow.names[self.output]}'"
 
     @property
     def opset(self) -> int:
@@ -237,7 +237,7 @@ class Op:
         freezes in attention, unless the dimensions of heads are to be shrunk."""
         if not self.is_static(weight):
             self.contract(read, of_heads="Conv" not in self.type or int(self.attr("group", 1)) > 1)
-        self.flow.layers.append(Layer(self.name, self.type, self.node.inputs[weight], self.is_static(weight), out, read))
+        self.flow.layers.append(Layer(self.output, self.type, self.node.inputs[weight], self.is_static(weight), out, read))
 
     def contract(self, summed: Labels, of_heads: bool = True) -> None:
         """Record that this node multiplies activations and sums over these channels."""
@@ -249,7 +249,7 @@ class Op:
     def macs(self, *axes: tuple[gs.Tensor, Sequence[int]]) -> None:
         """Enter the multiply-accumulates of this node as the product of the sizes of axes of tensors."""
         flat = tuple((tensor.name, axis) for tensor, along in axes for axis in along)
-        self.flow.macs.append(Macs(self.name, flat))
+        self.flow.macs.append(Macs(self.output, flat))
 
     def move(self, movement: Movement, i: int = 0, o: int = 0) -> None:
         """Run a movement of data from input i to output o on the labels themselves."""

@@ -53,16 +53,6 @@ def graphs_in(graph: GraphProto) -> Iterator[GraphProto]:
             yield from graphs_in(body)
 
 
-def made_first(outputs: Iterable[str]) -> str:
-    """Return the first output of a node that is not left out: it tells the node from all others."""
-    return next(filter(None, outputs), "")
-
-
-def node_name(node: NodeProto) -> str:
-    """Return the name of node, that of its first output where it has none."""
-    return str(node.name or made_first(node.output))
-
-
 def nodes_in(graph: GraphProto) -> Iterator[NodeProto]:
     """Yield the nodes of graph and of the bodies in it, those of a body before the node that runs it."""
     for node in graph.node:

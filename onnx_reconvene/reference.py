@@ -23,7 +23,8 @@ from onnx_reconvene.flow import Value, weight_values
 from onnx_reconvene.graph import Source, plain_source, put_values
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.labels import Labels
-from onnx_reconvene.plain import graphs_in
+from onnx_reconvene.names import clear_equal_names
+from onnx_reconvene.plain import graphs_in, nodes_in
 from onnx_reconvene.shapes import Shape
 
 Mask = NDArray[np.bool_]
@@ -138,6 +139,7 @@ def store(source: Source, folder: str, name: str, zero: Sequence[Slices] = (), m
     model.CopyFrom(source.model)
     for operator in masked:
         _mask(model.graph, operator)
+    clear_equal_names(nodes_in(model.graph))
     makers = {output: (graph, node) for graph in graphs_in(model.graph) for node in graph.node for output in node.output}
     initializers = {t.name: t for t in model.graph.initializer}
     with open(os.path.join(folder, name + ".data"), "wb") as file:

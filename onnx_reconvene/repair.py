@@ -21,6 +21,7 @@ from onnx import NodeProto
 
 from onnx_reconvene.calibration.stream import Stream
 from onnx_reconvene.graph import Source
+from onnx_reconvene.names import name_of
 from onnx_reconvene.parameters import Parameter, attribute, is_float, parameters
 from onnx_reconvene.plain import bodies, nodes_in
 from onnx_reconvene.reference import Reference
@@ -125,7 +126,7 @@ class Repair:
             for fit, rows, targets in zip(fits, *_rows(node, weight, x, y, groups, each, rng), strict=True):
                 fit.add(rows, targets)
         if fits[0].rows <= inputs:
-            self.done.skipped.append(f"'{node.name}': {inputs} inputs, but only {fits[0].rows} rows of data")
+            self.done.skipped.append(f"'{name_of(node)}': {inputs} inputs, but only {fits[0].rows} rows of data")
             if step.bias is not None:
                 self._correct(step)
             return
@@ -257,18 +258,18 @@ class _Plan:
             elif node.op_type in CHANNELS:
                 yield from self._layer(node)
             elif self._fits and not self._lost.isdisjoint(name for n in within for name in n.output):
-                self._skipped.append(f"'{node.name}': {node.op_type} is not fitted")
+                self._skipped.append(f"'{name_of(node)}': {node.op_type} is not fitted")
 
     def _layer(self, node: NodeProto) -> Iterator[Step]:
         bias, normed = self._bias.get(node.output[0]), node.output[0] in self._normed
         if node.output[0] in self._other:
-            self._skipped.append(f"'{node.name}': its bias is not one number for each output along the last axis")
+            self._skipped.append(f"'{name_of(node)}': its bias is not one number for each output along the last axis")
         reason = self._obstacle(node) if self._fits and node.output[0] in self._lost else "not asked for"
         if reason is None:
             yield Step(node, node.input[1], bias, bias is not None or normed)
             return
         if reason != "not asked for":
-            self._skipped.append(f"'{node.name}': {reason}")
+            self._skipped.append(f"'{name_of(node)}': {reason}")
         if bias is not None and not normed:
             yield Step(node, bias=bias)
 

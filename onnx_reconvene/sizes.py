@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 from onnx_reconvene.errors import ModelError, UsageError
 from onnx_reconvene.graph import every_node
 from onnx_reconvene.inference import WINDOWED, has_free_sizes, infer
+from onnx_reconvene.names import name_of
 from onnx_reconvene.shapes import Integers, Shape
 
 
@@ -106,16 +107,17 @@ def _illegal(graph: gs.Graph, shapes: Mapping[str, Shape], integers: Integers) -
     for node in every_node(graph):
         known = [shapes.get(t.name) for t in node.inputs if t.name]
         if node.op in WINDOWED and _is_too_small(node, known):
-            return f"the window of {node.op} '{node.name}' is larger than its input"
+            return f"the window of {node.op} '{name_of(node)}' is larger than its input"
         if node.op == "Conv" and known[0] and known[1] and known[0][1] != known[1][1] * node.attrs.get("group", 1):
-            return f"Conv '{node.name}' reads {known[0][1]} channels with a weight for {known[1][1] * node.attrs.get('group', 1)}"
+            expected = known[1][1] * node.attrs.get("group", 1)
+            return f"Conv '{name_of(node)}' reads {known[0][1]} channels with a weight for {expected}"
         if node.op == "Concat" and all(shape is not None and len(shape) == len(known[0] or ()) for shape in known):
             axis = node.attrs["axis"] % len(known[0] or (0,))
             if len({shape[:axis] + shape[axis + 1 :] for shape in known if shape}) > 1:
-                return f"the inputs of Concat '{node.name}' do not fit"
+                return f"the inputs of Concat '{name_of(node)}' do not fit"
         wanted = integers.get(node.inputs[1]) if node.op == "Reshape" and len(node.inputs) > 1 else None
         if wanted is not None and known[0] is not None and node.outputs[0].name not in shapes:
-            return f"Reshape '{node.name}' cannot make {wanted.tolist()} of {list(known[0])}"
+            return f"Reshape '{name_of(node)}' cannot make {wanted.tolist()} of {list(known[0])}"
     return ""
 
 

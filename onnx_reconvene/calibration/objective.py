@@ -27,7 +27,8 @@ from onnx_reconvene.errors import ModelError, UsageError
 from onnx_reconvene.flow import weight_values
 from onnx_reconvene.graph import Source, every_tensor, plain_source
 from onnx_reconvene.inference import infer
-from onnx_reconvene.plain import bodies, made_first, node_name
+from onnx_reconvene.names import first_output, name_of
+from onnx_reconvene.plain import bodies
 from onnx_reconvene.precision import in_single_precision, single
 from onnx_reconvene.shapes import Shape
 
@@ -232,7 +233,7 @@ class Objective:
             if node is None:
                 raise
             raise ModelError(
-                f"{error}; gradients do not pass {node.op_type} '{node_name(node)}': "
+                f"{error}; gradients do not pass {node.op_type} '{name_of(node)}': "
                 "choose a --criterion without, such as l1, synflow or activation-mean"
             ) from error
 
@@ -346,7 +347,7 @@ def with_reads_apart(source: Source, places: Sequence[Place]) -> tuple[Source, l
     """Return source with an Identity before every input among places that other nodes read, too, and the tensor at each place."""
     model = onnx.ModelProto()
     model.CopyFrom(source.model)
-    node_of = {made_first(node.output): node for node in model.graph.node}
+    node_of = {first_output(node): node for node in model.graph.node}
     readers: dict[str, int] = {}
     for name in [name for node in model.graph.node for name in node.input] + [value.name for value in model.graph.output]:
         readers[name] = readers.get(name, 0) + 1
@@ -355,7 +356,7 @@ def with_reads_apart(source: Source, places: Sequence[Place]) -> tuple[Source, l
     for place in places:
         name = place.tensor
         if place.is_input and readers[name] > 1:
-            made = made_first(tensor.name for tensor in place.node.outputs)
+            made = first_output(place.node)
             reader, own = node_of[made], added.setdefault(made, {})
             if place.index not in own:
                 apart = f"{name}/read/{len(added)}/{place.index}"
@@ -366,5 +367,5 @@ def with_reads_apart(source: Source, places: Sequence[Place]) -> tuple[Source, l
     nodes = list(model.graph.node)
     del model.graph.node[:]
     for node in nodes:
-        model.graph.node.extend([*added.get(made_first(node.output), {}).values(), node])
+        model.graph.node.extend([*added.get(first_output(node), {}).values(), node])
     return Source(model, source.arrays, source.path), names

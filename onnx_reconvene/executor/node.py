@@ -11,7 +11,8 @@ from onnx import helper
 from torch import Tensor
 
 from onnx_reconvene.errors import ModelError
-from onnx_reconvene.plain import bodies, graphs_in, node_name
+from onnx_reconvene.names import name_of
+from onnx_reconvene.plain import bodies, graphs_in
 
 STANDARD = ("", "ai.onnx")
 
@@ -81,7 +82,7 @@ class Node:
 
     def unsupported(self, what: str) -> ModelError:
         """Return the error to raise where the rule of this operator does not cover what the node asks for."""
-        return ModelError(f"node '{node_name(self.proto)}': {self.op} with {what} cannot be executed in torch")
+        return ModelError(f"node '{name_of(self.proto)}': {self.op} with {what} cannot be executed in torch")
 
 
 def operator_name(proto: onnx.NodeProto) -> str:

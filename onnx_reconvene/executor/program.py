@@ -17,7 +17,7 @@ from torch.nn import Parameter
 from onnx_reconvene.errors import ModelError
 from onnx_reconvene.executor.node import STANDARD, Function, Node, Operator, operator_name
 from onnx_reconvene.executor.rules import RULES, UNSUPPORTED
-from onnx_reconvene.plain import node_name
+from onnx_reconvene.names import name_of
 
 Step = tuple[Function, list[int], list[int], list[int]]  # function, slots read, slots written, slots read for the last time
 Watch = Callable[[Tensor], Tensor]
@@ -126,7 +126,7 @@ def operator_of(proto: onnx.NodeProto) -> Operator:
     name = operator_name(proto)
     if name not in RULES:
         reason = UNSUPPORTED.get(name, "it has no rule")
-        raise ModelError(f"node '{node_name(proto)}': operator {name} cannot be executed in torch: {reason}")
+        raise ModelError(f"node '{name_of(proto)}': operator {name} cannot be executed in torch: {reason}")
     return RULES[name]
 
 
@@ -149,7 +149,7 @@ def _attempt(call: Call, operands: Sequence[Tensor | None]) -> dict[str, Tensor]
         return _results(call, operands)
     except (RuntimeError, ValueError, IndexError, TypeError, NotImplementedError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"node '{node_name(call.node.proto)}': {call.node.op} cannot be executed: {reason}") from error
+        raise ModelError(f"node '{name_of(call.node.proto)}': {call.node.op} cannot be executed: {reason}") from error
 
 
 def _is_fixed(call: Call, fixed: Collection[str], varying: Collection[str]) -> bool:

@@ -17,6 +17,7 @@ from onnx_reconvene.graph import every_node
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.inference import element_types
 from onnx_reconvene.memory import VIEWS
+from onnx_reconvene.names import first_output
 
 MEASURED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 FUSED = {"BatchNormalization", "Clip", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid", "Tanh"}  # into the layer right before
@@ -115,7 +116,7 @@ class Work:
         alone = {id(layer.node) for layer in self.layers}
         moved = [name for node in nodes if id(node) not in alone for name in self._moved(node, alone)]
         terms = [axes_of(analysis, name) for name in moved]
-        named = {layer.node.name for layer in self.layers}
+        named = {first_output(layer.node) for layer in self.layers}
         macs = [term.axes for term in analysis.flow.macs if term.node not in named]
         operands = [axes for layer in self.layers for o in layer.operands if o is not None for axes in o[2]]
         ends = [axis for layer in self.layers for axis in (*layer.read, *layer.made)]

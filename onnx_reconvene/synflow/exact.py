@@ -19,9 +19,10 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from onnx_reconvene.autodiff import differentiate
 from onnx_reconvene.errors import ModelError
-from onnx_reconvene.flow import name_of, weight_values
+from onnx_reconvene.flow import weight_values
 from onnx_reconvene.graph import from_model, plain_source
 from onnx_reconvene.groups import Analysis
+from onnx_reconvene.names import clear_equal_names, name_of
 from onnx_reconvene.operators import elementwise
 from onnx_reconvene.precision import HALF, in_single_precision
 from onnx_reconvene.shapes import Shape
@@ -268,6 +269,7 @@ class ExactNetwork:
                 tensor.raw_data = bare.arrays[tensor.name].tobytes()
         del result.graph.node[:], result.graph.output[:], result.graph.value_info[:]
         result.graph.node.extend(net.nodes)
+        clear_equal_names(result.graph.node)
         result.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in net.constants.items())
         fed = {**{name: value.shape for name, value in self._weights.items()}, **dict.fromkeys(net.factors, ())}
         kept = [value for value in result.graph.input if value.name not in fed]

@@ -16,9 +16,10 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_reconvene.errors import ModelError
-from onnx_reconvene.flow import UnsupportedError, Value, name_of, weight_values
+from onnx_reconvene.flow import UnsupportedError, Value, weight_values
 from onnx_reconvene.graph import bodies_of, every_node
 from onnx_reconvene.groups import Analysis
+from onnx_reconvene.names import first_output, name_of
 from onnx_reconvene.shapes import EVALUATE, Shape
 from onnx_reconvene.synflow.network import ChannelNetwork
 from onnx_reconvene.synflow.steps import EVEN, INPUT, Elements, Floats, Ids, Kinds, Layer, Pool, Product, Step, Sum, Window
@@ -38,7 +39,7 @@ class Walk:
         self.positions = [1]  # of each profile
         self.steps: list[Step] = []
         self.averaged: list[str] = []
-        self._labelled = {(layer.name, layer.weight): layer for layer in reversed(analysis.layers)}
+        self._labelled = {(layer.node, layer.weight): layer for layer in reversed(analysis.layers)}
         self._made = np.zeros(analysis.solution.reason.size + 1, bool)  # by component
         for layer in analysis.layers:
             self._made[analysis.solution.of(layer.out)] = True
@@ -251,7 +252,7 @@ class Walk:
         just these.
         """
         blocks, rows, each, _ = kernel.shape
-        labelled = self._labelled.get((name_of(node), weight.name)) if len(self.shape(weight)) > 1 else None
+        labelled = self._labelled.get((first_output(node), weight.name)) if len(self.shape(weight)) > 1 else None
         none = np.empty(0, np.int64)
         made_units = self._units(none if labelled is None or not own else labelled.out, blocks * rows)
         labels = none if labelled is None else labelled.read
