@@ -109,11 +109,16 @@ def weight(model: onnx.ModelProto, name: str) -> Array:
     for tensor in [tensor for graph in graphs(model.graph) for tensor in graph.initializer]:
         if tensor.name == name:
             return numpy_helper.to_array(tensor)
+    for sparse in [sparse for graph in graphs(model.graph) for sparse in graph.sparse_initializer]:
+        if sparse.values.name == name:
+            return expanded(sparse)
     part, needed = onnx.ModelProto(), {name}
     part.CopyFrom(model)
     for graph in graphs(model.graph):
-        if any(name in node.output for node in graph.node):
+        if graph is not model.graph and any(name in node.output for node in graph.node):
             part.graph.CopyFrom(graph)
+            part.graph.initializer.extend(model.graph.initializer)
+            part.graph.sparse_initializer.extend(model.graph.sparse_initializer)
     for node in reversed(list(part.graph.node)):
         if needed.intersection(node.output):
             needed.update(node.input)
@@ -124,23 +129,39 @@ def weight(model: onnx.ModelProto, name: str) -> Array:
     return run(part, {})[0]
 
 
+def expanded(sparse: onnx.SparseTensorProto) -> Array:
+    """Return the value of a sparse initializer whose indices are those of the flattened tensor, or a row for each element."""
+    values, index = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+    dense = np.zeros(tuple(sparse.dims), values.dtype)
+    dense[np.unravel_index(index, dense.shape) if index.ndim == 1 else tuple(index.T)] = values
+    return dense
+
+
 def put(model: onnx.ModelProto, name: str, values: Array) -> None:
     """Make name an initializer with these values, whatever it was, in the graph or body where it was."""
     for graph in graphs(model.graph):
         made = [node for node in graph.node if name in node.output]
         stored = [tensor for tensor in graph.initializer if tensor.name == name]
+        sparse = [sparse for sparse in graph.sparse_initializer if sparse.values.name == name]
         for node in made:
             graph.node.remove(node)
         for tensor in stored:
             graph.initializer.remove(tensor)
-        if made or stored:
+        for tensor in sparse:
+            graph.sparse_initializer.remove(tensor)
+        if made or stored or sparse:
             graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
 
 
 def names(model: onnx.ModelProto) -> set[str]:
     """Return the names of all weights of model but those in functions."""
     parts = list(graphs(model.graph))
-    return {t.name for part in parts for t in part.initializer} | {n for part in parts for node in part.node for n in node.output}
+    sparse = {s.values.name for part in parts for s in part.sparse_initializer}
+    return (
+        sparse
+        | {t.name for part in parts for t in part.initializer}
+        | {n for part in parts for node in part.node for n in node.output}
+    )
 
 
 def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

@@ -26,6 +26,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tests.generator import Choices, network  # noqa: E402
+from tests.generator.networks import reads  # noqa: E402
 from tests.oracle import draw_feeds, run  # noqa: E402
 from tests.test_random_networks import check  # noqa: E402
 
@@ -181,7 +182,7 @@ def without_dead_ends(model: onnx.ModelProto) -> onnx.ModelProto:
     needed = {value.name for value in model.graph.output}
     for node in reversed(list(model.graph.node)):
         if needed.intersection(node.output):
-            needed.update(node.input)
+            needed.update(reads(node))
         else:
             model.graph.node.remove(node)
     for values in (model.graph.initializer, model.graph.input):

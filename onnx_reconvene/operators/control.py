@@ -17,8 +17,8 @@ UNCOUNTED = "how many steps it makes is not known"
 
 
 def branch(op: Op) -> None:
-    """y is made by one branch or the other, so both make the same channels"""
-    taken = branches_taken(op.node, op.flow.integers)
+    """y is made by one branch or the other, so both make the same channels; before opset 11 even where one is never taken"""
+    taken = branches_taken(op.node, op.flow.integers) if op.opset >= 11 else [op.attr("then_branch"), op.attr("else_branch")]
     for o in op.outputs():
         results = [branch.outputs[o] for branch in taken]
         shapes = {op.flow.shapes.get(result.name) for result in results}

@@ -50,6 +50,17 @@ def fused_attention(net: Drawing, x: Value) -> Value | None:
     return net.like(x, "Add", linear(net, mixed, x.width)) if net.pick(2) else linear(net, mixed)
 
 
+def multi_head_attention(net: Drawing, x: Value) -> Value:
+    """com.microsoft MultiHeadAttention, with as many dimensions of values as of keys or not, and with or without a bias."""
+    heads, depth, values = 1 + net.pick(3), 1 + net.pick(3), 1 + net.pick(3)
+    widths = (heads * depth, heads * depth, heads * values)
+    read: list[str | Value] = [linear(net, x, width) for width in widths]
+    read += [net.vector(sum(widths))] if net.pick(2) else []
+    shape = (*x.shape[:2], heads * values)
+    mixed = net.value("MultiHeadAttention", read, shape, 2, num_heads=heads, domain="com.microsoft")
+    return net.like(x, "Add", linear(net, mixed, x.width)) if net.pick(2) else linear(net, mixed)
+
+
 def to_heads(net: Drawing, x: Value, heads: int, depth: int) -> Value:
     """x[n,t,h*d] -> y[n,h,t,d]"""
     split_up = net.reshape(x, [Dim((0,)), Dim((1,)), heads, depth if net.pick(2) else Dim((2,), heads)], 2, hide=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.generator.attention import attention, fused_attention, mlp
+from tests.generator.attention import attention, fused_attention, mlp, multi_head_attention
+from tests.generator.control import either, local_function, repeat, scan
 from tests.generator.conversions import (
     channels_last,
     expand_over_space,
@@ -29,10 +30,24 @@ from tests.generator.elementwise import (
 )
 from tests.generator.inputs import another_input
 from tests.generator.layers import conv, conv_transpose, grouped_conv, linear
-from tests.generator.movement import chunk, concat, fold, gather_channels, pad, roll, shuffle, slice_channels, split, tile
+from tests.generator.movement import (
+    chunk,
+    concat,
+    fold,
+    gather_channels,
+    largest,
+    pad,
+    roll,
+    scatter,
+    shuffle,
+    slice_channels,
+    split,
+    tile,
+)
 from tests.generator.normalization import batch_norm, group_norm, instance_norm, layer_norm, lrn, rms_norm
+from tests.generator.quantized import dynamic, rounded, static
 from tests.generator.recurrent import recurrent
-from tests.generator.spatial import depth_to_space, gate, pool, resize, space_to_depth, spread, windows
+from tests.generator.spatial import depth_to_space, gate, grid_sample, pool, resize, space_to_depth, spread, windows
 from tests.generator.values import Value
 
 Block = Callable[[Drawing, Value], Value | None]
@@ -57,6 +72,14 @@ ANYWHERE: tuple[Block, ...] = (
     roll,
     unsqueeze_squeeze,
     another_input,
+    either,
+    repeat,
+    local_function,
+    rounded,
+    dynamic,
+    static,
+    scatter,
+    largest,
 )
 SPATIAL: tuple[Block, ...] = (
     conv,
@@ -76,6 +99,7 @@ SPATIAL: tuple[Block, ...] = (
     flatten,
     pooled_vector,
     to_tokens,
+    grid_sample,
 )
 SEQUENTIAL: tuple[Block, ...] = (
     linear,
@@ -84,6 +108,8 @@ SEQUENTIAL: tuple[Block, ...] = (
     layer_norm,
     recurrent,
     fused_attention,
+    multi_head_attention,
+    scan,
     rms_norm,
     gather_one,
     pooled_vector,

@@ -25,8 +25,11 @@ class Drawing:
         self.opset = self.choose(OPSETS)
         self.dynamic = not pick(3)
         self.batch = 1 if self.dynamic else 1 + pick(2)
+        self.stores_sparse = self.rarely(10)
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[TensorProto] = []
+        self.sparse: list[onnx.SparseTensorProto] = []
+        self.functions: list[onnx.FunctionProto] = []
         self.inputs: list[Value] = []
         self.values: list[Value] = []
         self.shared: dict[tuple[int, ...], list[str]] = {}
@@ -70,12 +73,15 @@ class Drawing:
         return self.value(op, [x, *others], x.shape, x.axis, **attributes)
 
     def constant(self, values: NDArray[Any] | float, stem: str = "w") -> str:
-        """Return the name of a constant: an initializer, or what a Constant node makes."""
+        """Return the name of a constant: an initializer, now and then a sparse one, or what a Constant node makes."""
         tensor = numpy_helper.from_array(np.asarray(values), self.name(stem))
-        if not self.rarely(6):
+        if self.rarely(6):
+            return self.node("Constant", [], [tensor.name], value=tensor)[0]
+        if self.stores_sparse and tensor.dims and tensor.data_type in (TensorProto.FLOAT, TensorProto.INT64) and self.rarely(3):
+            self.sparse.append(sparse(tensor))
+        else:
             self.initializers.append(tensor)
-            return str(tensor.name)
-        return self.node("Constant", [], [tensor.name], value=tensor)[0]
+        return str(tensor.name)
 
     def ints(self, values: Sequence[int], stem: str = "i") -> str:
         """Return the name of a vector of integers."""
@@ -157,3 +163,12 @@ class Drawing:
         if self.opset >= 10 and self.rarely(3):
             return self.node("Slice", [sizes, self.ints([axis]), self.ints([axis + 1]), self.ints([0])])[0]
         return self.node("Gather", [sizes, self.ints([axis])], axis=0)[0]
+
+
+def sparse(tensor: TensorProto) -> onnx.SparseTensorProto:
+    """Return tensor in sparse form: its elements that are not zero, and where they stand in the flattened tensor."""
+    values = numpy_helper.to_array(tensor).ravel()
+    index = np.flatnonzero(values)
+    return helper.make_sparse_tensor(
+        numpy_helper.from_array(values[index], tensor.name), numpy_helper.from_array(index.astype(np.int64)), list(tensor.dims)
+    )

@@ -168,3 +168,23 @@ def roll(net: Drawing, x: Value) -> Value | None:
         return None
     parts = [net.node("Slice", [x, *[net.ints([bound]) for bound in bounds]])[0] for bounds in ((1, INT64_MAX, axis), (0, 1, axis))]
     return net.value("Concat", parts, x.shape, x.axis, axis=axis)
+
+
+def scatter(net: Drawing, x: Value) -> Value | None:
+    """ScatterND: some slices along the first axes are replaced by constants, or by those of another value."""
+    if net.opset < 11:
+        return None
+    depth = 1 + net.pick(len(x.shape) - 1)
+    at = [[0, *(net.pick(n) for n in x.shape[1:depth])]]
+    index = net.constant(np.asarray(at, np.int64), "i")
+    return net.like(x, "ScatterND", index, net.vector((1, *x.shape[depth:])))
+
+
+def largest(net: Drawing, x: Value) -> Value | None:
+    """TopK along some axis but the first."""
+    axis = 1 + net.pick(len(x.shape) - 1)
+    if net.opset < 10 or x.shape[axis] < 2:
+        return None
+    count = 1 + net.pick(x.shape[axis] - 1)
+    values, _ = net.node("TopK", [x, net.constant(np.asarray([count], np.int64), "k")], 2, axis=axis)
+    return net.enter(Value(values, tuple(count if a == axis else n for a, n in enumerate(x.shape)), x.axis))

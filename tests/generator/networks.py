@@ -51,9 +51,15 @@ def finish(net: Drawing, x: Value) -> onnx.ModelProto:
     nodes, read = (net.nodes, None) if net.rarely(8) else alive(net.nodes, unique)
     inputs = [declare(net, v) for v in net.inputs if read is None or v.name in read]
     weights = [w for w in net.initializers if read is None or w.name in read]
-    graph = helper.make_graph(nodes, "net", inputs, [declare(net, v, bare) for v in unique.values()], weights)
+    sparse = [s for s in net.sparse if read is None or s.values.name in read]
+    outputs_declared = [declare(net, v, bare) for v in unique.values()]
+    graph = helper.make_graph(nodes, "net", inputs, outputs_declared, weights, sparse_initializer=sparse)
+    called = {node.op_type for node in nodes}
+    functions = [f for f in net.functions if read is None or f.name in called]
     opsets = [helper.make_opsetid("", net.opset)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=10 if net.opset > 17 else 8)
+    opsets += [helper.make_opsetid(domain, 1) for domain in sorted({node.domain for node in nodes} - {""})]
+    version = 10 if net.opset > 17 else 8
+    return helper.make_model(graph, opset_imports=opsets, ir_version=version, functions=functions)
 
 
 def alive(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> tuple[list[onnx.NodeProto], set[str]]:
@@ -61,9 +67,15 @@ def alive(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> tuple[list
     needed, read = set(outputs), []
     for node in reversed(nodes):
         if needed.intersection(node.output):
-            needed.update(node.input)
+            needed.update(reads(node))
             read.append(node)
     return read[::-1], needed
+
+
+def reads(node: onnx.NodeProto) -> set[str]:
+    """Return the names that node reads, in its bodies too."""
+    bodies = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+    return set(node.input).union(*(reads(inner) for body in bodies for inner in body.node))
 
 
 def declare(net: Drawing, value: Value, bare: bool = False) -> onnx.ValueInfoProto:

@@ -101,3 +101,13 @@ def windows(net: Drawing, x: Value) -> Value | None:
     y = net.reshape(y, [-1 if net.dynamic else n, h // 2, w // 2, 2, 2, Dim((2,))], 5, hide=True)
     y = Value(net.node("Transpose", [y], perm=perm)[0], (n, h // 2, 2, w // 2, 2, c), 5)
     return net.reshape(y, [Dim((0,)), Dim((1, 2)), Dim((3, 4)), Dim((5,))], 3)
+
+
+def grid_sample(net: Drawing, x: Value) -> Value | None:
+    """GridSample at places that are constant."""
+    if net.opset < 16 or net.dynamic or len(x.shape) != 4:
+        return None
+    size = 1 + net.pick(4)
+    places = net.constant(net.uniform((x.shape[0], size, size, 2), -0.9, 0.9), "g")
+    modes = ("bilinear", "nearest") if net.opset < 20 else ("linear", "nearest")
+    return net.value("GridSample", [x, places], (*x.shape[:2], size, size), 1, mode=net.choose(modes))

@@ -117,6 +117,12 @@ IF = {
         **stays("different shapes"),
     ),
     "decided by a constant": convs(either("t = Relu(a)", "e = Neg(s)", test="q = Constant<value = bool {1}>()"), s=(2, 8, 6, 6)),
+    "decided by a constant, in an old opset": convs(
+        either("t = Relu(a)", "e = Conv(a, w3)", test="q = Constant<value = bool {1}>()"),
+        "8 w1.0 b1.0 w3.0 w3.1 w2.1",
+        w3=(8, 8, 1, 1),
+        opset=9,
+    ),
     "decided by a size that is not free": convs(
         either(
             "t = Relu(a)",
