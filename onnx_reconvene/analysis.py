@@ -135,6 +135,7 @@ def _visit(flow: Flow, node: gs.Node, settled: frozenset[int]) -> None:
                 _visit(flow, inner, settled)
     if operator is not None:
         operator, why = _try(operator, operator.flow, op)
+    _count(op)
     if operator is None:
         _freeze_node(flow, op, why)
         return
@@ -144,6 +145,17 @@ def _visit(flow: Flow, node: gs.Node, settled: frozenset[int]) -> None:
     silent = [node.outputs[o].name for o in op.outputs() if node.outputs[o].name not in flow.values]
     if any(t.outputs or t.name in flow.results for t in node.outputs if t.name in silent):
         _freeze_node(flow, op, f"no rule says what is in '{silent[0]}'")
+
+
+def _count(op: Op) -> None:
+    """Enter the multiply-accumulates of a layer, or that they cannot be counted."""
+    operator = rule_for(op.node)
+    if operator is None or operator.macs is None:
+        return
+    try:
+        operator.macs(op)
+    except UnsupportedError as error:
+        op.flow.uncounted[op.output] = str(error)
 
 
 def _try(operator: Operator, rule: Callable[[Op], None], op: Op) -> tuple[Operator | None, str]:

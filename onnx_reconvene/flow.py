@@ -171,6 +171,7 @@ class Flow:
         self.layers: list[Layer] = []
         self.permutations: list[Permutation] = []
         self.macs: list[Macs] = []
+        self.uncounted: dict[str, str] = {}  # layers (first outputs) of unknown multiply-accumulates, and why
         self.settled: dict[str, Split] = {}  # by tensor
         self.copies: list[Labels] = []  # channels that are copies of one element
         self.preferred: list[Labels] = []  # those for which others froze, with which they share an axis

@@ -6,7 +6,7 @@ from onnx_reconvene.op import Op
 from onnx_reconvene.operators.elementwise import broadcast, broadcast_labels, unary
 from onnx_reconvene.operators.normalization import normalize
 from onnx_reconvene.operators.rule import Operator
-from onnx_reconvene.operators.weights import conv, conv_attributes, fused_matmul, gemm
+from onnx_reconvene.operators.weights import conv, conv_attributes, conv_macs, fused_matmul, gemm, product_macs
 
 
 def fused_conv(op: Op) -> None:
@@ -35,9 +35,9 @@ def quantized_binary(op: Op) -> None:
 OPERATORS = {
     "com.microsoft.BiasGelu": Operator(broadcast),
     "com.microsoft.FastGelu": Operator(broadcast),
-    "com.microsoft.FusedConv": Operator(fused_conv, conv_attributes),
-    "com.microsoft.FusedGemm": Operator(gemm),
-    "com.microsoft.FusedMatMul": Operator(fused_matmul),
+    "com.microsoft.FusedConv": Operator(fused_conv, conv_attributes, macs=conv_macs),
+    "com.microsoft.FusedGemm": Operator(gemm, macs=product_macs),
+    "com.microsoft.FusedMatMul": Operator(fused_matmul, macs=product_macs),
     "com.microsoft.Gelu": Operator(unary),
     "com.microsoft.QLinearAdd": Operator(quantized_binary),
     "com.microsoft.QLinearLeakyRelu": Operator(unary),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from onnx_reconvene.flow import UnsupportedError
 from onnx_reconvene.labels import Labels
 from onnx_reconvene.op import Op
 from onnx_reconvene.operators.rule import Operator
-from onnx_reconvene.operators.weights import convolve, matrix_product
+from onnx_reconvene.operators.weights import conv_macs, convolve, matrix_product, product_macs
 
 
 def linear(op: Op) -> None:
@@ -67,11 +69,11 @@ def qlinear_matmul(op: Op) -> None:
 
 
 OPERATORS = {
-    "ConvInteger": Operator(conv_integer),
+    "ConvInteger": Operator(conv_integer, macs=conv_macs),
     "DequantizeLinear": Operator(linear),
     "DynamicQuantizeLinear": Operator(dynamic_linear),
-    "MatMulInteger": Operator(matmul_integer),
-    "QLinearConv": Operator(qlinear_conv),
-    "QLinearMatMul": Operator(qlinear_matmul),
+    "MatMulInteger": Operator(matmul_integer, macs=product_macs),
+    "QLinearConv": Operator(qlinear_conv, macs=partial(conv_macs, weight=3)),
+    "QLinearMatMul": Operator(qlinear_matmul, macs=product_macs),
     "QuantizeLinear": Operator(linear),
 }

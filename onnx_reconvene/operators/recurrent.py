@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from onnx_reconvene.flow import UnsupportedError
 from onnx_reconvene.op import Op
 from onnx_reconvene.operators.rule import Operator
 
@@ -20,7 +21,6 @@ def recurrent(op: Op) -> None:
     Both directions share the axis of hidden units, so they lose the same ones.
     """
     gates = GATES[op.type]
-    batch_first = bool(op.attr("layout", 0))
     (x,) = op.along(0, 2)
     gated, read = op.along(W, 1, 2)
     regated, hidden = op.along(R, 1, 2)
@@ -38,9 +38,14 @@ def recurrent(op: Op) -> None:
     op.layer(R, hidden, hidden)
     for o in op.outputs():
         op.emit({len(op.out_shape(o)) - 1: hidden}, o)
-    steps = (1, 0) if batch_first else (0, 1)
-    op.macs((op.node.inputs[W], range(3)), (op.node.inputs[0], steps))
-    op.macs((op.node.inputs[R], range(3)), (op.node.inputs[0], steps))
+
+
+def recurrent_macs(op: Op) -> None:
+    """the elements of both weights, at each step of each sequence"""
+    for weight in (W, R):
+        if len(op.shape(weight)) != 3 or len(op.shape(0)) != 3:
+            raise UnsupportedError("its operands are not of rank 3")
+        op.macs((op.node.inputs[weight], range(3)), (op.node.inputs[0], (0, 1)))
 
 
 def hidden_size(cut: CutOp) -> None:
@@ -48,4 +53,4 @@ def hidden_size(cut: CutOp) -> None:
     cut.node.attrs["hidden_size"] = int(cut.kept(R, 2).sum())
 
 
-OPERATORS = dict.fromkeys(GATES, Operator(recurrent, hidden_size))
+OPERATORS = dict.fromkeys(GATES, Operator(recurrent, hidden_size, macs=recurrent_macs))

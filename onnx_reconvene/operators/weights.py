@@ -38,9 +38,12 @@ def convolve(op: Op, x: int, weight: int, bias: int | None = None) -> Labels:
         op.equate(out, op.along(bias, 0)[0])
     op.layer(weight, out, np.concatenate([read, *kernel]))
     op.emit({1: out, **slid})
-    spatial = range(2, len(op.out_shape()))
-    op.macs((op.node.inputs[weight], range(len(op.shape(weight)))), (op.node.outputs[0], (0, *spatial)))
     return out
+
+
+def conv_macs(op: Op, weight: int = 1) -> None:
+    """the elements of the weight, at each position of the output"""
+    op.macs((op.node.inputs[weight], range(len(op.shape(weight)))), (op.node.outputs[0], (0, *range(2, len(op.out_shape())))))
 
 
 def _slid_over(op: Op, x: int) -> dict[int, Labels]:
@@ -77,8 +80,11 @@ def conv_transpose(op: Op) -> None:
         op.equate(out, op.along(2, 0)[0])
     op.layer(1, out, read)
     op.emit({1: out})
-    spatial = range(2, len(op.shape(0)))
-    op.macs((op.node.inputs[1], range(len(op.shape(1)))), (op.node.inputs[0], (0, *spatial)))
+
+
+def conv_transpose_macs(op: Op) -> None:
+    """the elements of the weight, at each position of the input"""
+    op.macs((op.node.inputs[1], range(len(op.shape(1)))), (op.node.inputs[0], (0, *range(2, len(op.shape(0))))))
 
 
 def _groups(op: Op) -> int:
@@ -145,7 +151,6 @@ def gemm(op: Op) -> None:
                 op.equate(out[axis], labels)
     op.emit(out)
     op.layer(1, n, read)
-    op.macs((op.node.outputs[0], (0, 1)), (op.node.inputs[0], (0 if op.attr("transA", 0) else 1,)))
 
 
 def matmul(op: Op) -> None:
@@ -174,8 +179,13 @@ def matrix_product(op: Op, a: int, b: int) -> dict[int, Labels]:
         if op.is_static(a):  # a weight in two factors: what lies between them can go, too
             op.layer(a, k, left[-2] if len(left) > 1 else k[:0])
         op.layer(b, right[-1] if len(right) > 1 else k, read)
-    op.macs((op.node.outputs[0], range(rank)), (op.node.inputs[a], (len(left) - 1,)))
     return out
+
+
+def product_macs(op: Op, a: int = 0) -> None:
+    """the elements of the output, each a sum over the inner axis of operand a"""
+    inner = -1 if not op.attr("transA", 0) else 0 if op.attr("transBatchA", 0) else -2
+    op.macs((op.node.outputs[0], range(len(op.out_shape()))), (op.node.inputs[a], (inner % len(op.shape(a)),)))
 
 
 def _product_of_heads(op: Op, a: int, b: int) -> bool:
@@ -196,7 +206,6 @@ def _product_of_heads(op: Op, a: int, b: int) -> bool:
         op.layer(b, op.pass_blocks(b).ravel(), op.fresh(0))
     else:
         return False
-    op.macs((op.node.outputs[0], range(rank)), (op.node.inputs[a], (rank - 1,)))
     return True
 
 
@@ -227,10 +236,7 @@ def causal_conv(op: Op) -> None:
 
 def einsum(op: Op) -> None:
     """products of operands summed over the letters that the result lacks: ij,jk->ik"""
-    terms, _, result = str(op.attr("equation")).replace(" ", "").partition("->")
-    operands = terms.split(",")
-    if "." in terms or not result or any(len(set(term)) < len(term) for term in operands):
-        raise UnsupportedError(f"equation '{op.attr('equation')}' is not followed")
+    operands, result = _operands(op)
     labels: dict[str, Labels] = {}
     for i in sorted(op.inputs(), key=op.is_static, reverse=True):  # those of activations go on
         for letter, along in zip(operands[i], op.axes(i), strict=True):
@@ -248,16 +254,30 @@ def einsum(op: Op) -> None:
         own = dict(zip(operands[i], op.axes(i), strict=True))
         made = [own[x] for x in own if x in result and not any(x in term for term in data)]
         op.layer(i, made[-1] if made else none, np.concatenate([none, *(own[x] for x in own if x not in result)]))
-    places = {letter: (i, axis) for i, term in enumerate(operands) for axis, letter in enumerate(term)}
-    op.macs(*((op.node.inputs[i], (axis,)) for i, axis in places.values()))
+
+
+def einsum_macs(op: Op) -> None:
+    """one for each combination of what all letters stand for"""
+    operands = _operands(op)[0]
+    axes = {letter: (i, axis) for i, term in enumerate(operands) for axis, letter in enumerate(term)}
+    op.macs(*((op.node.inputs[i], (axis,)) for i, axis in axes.values()))
+
+
+def _operands(op: Op) -> tuple[list[str], str]:
+    """Return the letters of the axes of each operand, and of the result."""
+    terms, _, result = str(op.attr("equation")).replace(" ", "").partition("->")
+    operands = terms.split(",")
+    if "." in terms or not result or any(len(set(term)) < len(term) for term in operands):
+        raise UnsupportedError(f"equation '{op.attr('equation')}' is not followed")
+    return operands, result
 
 
 OPERATORS = {
-    "CausalConvWithState": Operator(causal_conv),
-    "DeformConv": Operator(deform_conv, conv_groups),
-    "Einsum": Operator(einsum),
-    "Conv": Operator(conv, conv_attributes),
-    "ConvTranspose": Operator(conv_transpose, conv_groups),
-    "Gemm": Operator(gemm),
-    "MatMul": Operator(matmul),
+    "CausalConvWithState": Operator(causal_conv, macs=conv_macs),
+    "DeformConv": Operator(deform_conv, conv_groups, macs=conv_macs),
+    "Einsum": Operator(einsum, macs=einsum_macs),
+    "Conv": Operator(conv, conv_attributes, macs=conv_macs),
+    "ConvTranspose": Operator(conv_transpose, conv_groups, macs=conv_transpose_macs),
+    "Gemm": Operator(gemm, macs=product_macs),
+    "MatMul": Operator(matmul, macs=product_macs),
 }
