@@ -25,7 +25,7 @@ class Cutting:
     def __init__(self, analysis: Analysis, keep: Mask) -> None:
         self.analysis, self.graph = analysis, analysis.graph
         self.keep = keep
-        self.integers = Integers()
+        self.integers = Integers(self.graph.opset or 1)
         self._names = set(every_tensor(analysis.graph))
         graphs = list(every_graph(analysis.graph))
         self.shared = {t.name for graph in graphs for t in graph.outputs}  # read by others than nodes

@@ -88,7 +88,7 @@ def _walk(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> _Inference:
     types |= {t.name: helper.make_tensor_type_proto(t.data_type, t.dims) for t in model.graph.initializer}
     shapes |= {t.name: tuple(t.dims) for t in model.graph.initializer}
     shapes |= {t.name: tuple(t.shape) for node in every_node(graph) for t in node.inputs if isinstance(t, gs.Constant)}
-    walk = _Inference(graph, careful, types, shapes, Integers(_fixed_dimensions(graph)))
+    walk = _Inference(graph, careful, types, shapes, Integers(graph.opset or 1, _fixed_dimensions(graph)))
     for node in graph.nodes:
         walk.visit(node)
     return walk
@@ -147,17 +147,18 @@ class _Inference:
     def _compute(self, node: gs.Node) -> None:
         types, shapes, integers = self.types, self.shapes, self.integers
         outputs = [t.name for t in node.outputs if t.name]
-        integers.visit(node, shapes.get)
-        if outputs and outputs[0] in integers and outputs[0] not in shapes:
-            value = integers[outputs[0]]
-            shapes[outputs[0]] = value.shape
-            types[outputs[0]] = helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
         if outputs and any(name not in shapes for name in outputs) and outputs[0] in self.protos:
             try:
                 _infer_one(node, self.protos[outputs[0]], self.versions, types, shapes, integers)
             except Exception as error:  # what onnx cannot infer stays unknown, and what is unknown is frozen
                 if self.careful and "ShapeInferenceError" in str(error):
                     raise ModelError(f"shapes do not fit: {_last_line(error)}") from error
+        integers.visit(node, shapes.get)
+        for name in outputs:
+            if name in integers:
+                value = integers[name]
+                shapes[name] = value.shape
+                types[name] = helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
         for name in outputs:
             if min(shapes.get(name, ()), default=0) < 0:
                 raise ModelError(f"shapes do not fit: the window of {node.op} '{name_of(node)}' is larger than its input")
@@ -328,7 +329,7 @@ def _infer_one(
             known[name] = types[name]
         value = integers.get(tensor) if name else None
         if value is not None:
-            data[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+            data[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
     schema = onnx.defs.get_schema(proto.op_type, version, proto.domain)
     found = dict(shape_inference.infer_node_outputs(schema, proto, known, data))
     if node.op in WITH_SUM and len(node.outputs) > 3 and proto.output[0] in found:

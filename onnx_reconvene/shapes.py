@@ -1,33 +1,25 @@
-"""Shapes, and the integers that networks compute from shapes at run time, evaluated in numpy."""
+"""Shapes, and the small tensors that networks compute from shapes and constants at run time."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import helper
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
 Attributes = Mapping[str, Any]
 FEW = 8  # elements; as many floating-point numbers as are computed from shapes (scales, square roots of widths)
+STANDARD = (None, "", "ai.onnx")
 SMALL = 4096  # elements; a larger tensor is data, not a shape
-
-
-def _cast(attributes: Attributes, x: Array) -> Array:
-    return x.astype(helper.tensor_dtype_to_np_dtype(int(attributes["to"])))
-
-
-def _slice(attributes: Attributes, x: Array, *operands: Array) -> Array:
-    starts, ends, axes, steps = slice_operands(attributes, x.ndim, operands)
-    index = [slice(None)] * x.ndim
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        index[axis] = as_slice(start, end, step, x.shape[axis])
-    return x[tuple(index)]
 
 
 def slice_operands(
@@ -51,95 +43,76 @@ def as_slice(start: int, end: int, step: int, size: int) -> slice:
     return slice(start, end, step)
 
 
-def _squeeze(attributes: Attributes, x: Array, axes: Array | None = None) -> Array:
-    axes = attributes.get("axes") if axes is None else axes
-    return np.squeeze(x, None if axes is None else tuple(int(a) for a in axes))
+FIRST = {"DequantizeLinear": 19}  # opset of onnx's evaluator, where those before do the same
+CHANGED = {"Hardmax": 13, "LogSoftmax": 13, "Softmax": 13}  # opset since which an operator does what onnx's evaluator does
 
 
-def _unsqueeze(attributes: Attributes, x: Array, axes: Array | None = None) -> Array:
-    axes = attributes["axes"] if axes is None else axes
-    return np.expand_dims(x, tuple(int(a) for a in axes))
+class EvaluationError(Exception):
+    """The value of a node cannot be computed; the text says why."""
 
 
-def _reduce(function: Callable[..., Array]) -> Callable[..., Array]:
-    def run(attributes: Attributes, x: Array, axes: Array | None = None) -> Array:
-        axes = attributes.get("axes") if axes is None else axes
-        axis = None if axes is None or not len(axes) else tuple(int(a) for a in axes)
-        if axis is None and attributes.get("noop_with_empty_axes"):
-            return x
-        return np.asarray(function(x, axis=axis, keepdims=bool(attributes.get("keepdims", 1))))
-
-    return run
+@cache
+def is_function(op: str, opset: int) -> bool:
+    """Return True if an operator of the standard domain makes the same of the same inputs, without running graphs."""
+    known = onnx.defs.has(op, opset) and opset >= CHANGED.get(op, 1)
+    return known and not onnx.defs.get_schema(op, opset).non_deterministic  # type: ignore[attr-defined]
 
 
-def _divide(_: Attributes, a: Array, b: Array) -> Array:
-    if np.issubdtype(a.dtype, np.integer):  # C's division: towards zero
-        return np.asarray(np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b)), a.dtype)
-    return a / b
+def evaluate(node: gs.Node, operands: Sequence[Array | None], opset: int) -> list[Array]:
+    """Return the outputs, as far as they have names, of a node of the standard domain for these inputs, None for absent ones.
+
+    Raises EvaluationError if the operator is random, runs graphs, handles other things than tensors, or fails.
+    """
+    if node.domain not in STANDARD or not is_function(node.op, opset):
+        raise EvaluationError(f"{node.op} '{node.name}' has no value that follows from its inputs alone")
+    try:
+        with np.errstate(all="ignore"):
+            values = [_slice(node.attrs, *operands)] if node.op == "Slice" else _run(node, operands, opset)
+    except Exception as error:  # whatever the evaluator raises
+        raise EvaluationError(f"{node.op} '{node.name}' cannot be evaluated: {error}") from error
+    if any(value.dtype == object for value in values):
+        raise EvaluationError(f"{node.op} '{node.name}' makes no tensor of numbers")
+    return values
 
 
-def _modulo(attributes: Attributes, a: Array, b: Array) -> Array:
-    return np.asarray(np.fmod(a, b) if attributes.get("fmod") else np.mod(a, b))
+def _run(node: gs.Node, operands: Sequence[Array | None], opset: int) -> list[Array]:
+    from onnx.reference import ReferenceEvaluator
+
+    names = [t.name for t in node.inputs]
+    proto = onnx.NodeProto(op_type=node.op, input=names, output=[t.name for t in node.outputs])
+    proto.attribute.extend(OnnxExporter.export_attributes(node.attrs))
+    outputs = [helper.make_empty_tensor_value_info(t.name) for t in node.outputs if t.name]
+    feeds = {name: x for name, x in zip(names, operands, strict=True) if name}
+    version = max(opset, FIRST.get(node.op, 1))
+    evaluator = ReferenceEvaluator(helper.make_graph([proto], "node", [], outputs), opsets={"": version})
+    return [np.asarray(value) for value in evaluator.run(None, feeds)]
 
 
-def _constant_of_shape(attributes: Attributes, shape: Array) -> Array:
-    value = attributes["value"].values.reshape(-1)[0] if "value" in attributes else np.float32(0)
-    return np.broadcast_to(value, tuple(shape.tolist()))
+def _slice(attributes: Attributes, x: Array | None, *operands: Array | None) -> Array:
+    """Return what runtimes make of bounds beyond an axis, which onnx's evaluator takes as Python does."""
+    assert x is not None
+    starts, ends, axes, steps = slice_operands(attributes, x.ndim, operands)
+    index = [slice(None)] * x.ndim
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        index[axis] = as_slice(start, end, step, x.shape[axis])
+    return x[tuple(index)]
 
 
-def _reshape(attributes: Attributes, x: Array, shape: Array) -> Array:
-    sizes = [x.shape[i] if s == 0 and not attributes.get("allowzero") else int(s) for i, s in enumerate(shape.tolist())]
-    return x.reshape(sizes)
-
-
-def _numpy(function: Callable[..., Array]) -> Callable[..., Array]:
-    return lambda _, *x: np.asarray(function(*x))
-
-
-EVALUATE: dict[str, Callable[..., Array]] = {
-    "Abs": _numpy(np.abs),
-    "Add": _numpy(np.add),
-    "And": _numpy(np.logical_and),
-    "Cast": _cast,
-    "Ceil": _numpy(np.ceil),
-    "Concat": lambda a, *x: np.concatenate(x, a["axis"]),
-    "ConstantOfShape": _constant_of_shape,
-    "Div": _divide,
-    "Equal": _numpy(np.equal),
-    "Expand": lambda _, x, shape: np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(shape.tolist()))),
-    "Floor": _numpy(np.floor),
-    "Gather": lambda a, x, i: np.take(x, i, a.get("axis", 0)),
-    "Greater": _numpy(np.greater),
-    "GreaterOrEqual": _numpy(np.greater_equal),
-    "Identity": lambda _, x: x,
-    "Less": _numpy(np.less),
-    "LessOrEqual": _numpy(np.less_equal),
-    "Max": lambda _, *x: np.asarray(np.max(np.stack(np.broadcast_arrays(*x)), 0)),
-    "Min": lambda _, *x: np.asarray(np.min(np.stack(np.broadcast_arrays(*x)), 0)),
-    "Mod": _modulo,
-    "Mul": _numpy(np.multiply),
-    "Neg": _numpy(np.negative),
-    "Not": _numpy(np.logical_not),
-    "Or": _numpy(np.logical_or),
-    "Pow": lambda _, x, y: np.power(x, y).astype(x.dtype),
-    "Range": _numpy(np.arange),
-    "ReduceMax": _reduce(np.max),
-    "ReduceMin": _reduce(np.min),
-    "ReduceProd": _reduce(np.prod),
-    "ReduceSum": _reduce(np.sum),
-    "Reshape": _reshape,
-    "Round": _numpy(np.round),
-    "Slice": _slice,
-    "Sqrt": _numpy(np.sqrt),
-    "Squeeze": _squeeze,
-    "Sub": _numpy(np.subtract),
-    "Transpose": lambda a, x: np.transpose(x, a.get("perm")),
-    "Unsqueeze": _unsqueeze,
-    "Where": _numpy(np.where),
+MOVES = {
+    "Concat",
+    "Expand",
+    "Flatten",
+    "Gather",
+    "Identity",
+    "Reshape",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Tile",
+    "Transpose",
+    "Unsqueeze",
 }
-
-
-MOVES = {"Cast", "Concat", "Expand", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
+RESIZING = {"ConstantOfShape", "Expand", "EyeLike", "OneHot", "Pad", "Range", "Resize", "Tile", "Upsample"}  # as their inputs say
 
 
 class Integers:
@@ -148,8 +121,8 @@ class Integers:
     fixed tells, for tensors of a network with free sizes, which of their dimensions are fixed all the same.
     """
 
-    def __init__(self, fixed: Mapping[str, Array] | None = None) -> None:
-        self._fixed = fixed
+    def __init__(self, opset: int, fixed: Mapping[str, Array] | None = None) -> None:
+        self._opset, self._fixed = opset, fixed
         self._free: dict[str, Array] = {}  # which elements depend on sizes that are free
         self._values: dict[str, Array] = {}
         self.of_shapes: set[str] = set()  # those that some Shape node had a part in
@@ -157,7 +130,7 @@ class Integers:
 
     def copy(self) -> Integers:
         """Return the same values, to be added to without a change to these."""
-        copy = Integers(self._fixed)
+        copy = Integers(self._opset, self._fixed)
         copy._values, copy._free = dict(self._values), dict(self._free)
         copy.of_shapes, copy._of_weights = set(self.of_shapes), set(self._of_weights)
         return copy
@@ -176,8 +149,10 @@ class Integers:
         """Tell whether a tensor has a known value that is no data: integers, or a few numbers computed from shapes."""
         if name not in self._values:
             return False
-        value = self._values[name]
-        return (value.dtype.kind in "iub" and name not in self._of_weights) or (name in self.of_shapes and value.size <= FEW)
+        value, of_shapes = self._values[name], name in self.of_shapes
+        if value.dtype.kind in "iub":
+            return of_shapes or name not in self._of_weights
+        return of_shapes and value.size <= FEW
 
     def computes(self, node: gs.Node) -> bool:
         """Tell whether node does nothing but arithmetic on shapes and constants of known value."""
@@ -195,7 +170,7 @@ class Integers:
 
     def visit(self, node: gs.Node, shape: Callable[[str], Shape | None]) -> None:
         """Evaluate node where all it reads is known; shape gives the shape of a tensor by name."""
-        if len(node.outputs) != 1 or node.domain not in (None, "", "ai.onnx"):
+        if node.domain not in STANDARD or not node.outputs:
             return
         if node.op == "Constant":
             value = node.attrs.get("value")
@@ -210,45 +185,57 @@ class Integers:
                 self.of_shapes.add(node.outputs[0].name)
                 if self._fixed is not None:
                     fixed = self._fixed.get(node.inputs[0].name, np.zeros(len(sizes), bool))
-                    self._set_free(node, _ranged(node, ~fixed) if node.op == "Shape" else np.asarray(not fixed.all()))
-        elif node.op in EVALUATE:
-            self._evaluate(node)
-            if any(t.name in self.of_shapes for t in node.inputs):
-                self.of_shapes.add(node.outputs[0].name)
+                    mask = _ranged(node, ~fixed) if node.op == "Shape" else np.asarray(not fixed.all())
+                    self._set_free(node.outputs[0].name, mask)
+        elif is_function(node.op, self._opset) and self._is_small(node, shape):
+            self._evaluate(node, shape)
 
-    def _evaluate(self, node: gs.Node) -> None:
+    def _is_small(self, node: gs.Node, shape: Callable[[str], Shape | None]) -> bool:
+        """Return True if all inputs of node have values and its outputs are not known to be data."""
+        if any(t.name and self.get(t) is None for t in node.inputs):
+            return False
+        sizes = [shape(t.name) for t in node.outputs if t.name]
+        most = FEW if node.op == "ConstantOfShape" else SMALL
+        return all(node.op not in RESIZING if size is None else math.prod(size) <= most for size in sizes)
+
+    def _evaluate(self, node: gs.Node, shape: Callable[[str], Shape | None]) -> None:
         operands = [self.get(tensor) if tensor.name else None for tensor in node.inputs]
-        if any(x is None and t.name for x, t in zip(operands, node.inputs, strict=True)):
-            return
-        if node.op == "ConstantOfShape" and math.prod(np.asarray(operands[0]).tolist()) > FEW:
-            return
         try:
-            value = EVALUATE[node.op](node.attrs, *operands)
-        except (ValueError, IndexError, KeyError, TypeError, ZeroDivisionError):
+            values = evaluate(node, operands, self._opset)
+        except EvaluationError:
             return  # what cannot be evaluated stays unknown, and what depends on it is frozen
-        if value.size <= SMALL:
-            self._values[node.outputs[0].name] = value
-            if any(t.name in self._of_weights or self._is_weight(t.name) for t in node.inputs):
-                self._of_weights.add(node.outputs[0].name)
-            if self._free:
-                self._follow_free(node, operands, value)
+        names = [t.name for t in node.outputs if t.name]
+        if any(value.size > SMALL or shape(name) not in (None, value.shape) for name, value in zip(names, values, strict=True)):
+            return
+        inputs = {t.name for t in node.inputs}
+        if any(name in self._of_weights or self._is_weight(name) for name in inputs):
+            self._of_weights.update(names)
+        if not inputs.isdisjoint(self.of_shapes):
+            self.of_shapes.update(names)
+        self._values.update(zip(names, values, strict=True))
+        if not inputs.isdisjoint(self._free):
+            self._follow_free(node, operands)
 
-    def _follow_free(self, node: gs.Node, operands: Sequence[Array | None], value: Array) -> None:
+    def _follow_free(self, node: gs.Node, operands: Sequence[Array | None]) -> None:
         """Find out which elements of a value depend on free sizes: movement moves what says so, all else is taken together."""
-        free = [self._free.get(t.name) for t in node.inputs]
-        moved = len(free) if node.op == "Concat" else 1
-        if all(mask is None for mask in free):
-            return
-        if node.op not in MOVES or any(mask is not None for mask in free[moved:]):
-            self._set_free(node, np.ones(value.shape, bool))
-            return
-        data = [x for x in operands[:moved] if x is not None]
-        masks = [np.zeros(x.shape, bool) if mask is None else mask for mask, x in zip(free, data, strict=False)]
-        self._set_free(node, masks[0] if node.op == "Cast" else EVALUATE[node.op](node.attrs, *masks, *operands[moved:]))
+        moved = len(operands) if node.op == "Concat" else 1
+        names = [t.name for t in node.outputs if t.name]
+        masks = [self._mask(t.name) for t in node.inputs[:moved] if t.name]
+        if node.op == "Cast":
+            moves = masks
+        elif node.op in MOVES and self._free.keys().isdisjoint(t.name for t in node.inputs[moved:]):
+            moves = evaluate(node, [*masks, *operands[moved:]], self._opset)
+        else:
+            moves = [np.ones(self._values[name].shape, bool) for name in names]
+        for name, mask in zip(names, moves, strict=True):
+            self._set_free(name, mask)
 
-    def _set_free(self, node: gs.Node, mask: Array) -> None:
+    def _mask(self, name: str) -> Array:
+        return self._free.get(name, np.zeros(self._values[name].shape, bool))
+
+    def _set_free(self, name: str, mask: Array) -> None:
         if mask.any():
-            self._free[node.outputs[0].name] = mask
+            self._free[name] = mask
 
     def _is_weight(self, name: str) -> bool:
         value = self._values.get(name)

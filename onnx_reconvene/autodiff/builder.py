@@ -50,7 +50,7 @@ class Builder:
         for name, array in source.arrays.items():
             if isinstance(tensors.get(name), gs.Constant):
                 tensors[name].values = array
-        integers = Integers()
+        integers = Integers(self._versions.get("", 1))
         for node, proto in zip(graph.nodes, self.model.graph.node, strict=True):
             for tensor in node.inputs:
                 value = integers.get(tensor) if tensor.name else None

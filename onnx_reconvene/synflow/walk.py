@@ -20,7 +20,7 @@ from onnx_reconvene.flow import UnsupportedError, Value, weight_values
 from onnx_reconvene.graph import bodies_of, every_node
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.names import first_output, name_of
-from onnx_reconvene.shapes import EVALUATE, Shape
+from onnx_reconvene.shapes import EvaluationError, Shape, evaluate
 from onnx_reconvene.synflow.network import ChannelNetwork
 from onnx_reconvene.synflow.steps import EVEN, INPUT, Elements, Floats, Ids, Kinds, Layer, Pool, Product, Step, Sum, Window
 
@@ -314,8 +314,11 @@ class Walk:
         node = tensor.inputs[0] if tensor.inputs else None
         if node is None or node.op == "Constant":
             return self.value(tensor)
-        operands = [self._moved(t, name) for t in node.inputs if t.name]
-        return operands[0] if node.op in ("Cast", "DequantizeLinear") else EVALUATE[node.op](node.attrs, *operands)
+        operands = [self._moved(t, name) if t.name else None for t in node.inputs]
+        if node.op in ("Cast", "DequantizeLinear"):
+            assert operands[0] is not None
+            return operands[0]
+        return self._evaluate(tensor, node, operands)
 
     def _units(self, labels: Ids, size: int) -> Ids:
         """Return the units of labels, those of one block for all; -1 where labels do not fit."""
@@ -330,10 +333,17 @@ class Walk:
         if known is not None:
             return known
         node = tensor.inputs[0] if tensor.inputs else None
-        if node is not None and node.op in CONSTANT:
-            return CONSTANT[node.op](node.attrs, *(self.value(t) for t in node.inputs if t.name))
-        what = f"{node.op} '{name_of(node)}'" if node is not None else f"'{tensor.name}'"
-        raise ModelError(f"{what}: synflow needs the value of '{tensor.name}', which it cannot evaluate")
+        if node is None or not node.inputs:
+            raise ModelError(f"synflow needs the value of '{tensor.name}', which is not constant")
+        return self._evaluate(tensor, node, [self.value(t) if t.name else None for t in node.inputs])
+
+    def _evaluate(self, tensor: gs.Tensor, node: gs.Node, operands: Sequence[NDArray[Any] | None]) -> NDArray[Any]:
+        """Return what node, which makes tensor, makes of operands."""
+        try:
+            values = evaluate(node, operands, self.analysis.graph.opset or 1)
+        except EvaluationError as error:
+            raise ModelError(f"synflow needs the value of '{tensor.name}': {error}") from error
+        return values[[t.name for t in node.outputs if t.name].index(tensor.name)]
 
     def magnitude(self, tensor: gs.Tensor) -> NDArray[np.float64]:
         """Return the magnitudes of a constant factor; one for a mask or whatever else cannot be evaluated."""
@@ -367,9 +377,6 @@ def dequantized(attributes: Any, x: NDArray[Any], scale: NDArray[Any], zero: NDA
     shape = [-1 if axis == attributes.get("axis", 1) % max(1, x.ndim) else 1 for axis in range(x.ndim)]
     scale, zero = (np.reshape(p, shape) if np.size(p) > 1 else np.reshape(p, ()) for p in (scale, np.asarray(zero, np.float32)))
     return np.asarray((x.astype(np.float32) - zero) * scale)
-
-
-CONSTANT: dict[str, Callable[..., NDArray[Any]]] = {**EVALUATE, "DequantizeLinear": dequantized}
 
 
 def average(walk: Walk, node: gs.Node) -> None:

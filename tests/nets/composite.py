@@ -175,6 +175,16 @@ COMPUTED = {
         'h = Resize<mode = "nearest">(a, , , n)',
         inputs="float[N,3,H,W] x",
     ),
+    "padding of TensorFlow, computed in floats": convs(
+        f"s = Shape(a) {sizes('z', 2)} {sizes('e', 4)} c = Slice(s, z, e) f = Cast<to = 1>(c) "
+        "two = Constant<value_floats = [2.0, 2.0]>() half = Div(f, two) up = Ceil(half) one = Constant<value_float = 1.0>() "
+        "d = Sub(up, one) g = Mul(d, two) three = Constant<value_float = 3.0>() i = Add(g, three) j = Sub(i, f) "
+        "zero = Constant<value_float = 0.0>() k = Clip(j, zero) l = Div(k, two) before = Floor(l) after = Sub(k, before) "
+        "o = Constant<value_floats = [0.0, 0.0]>() m = Concat<axis = 0>(o, before, o, after) n = Cast<to = 7>(m) h = Pad(a, n)",
+        tail="y = Conv<strides = [2,2]>(h, w2)",
+        read=(5, 8, 3, 3),
+        inputs="float[N,3,H,W] x",
+    ),
     "mean over channels by their number": matmuls(
         f"{sizes('o', -1)} t = ReduceSum(a, o) s = Shape(a) c = Gather(s, i) f = Cast<to = 1>(c) m = Div(t, f) h = Sub(a, m)",
         constants="int64 i = {2}",
