@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from onnx_reconvene.allocate import allocator, allocators
     from onnx_reconvene.api import Options, Result, analyze, prune
     from onnx_reconvene.autodiff import gradients
-    from onnx_reconvene.errors import ModelError, ReconveneError, TargetError, UsageError, VerificationError
+    from onnx_reconvene.errors import DefectError, ModelError, ReconveneError, TargetError, UsageError, VerificationError
     from onnx_reconvene.executor import from_torch, to_torch
     from onnx_reconvene.portfolio.grid import sweep
     from onnx_reconvene.saliency.criterion import criteria, criterion
@@ -23,12 +23,13 @@ _HOME = {
     **dict.fromkeys(("Options", "Result", "analyze", "prune"), "api"),
     "gradients": "autodiff",
     "sweep": "portfolio.grid",
-    **dict.fromkeys(("ModelError", "ReconveneError", "TargetError", "UsageError", "VerificationError"), "errors"),
+    **dict.fromkeys(("DefectError", "ModelError", "ReconveneError", "TargetError", "UsageError", "VerificationError"), "errors"),
     **dict.fromkeys(("criteria", "criterion"), "saliency"),
     **dict.fromkeys(("from_torch", "to_torch"), "executor"),
 }
 
 __all__ = [
+    "DefectError",
     "ModelError",
     "Options",
     "ReconveneError",

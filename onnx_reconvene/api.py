@@ -12,6 +12,7 @@ from typing import Any
 import onnx_graphsurgeon as gs
 
 from onnx_reconvene import report as reports
+from onnx_reconvene.boundary import boundary
 from onnx_reconvene.bridges import open_model
 from onnx_reconvene.calibration import Calibration
 from onnx_reconvene.cost import CostModel
@@ -38,19 +39,9 @@ PLANNED = ("allocate", "attention", "rectify", "seed")  # options that a plan re
 PATTERNS, WIDTHS = ("ignore", "only", "keep", "keep_file"), ("allocate", "steps", "round_to", "min_width")
 CHOOSING = ("target", "criterion", "aggregate", *WIDTHS, *PATTERNS)  # which channels go, as a plan says
 OF_CHANNELS = ("from_plan", *WIDTHS, *PATTERNS, "rectify", "repair")
+MOST_STEPS = 1000  # each scores the whole network
 Watch = Callable[[Sequence[Pass]], Iterable[Pass]]
-STAGES = {
-    Load: "analyse",
-    Score: "score",
-    Allocate: "allocate",
-    Replay: "allocate",
-    Sparsify: "allocate",
-    Cut: "cut",
-    Verify: "verify",
-    Rectify: "rectify",
-    Repair: "repair",
-    Emit: "write",
-}
+STAGES = ("analyse", "score", "allocate", "cut", "verify", "rectify", "repair", "write")
 
 
 @dataclass(frozen=True)
@@ -130,8 +121,8 @@ class Options:
     def check(self) -> None:
         """Raise UsageError where options make no sense, or not together."""
         check_types(vars(self))
-        if self.steps < 1:
-            raise UsageError(f"--steps {self.steps}: must be at least 1")
+        if not 1 <= self.steps <= MOST_STEPS:
+            raise UsageError(f"--steps {self.steps}: must be at least 1 and at most {MOST_STEPS}")
         if self.granularity not in ("channel", "weight"):
             raise UsageError(f"--granularity {self.granularity}: not one of channel, weight")
         if self.granularity == "weight":
@@ -203,7 +194,13 @@ def run(
     """Run the passes over graph, and the one that writes to output if one is given; watch may show progress."""
     begin = time.perf_counter() if start is None else start
     options.check()
-    options = options.of_plan()
+    with boundary("run", graph):
+        return _run(graph, back, options.of_plan(), output, begin, watch)
+
+
+def _run(
+    graph: gs.Graph, back: Callable[[gs.Graph], Any], options: Options, output: str | None, begin: float, watch: Watch
+) -> Result:
     if not notes_of(graph).done:
         forget(graph)  # what passes have noted before says nothing of this run
     stage = notes_of(graph).stage = stage_of(plain_source(graph))
@@ -259,11 +256,11 @@ def plan_of(given: str | os.PathLike[str] | Plan) -> Plan:
 
 def _run_all(graph: gs.Graph, steps: Iterable[Pass]) -> dict[str, float]:
     """Run passes over graph; return the seconds of each stage, 0 for those that are left out."""
-    seconds = dict.fromkeys(STAGES.values(), 0.0)
+    seconds = dict.fromkeys(STAGES, 0.0)
     for step in steps:
         began = time.perf_counter()
         step.run(graph)
-        seconds[STAGES[type(step)]] += time.perf_counter() - began
+        seconds[step.stage] += time.perf_counter() - began
     return seconds
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnx_reconvene.errors import ReconveneError, UsageError
+from onnx_reconvene.errors import DefectError, ModelError, ReconveneError, UsageError, described, one_line
 from onnx_reconvene.options import input_shapes, listed, options_of, refuse_idle
 from onnx_reconvene.progress import cells_bar, passes_bar
 
@@ -330,9 +330,9 @@ def _run(words: list[str]) -> int:
         left = "run it again to go on" if command is sweep else "nothing was written"
         return _fail(f"interrupted; {left}", 130, False)
     except MemoryError:
-        return _fail("out of memory", 3, loud)
+        return _fail("out of memory", ModelError.exit_status, loud)
     except Exception as error:
-        return _fail(f"internal error, please report it: {type(error).__name__}: {error}", 3, loud)
+        return _fail(f"internal error, please report it: {described(error)}", DefectError.exit_status, loud)
 
 
 def _print(text: str) -> None:
@@ -348,7 +348,7 @@ def _print(text: str) -> None:
 def _fail(text: str, status: int, loud: bool) -> int:
     if loud:
         traceback.print_exc()
-    click.echo("onnx-reconvene: " + " ".join(text.split()), err=True)
+    click.echo(f"onnx-reconvene: {one_line(text)}", err=True)
     return status
 
 

@@ -5,11 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+LONGEST = 280  # characters of a message
+
+
+def one_line(text: str) -> str:
+    """Return text as one printable line; of a long one the middle is left out, as its ends say what is wrong and what to do."""
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 105]} ... {line[-100:]}"
+
 
 class ReconveneError(Exception):
     """Base of all errors raised on purpose; its text is one line that names what to mend."""
 
     exit_status = 1
+
+    def __str__(self) -> str:
+        """Return the message as one line."""
+        return one_line(super().__str__())
 
 
 class UsageError(ReconveneError):
@@ -36,6 +48,12 @@ class VerificationError(ReconveneError):
     exit_status = 5
 
 
+class DefectError(ReconveneError):
+    """The program fails on a valid model: a defect, to be reported."""
+
+    exit_status = 70
+
+
 @contextmanager
 def blaming(source: str) -> Iterator[None]:
     """Turn what files or code of the user raise meanwhile into a UsageError of one line that names their source."""
@@ -44,4 +62,9 @@ def blaming(source: str) -> Iterator[None]:
     except (ReconveneError, MemoryError):
         raise
     except (Exception, SystemExit) as error:
-        raise UsageError(" ".join(f"{source}: {type(error).__name__}: {error}".split()).removesuffix(":")) from error
+        raise UsageError(f"{source}: {described(error)}") from error
+
+
+def described(error: BaseException) -> str:
+    """Return the type of an error and what it says, if anything."""
+    return f"{type(error).__name__}: {error}".removesuffix(": ")

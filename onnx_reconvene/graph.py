@@ -23,6 +23,8 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnx_reconvene import wire
+from onnx_reconvene.boundary import boundary
+from onnx_reconvene.checks import check_fields
 from onnx_reconvene.errors import ModelError
 from onnx_reconvene.plain import Plain, as_read, graphs_in, nodes_in, plain
 
@@ -58,45 +60,44 @@ def load(path: str | os.PathLike[str]) -> gs.Graph:
     Raises ModelError when the file is missing, unreadable or no valid ONNX model.
     """
     name = os.fspath(path)
-    try:
+    with boundary("load", name):
         skeleton, raw = wire.split(name)
-    except OSError as error:
-        raise ModelError(f"{name}: cannot be read: {error.strerror or error}") from error
-    model = onnx.ModelProto()
-    try:
-        model.ParseFromString(skeleton)
-    except DecodeError as error:
-        raise ModelError(f"{name}: not an ONNX model (the protobuf message does not parse)") from error
-    if not model.HasField("graph") or not model.opset_import:
-        raise ModelError(f"{name}: not an ONNX model (no graph or no opset import)")
-    arrays: dict[str, NDArray[Any]] = {}
-    try:
+        model = onnx.ModelProto()
+        try:
+            model.ParseFromString(skeleton)
+        except DecodeError as error:
+            raise ModelError(f"{name}: not an ONNX model (the protobuf message does not parse)") from error
+        if not model.HasField("graph") or not model.opset_import:
+            raise ModelError(f"{name}: not an ONNX model (no graph or no opset import)")
+        check_fields(model, name)
+        arrays: dict[str, NDArray[Any]] = {}
         for index, data in raw.items():
             tensor = model.graph.initializer[index]
             if not _map(tensor, data, arrays):
                 tensor.raw_data = data.tobytes()
         external = _map_external(model, os.path.dirname(os.path.abspath(name)), arrays)
         return from_source(Source(model, arrays, name, external=external))
-    except (KeyError, ValueError, TypeError, OverflowError) as error:  # onnx on types, names and offsets that make no sense
-        raise ModelError(f"{name}: not a valid ONNX model: {error}") from error
 
 
 def from_model(model: onnx.ModelProto, folder: str = "") -> gs.Graph:
-    """Return the graph of model, which is not modified; its external data, if any, lie in folder."""
-    skeleton = onnx.ModelProto()
-    wire.copy_fields(model, skeleton, but="graph")
-    wire.copy_fields(model.graph, skeleton.graph, but="initializer")
-    arrays: dict[str, NDArray[Any]] = {}
-    for tensor in model.graph.initializer:
-        copy = skeleton.graph.initializer.add()
-        if len(tensor.raw_data) < wire.MAPPED_FROM:
-            copy.CopyFrom(tensor)
-            continue
-        wire.copy_fields(tensor, copy, but="raw_data")
-        if not _map(copy, np.frombuffer(tensor.raw_data, np.uint8), arrays):
-            copy.raw_data = tensor.raw_data
-    _map_external(skeleton, os.path.abspath(folder), arrays)
-    return from_source(Source(skeleton, arrays))
+    """Return the graph of model, which is not modified; its external data, if any, lie in folder. Raises ModelError where the model
+    is invalid."""
+    with boundary("load", model):
+        check_fields(model, "the model")
+        skeleton = onnx.ModelProto()
+        wire.copy_fields(model, skeleton, but="graph")
+        wire.copy_fields(model.graph, skeleton.graph, but="initializer")
+        arrays: dict[str, NDArray[Any]] = {}
+        for tensor in model.graph.initializer:
+            copy = skeleton.graph.initializer.add()
+            if len(tensor.raw_data) < wire.MAPPED_FROM:
+                copy.CopyFrom(tensor)
+                continue
+            wire.copy_fields(tensor, copy, but="raw_data")
+            if not _map(copy, np.frombuffer(tensor.raw_data, np.uint8), arrays):
+                copy.raw_data = tensor.raw_data
+        _map_external(skeleton, os.path.abspath(folder), arrays)
+        return from_source(Source(skeleton, arrays))
 
 
 def reopen(graph: gs.Graph) -> gs.Graph:
@@ -130,20 +131,21 @@ def _map_external(model: onnx.ModelProto, folder: str, arrays: dict[str, NDArray
     for tensor in external_data_helper._get_all_tensors(model):
         if not external_data_helper.uses_external_data(tensor):
             continue
-        info = external_data_helper.ExternalDataInfo(tensor)
-        path = os.path.join(folder, info.location)
-        if os.path.commonpath([os.path.realpath(path), os.path.realpath(folder)]) != os.path.realpath(folder):
-            raise ModelError(f"initializer '{tensor.name}': external data '{info.location}' lies outside the folder of the model")
+        text = f"initializer '{tensor.name}': external data"
         try:
-            size = os.path.getsize(path) - (info.offset or 0) if info.length is None else info.length
-            data = np.memmap(path, np.uint8, "r", info.offset or 0, (size,)) if size else np.empty(0, np.uint8)
+            info = external_data_helper.ExternalDataInfo(tensor)
+            path = os.path.join(folder, info.location)
+            if os.path.commonpath([os.path.realpath(path), os.path.realpath(folder)]) != os.path.realpath(folder):
+                raise ModelError(f"{text} '{info.location}' lies outside the folder of the model")
+            data = wire.mapped(path, info.offset or 0, info.length)
         except (OSError, ValueError) as error:
-            raise ModelError(f"initializer '{tensor.name}': external data '{info.location}' cannot be read: {error}") from error
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise ModelError(f"{text} cannot be read: {reason}") from error
         files.add(os.path.realpath(path))
         tensor.ClearField("external_data")
         tensor.ClearField("data_location")
-        top_level = size >= wire.MAPPED_FROM and any(tensor is t for t in model.graph.initializer)
-        if not top_level or not _map(tensor, np.asarray(data), arrays):
+        top_level = data.size >= wire.MAPPED_FROM and any(tensor is t for t in model.graph.initializer)
+        if not top_level or not _map(tensor, data, arrays):
             tensor.raw_data = data.tobytes()
     return frozenset(files)
 
@@ -199,12 +201,9 @@ def from_source(source: Source) -> gs.Graph:
     for tensor in source.model.graph.initializer:
         if tensor.HasField("raw_data") and tensor.data_type not in PACKED:
             _check_bytes(tensor, len(tensor.raw_data))
-    try:
-        form = plain(source.model)
-        source = source if form is None else replace(source, model=form.model, form=form)
-        graph = gs.import_onnx(source.model)
-    except Exception as error:  # graphsurgeon raises bare exceptions of its own
-        raise ModelError(f"{source.path or 'the model'}: cannot be imported: {error}") from error
+    form = plain(source.model)
+    source = source if form is None else replace(source, model=form.model, form=form)
+    graph = gs.import_onnx(source.model)
     if source.arrays:
         tensors = every_tensor(graph)
         for name, array in source.arrays.items():

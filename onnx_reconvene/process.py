@@ -25,6 +25,11 @@ def workplace(purpose: str) -> Iterator[str]:
             raise UsageError(f"{purpose} needs room in {os.path.dirname(folder)}: {error.strerror or error}") from error
 
 
+def memory() -> int:
+    """Return the bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**40
+
+
 def isolated(program: str, *words: str) -> subprocess.CompletedProcess[str]:
     """Run a program of the folder `isolated`; raises subprocess.TimeoutExpired where it takes too long."""
     command = [sys.executable, os.path.join(PROGRAMS, program), *words]

@@ -6,8 +6,11 @@ A protobuf message is a flat run of fields, so one walk over ModelProto, GraphPr
 
 from __future__ import annotations
 
+import errno
 import itertools
 import mmap
+import os
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +24,9 @@ from onnx_reconvene.errors import ModelError
 
 GRAPH, INITIALIZER, RAW_DATA = 7, 5, 9  # field numbers in onnx.proto
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # protobuf wire types
+LONGEST_VARINT = 10  # bytes
 MAPPED_FROM = 4096  # bytes; smaller tensors are parsed with the rest
+Buffer = mmap.mmap | bytes
 
 
 @dataclass(frozen=True)
@@ -34,15 +39,14 @@ class Field:
     end: int
 
 
-def _varint(buffer: mmap.mmap, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = buffer[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
+def _varint(buffer: Buffer, at: int) -> tuple[int, int]:
+    value = 0
+    for index in range(LONGEST_VARINT):
+        byte = buffer[at + index]
+        value |= (byte & 0x7F) << 7 * index
         if byte < 0x80:
-            return value, at
-        shift += 7
+            return value, at + index + 1
+    raise IndexError(f"a number of more than {LONGEST_VARINT} bytes at offset {at}")
 
 
 def _encode(value: int) -> bytes:
@@ -53,7 +57,7 @@ def _encode(value: int) -> bytes:
     return bytes([*out, value])
 
 
-def _fields(buffer: mmap.mmap, at: int, end: int) -> Iterator[Field]:
+def _fields(buffer: Buffer, at: int, end: int) -> Iterator[Field]:
     while at < end:
         tag, content = _varint(buffer, at)
         wire = tag & 7
@@ -77,15 +81,41 @@ def _message(number: int, parts: list[bytes]) -> bytes:
     return _head(number, len(content)) + content
 
 
+def _map(path: str) -> Buffer:
+    """Return what is in the regular file at path. Raises OSError for all else, without waiting for a pipe that nobody writes to."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "is a folder" if stat.S_ISDIR(status.st_mode) else "is no regular file")
+        return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) if status.st_size else b""
+    finally:
+        os.close(descriptor)
+
+
+def mapped(path: str, offset: int, length: int | None) -> NDArray[np.uint8]:
+    """Return length bytes (None: all) of the file at path from offset on, mapped.
+
+    Raises OSError where it cannot be read, ValueError where it holds fewer.
+    """
+    buffer = _map(path)
+    length = len(buffer) - offset if length is None else length
+    if length < 0 or offset + length > len(buffer):
+        raise ValueError(f"{os.path.basename(path)} has {len(buffer)} bytes, not {length} from {offset} on")
+    return np.frombuffer(buffer, np.uint8, length, offset) if length else np.empty(0, np.uint8)
+
+
 def split(path: str) -> tuple[bytes, dict[int, NDArray[np.uint8]]]:
     """Return the model at path without the raw data of its large initializers, and these, mapped, by initializer index.
 
     Raises ModelError when the file is empty, truncated or no protobuf message.
     """
-    with open(path, "rb") as file:
-        if not file.seek(0, 2):
-            raise ModelError(f"{path}: the file is empty")
-        buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    try:
+        buffer = _map(path)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if not buffer:
+        raise ModelError(f"{path}: the file is empty")
     weights: dict[int, NDArray[np.uint8]] = {}
     index = itertools.count()
     try:
@@ -98,7 +128,7 @@ def split(path: str) -> tuple[bytes, dict[int, NDArray[np.uint8]]]:
     return b"".join(parts), weights
 
 
-def _graph(buffer: mmap.mmap, graph: Field, index: Iterator[int], weights: dict[int, NDArray[np.uint8]]) -> bytes:
+def _graph(buffer: Buffer, graph: Field, index: Iterator[int], weights: dict[int, NDArray[np.uint8]]) -> bytes:
     parts = []
     for field in _fields(buffer, graph.content, graph.end):
         if field.number == INITIALIZER:
@@ -108,7 +138,7 @@ def _graph(buffer: mmap.mmap, graph: Field, index: Iterator[int], weights: dict[
     return _message(GRAPH, parts)
 
 
-def _tensor(buffer: mmap.mmap, tensor: Field, index: int, weights: dict[int, NDArray[np.uint8]]) -> bytes:
+def _tensor(buffer: Buffer, tensor: Field, index: int, weights: dict[int, NDArray[np.uint8]]) -> bytes:
     fields = list(_fields(buffer, tensor.content, tensor.end))
     raw = next((field for field in reversed(fields) if field.number == RAW_DATA), None)  # of several, the last counts
     if raw is not None and raw.end - raw.content >= MAPPED_FROM:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -44,6 +44,8 @@ class Allocate(Pass):
     onnxruntime where latency is measured; latency_table: a file that was measured on a device, instead. Raises TargetError where
     the target cannot be reached.
     """
+
+    stage: ClassVar[str] = "allocate"
 
     target: str | tuple[str, ...] = "macs=0.5"
     allocate: str = "uniform"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import onnx_graphsurgeon as gs
 
+from onnx_reconvene.boundary import boundary
 from onnx_reconvene.bridges import open_model
 from onnx_reconvene.errors import UsageError
 from onnx_reconvene.notes import Notes, analysis_of, apply, notes_of
@@ -24,6 +25,8 @@ class PassResult:
 class Pass:
     """One step over a model. Subclasses say what they require, do and ensure; `call` works on a graph in place."""
 
+    stage: ClassVar[str] = "run"  # of pruning: what its time counts for, and what a defect names
+
     def requires(self, graph: gs.Graph) -> None:
         """Raise UsageError where graph is not ready for this pass."""
 
@@ -36,9 +39,10 @@ class Pass:
 
     def run(self, graph: gs.Graph) -> bool:
         """Check, call and check again."""
-        self.requires(graph)
-        modified = self.call(graph)
-        self.ensures(graph)
+        with boundary(self.stage, graph):
+            self.requires(graph)
+            modified = self.call(graph)
+            self.ensures(graph)
         return modified
 
     def __call__(self, model: Any) -> PassResult:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import onnx_graphsurgeon as gs
 
 from onnx_reconvene.cut import cut
@@ -15,6 +17,8 @@ from onnx_reconvene.stage import stage_of
 
 class Cut(Pass):
     """Remove the units that Allocate has not marked to stay. Where all stay, nothing at all changes."""
+
+    stage: ClassVar[str] = "cut"
 
     def requires(self, graph: gs.Graph) -> None:
         """Some pass has said which units stay."""

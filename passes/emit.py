@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
@@ -16,6 +17,8 @@ from onnx_reconvene.passes.base import Pass
 @dataclass(frozen=True)
 class Emit(Pass):
     """Write the network to path without the notes of passes, every field as it was read but for what was cut."""
+
+    stage: ClassVar[str] = "write"
 
     path: str | os.PathLike[str]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
@@ -19,6 +20,8 @@ class Load(Pass):
     input_shapes: sizes for inputs with free dimensions, by name; others are taken at their smallest legal size.
     attention: "heads" lets attention lose whole heads, "dims" dimensions of every head.
     """
+
+    stage: ClassVar[str] = "analyse"
 
     input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     attention: str = "heads"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -25,6 +25,8 @@ class Rectify(Pass):
     Run it after Verify, which proves the cut with the weights it had. original: the network before the cut, for a model that does
     not come straight from Cut.
     """
+
+    stage: ClassVar[str] = "rectify"
 
     mode: str = "auto"
     seed: int = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -31,6 +31,8 @@ class Repair(Pass):
     what they returned before. Run it after Verify, which proves the cut with the weights it had. original: the network before the
     cut, for a model that does not come straight from Cut.
     """
+
+    stage: ClassVar[str] = "repair"
 
     mode: str = "lstsq"
     calibration: Calibration = field(default_factory=Calibration)

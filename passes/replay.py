@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
@@ -15,6 +16,8 @@ from onnx_reconvene.plan import Plan
 @dataclass(frozen=True)
 class Replay(Pass):
     """Mark the units that a plan keeps to stay, in place of Score and Allocate."""
+
+    stage: ClassVar[str] = "allocate"
 
     plan: Plan
 

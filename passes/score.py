@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Score(Pass):
     """Score every unit by a criterion (see `onnx_reconvene.criteria`). Notes the scores; changes no weight."""
+
+    stage: ClassVar[str] = "score"
 
     criterion: str = "l2"
     seed: int = 0

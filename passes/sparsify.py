@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -34,6 +35,8 @@ class Sparsify(Pass):
 
     target: params or macs, as if zeros were not there. score: by what. Raises TargetError where the target cannot be reached.
     """
+
+    stage: ClassVar[str] = "allocate"
 
     target: str | tuple[str, ...] = "macs=0.5"
     score: Score = field(default_factory=Score)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import onnx_graphsurgeon as gs
 
@@ -19,6 +19,8 @@ class Verify(Pass):
 
     original: the network before the cut, for a model that does not come straight from Cut.
     """
+
+    stage: ClassVar[str] = "verify"
 
     original: Any = None
     seed: int = 0

@@ -87,10 +87,8 @@ def test_missing_input(fails, out, tmp_path):
 
 def test_input_that_is_a_pipe(fails, out, tmp_path):
     pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    end = os.open(pipe, os.O_RDWR)  # so that opening it waits for nobody
-    fails(3, pipe, out, mentions=[pipe, "seekable"])
-    os.close(end)
+    os.mkfifo(pipe)  # nobody writes to it
+    fails(3, pipe, out, mentions=[pipe, "no regular file"])
 
 
 def test_folder_as_input(fails, out, tmp_path):

@@ -1,0 +1,88 @@
+"""What is refused of a model before anything is made of it, as neither the ONNX checker nor graphsurgeon does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from onnx import GraphProto, ModelProto, SparseTensorProto, TensorProto, helper
+
+from onnx_reconvene.errors import ModelError
+from onnx_reconvene.plain import graphs_in
+from onnx_reconvene.process import memory
+
+
+def check_fields(model: ModelProto, name: str) -> None:
+    """Raise ModelError, which starts with the name of the model, where it holds what no network can."""
+    text = f"{name}: not a valid ONNX model:"
+    graphs = list(graphs_in(model.graph))
+    try:
+        "".join(_texts(model, graphs))
+    except TypeError as error:  # protobuf gives what is not UTF-8 as bytes
+        raise ModelError(f"{text} a name in it is not UTF-8") from error
+    for graph in graphs:
+        for tensor in _tensors(graph):
+            _check_tensor(tensor, text)
+        for sparse in _sparse_tensors(graph):
+            _check_sparse(sparse, text)
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.ref_attr_name:
+                    what = f"{node.op_type} '{node.name}': attribute '{attribute.name}' refers to one of a function"
+                    raise ModelError(f"{text} {what}, outside of any")
+
+
+def _texts(model: ModelProto, graphs: Sequence[GraphProto]) -> Iterator[str]:
+    """Yield the texts that name things in a model."""
+    for entry in model.metadata_props:
+        yield from (entry.key, entry.value)
+    yield from (imported.domain for imported in model.opset_import)
+    for function in model.functions:
+        yield from (function.name, function.domain, *function.input, *function.output, *function.attribute)
+    for graph in graphs:
+        yield from (tensor.name for tensor in _tensors(graph))
+        for value in [*graph.input, *graph.output, *graph.value_info]:
+            yield from (value.name, *(dim.dim_param for dim in value.type.tensor_type.shape.dim))
+    for nodes in [*(graph.node for graph in graphs), *(function.node for function in model.functions)]:
+        for node in nodes:
+            yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+            yield from (attribute.name for attribute in node.attribute)
+
+
+def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
+    """Yield the dense tensors of a graph, without those of bodies in it."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+
+
+def _sparse_tensors(graph: GraphProto) -> Iterator[SparseTensorProto]:
+    yield from graph.sparse_initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("sparse_tensor"):
+                yield attribute.sparse_tensor
+            yield from attribute.sparse_tensors
+
+
+def _check_tensor(tensor: TensorProto, text: str) -> None:
+    text = f"{text} tensor '{tensor.name}'"
+    if tensor.data_type not in TYPES:
+        raise ModelError(f"{text} has elements of type {tensor.data_type}, which this version of onnx does not know")
+    if min(tensor.dims, default=0) < 0:
+        raise ModelError(f"{text} has the shape {list(tensor.dims)}")
+    if tensor.HasField("segment"):
+        raise ModelError(f"{text} is a segment of a tensor; store it whole")
+
+
+def _check_sparse(sparse: SparseTensorProto, text: str) -> None:
+    for part in (sparse.values, sparse.indices):
+        _check_tensor(part, text)
+    if min(sparse.dims, default=0) < 0 or 8 * math.prod(sparse.dims) > memory():
+        raise ModelError(f"{text} sparse tensor '{sparse.values.name}' of shape {list(sparse.dims)} does not fit into memory")
+
+
+TYPES = frozenset(helper.get_all_tensor_dtypes())
