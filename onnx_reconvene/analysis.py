@@ -12,30 +12,37 @@ from onnx_reconvene.flow import NO_CHANNELS, Flow, Split, UnsupportedError, weig
 from onnx_reconvene.fold import moved_constants
 from onnx_reconvene.graph import bodies_of, every_graph, every_node
 from onnx_reconvene.groups import Analysis, collect
-from onnx_reconvene.inference import infer
+from onnx_reconvene.inference import infer_all
 from onnx_reconvene.labels import Labels, Solution
 from onnx_reconvene.names import names_of
 from onnx_reconvene.op import Op
 from onnx_reconvene.operators import Operator, rule_for, why_frozen
-from onnx_reconvene.shapes import Integers
+from onnx_reconvene.shapes import Integers, Shape
 from onnx_reconvene.sizes import input_sizes
 
 
-def analyze(graph: gs.Graph, sizes: Mapping[str, Sequence[int]] | None = None, attention: str = "heads") -> Analysis:
+def analyze(
+    graph: gs.Graph,
+    sizes: Mapping[str, Sequence[int]] | None = None,
+    attention: str = "heads",
+    read: Mapping[str, Shape] | None = None,
+) -> Analysis:
     """Return what can be removed from graph, its free dimensions fixed as sizes says (or at the smallest legal ones).
 
-    attention: "heads" removes attention heads whole, "dims" as many dimensions of every head. Where a split axis turns out frozen
-    because its innermost part absorbs the removal, or is reduced, the next one out is tried; of splits in a row, the last one
-    first. That is taken which lets layers lose most channels, if each keeps a unit; of equals what falls into most units.
+    read: shapes of tensors in a run, for those that cannot be inferred. attention: "heads" removes attention heads whole, "dims" as
+    many dimensions of every head. Where a split axis turns out frozen because its innermost part absorbs the removal, or is
+    reduced, the next one out is tried; of splits in a row, the last one first. That is taken which lets layers lose most channels,
+    if each keeps a unit; of equals what falls into most units.
     """
     inputs = input_sizes(graph, sizes or {})
-    shapes, integers = infer(graph, inputs)
+    shapes, integers, assumed = infer_all(graph, inputs, read or {})
     static = moved_constants(graph, integers)
     program = _program(graph, integers)
     outward: dict[str, int] = {}
     best: tuple[tuple[float, ...], Flow, Solution] | None = None
     while True:
         flow = Flow(graph, shapes, integers, static, program.results, outward, program.names, attention == "dims")
+        flow.assumed = assumed
         _run(flow, program)
         solution = flow.equalities.solve()
         found = _removable(flow, solution), solution.free.size, -len(solution.inexact)
@@ -43,7 +50,7 @@ def analyze(graph: gs.Graph, sizes: Mapping[str, Sequence[int]] | None = None, a
             best = found, flow, solution
         further = _further(flow, solution, outward)
         if not further:
-            return collect(graph, *best[1:], inputs)
+            return collect(graph, *best[1:], inputs, read or {})
         outward = {**outward, **further}
 
 
@@ -149,12 +156,17 @@ def _visit(flow: Flow, node: gs.Node, settled: frozenset[int]) -> None:
 
 def _count(op: Op) -> None:
     """Enter the multiply-accumulates of a layer, or that they cannot be counted."""
-    operator = rule_for(op.node)
+    operator, counted = rule_for(op.node), len(op.flow.macs)
     if operator is None or operator.macs is None:
         return
     try:
         operator.macs(op)
+        if unknown := [
+            name for term in op.flow.macs[counted:] for name, axis in term.axes if axis in op.flow.assumed.get(name, ())
+        ]:
+            raise UnsupportedError(f"the shape of '{unknown[0]}' is not known")
     except UnsupportedError as error:
+        del op.flow.macs[counted:]
         op.flow.uncounted[op.output] = str(error)
 
 

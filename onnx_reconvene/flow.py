@@ -8,7 +8,7 @@ settles them first: one of the two axes absorbs the removal, equal positions alo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -171,6 +171,7 @@ class Flow:
         self.layers: list[Layer] = []
         self.permutations: list[Permutation] = []
         self.macs: list[Macs] = []
+        self.assumed: Mapping[str, Collection[int]] = {}  # by tensor, the axes whose sizes are assumed
         self.uncounted: dict[str, str] = {}  # layers (first outputs) of unknown multiply-accumulates, and why
         self.settled: dict[str, Split] = {}  # by tensor
         self.copies: list[Labels] = []  # channels that are copies of one element

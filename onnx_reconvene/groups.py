@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
@@ -84,6 +85,7 @@ class Analysis:
     groups: tuple[Group, ...]
     frozen: tuple[Frozen, ...]
     sizes: dict[str, Shape]  # of the graph inputs
+    read: Mapping[str, Shape]  # shapes of tensors in a run, of those that cannot be inferred
 
     @property
     def shapes(self) -> dict[str, Shape]:
@@ -94,6 +96,11 @@ class Analysis:
     def integers(self) -> Integers:
         """The values of small integer tensors."""
         return self.flow.integers
+
+    @property
+    def uncounted(self) -> dict[str, str]:
+        """The layers, by first output, whose multiply-accumulates are not known, and why."""
+        return self.flow.uncounted
 
     @property
     def layers(self) -> list[Layer]:
@@ -203,11 +210,11 @@ class Analysis:
         return read
 
 
-def collect(graph: gs.Graph, flow: Flow, solution: Solution, sizes: dict[str, Shape]) -> Analysis:
+def collect(graph: gs.Graph, flow: Flow, solution: Solution, sizes: dict[str, Shape], read: Mapping[str, Shape]) -> Analysis:
     """Return what the solved labels of flow say can be removed from graph."""
     borne = [(name, axis, labels) for name in flow.weights for axis, labels in sorted(flow.values[name].by_axis().items())]
     units = _number([labels for _, _, labels in borne], solution, flow)
-    analysis = Analysis(graph, flow, solution, units.of_member, (), _frozen(flow, solution), sizes)
+    analysis = Analysis(graph, flow, solution, units.of_member, (), _frozen(flow, solution), sizes, read)
     return replace(analysis, groups=_groups(analysis, units, [(name, axis) for name, axis, _ in borne]))
 
 

@@ -7,7 +7,7 @@ evaluated one node at a time, and handed back to it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,10 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper, shape_inference
 
+from onnx_reconvene.assumed import Partial, Stated, assumed, read_by_layer
 from onnx_reconvene.errors import ModelError
 from onnx_reconvene.graph import bodies_of, every_node
-from onnx_reconvene.names import name_of
+from onnx_reconvene.names import first_output, name_of
 from onnx_reconvene.plain import graphs_in, nodes_in
 from onnx_reconvene.shapes import Integers, Shape
 
@@ -34,16 +35,15 @@ def pinned(model: onnx.ModelProto, sizes: Mapping[str, Sequence[int]]) -> onnx.M
         value = helper.make_tensor_value_info(sparse.values.name, sparse.values.data_type, sparse.dims)
         result.graph.input.append(value)
     del result.graph.sparse_initializer[:]
-    if not sizes:
-        return result
     for value in result.graph.input:
         if value.name in sizes:
             value.CopyFrom(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, sizes[value.name]))
-    _forget(result.graph)
+    if sizes:
+        forget(result.graph)
     return result
 
 
-def _forget(graph: onnx.GraphProto) -> None:
+def forget(graph: onnx.GraphProto) -> None:
     """Forget the shapes that a graph declares for what it computes."""
     stored = {t.name for t in graph.initializer}
     for value in [v for v in graph.value_info if v.name in stored]:
@@ -60,12 +60,23 @@ def has_free_sizes(graph: gs.Graph) -> bool:
 
 
 def infer(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> tuple[dict[str, Shape], Integers]:
-    """Return the shape of every tensor that has one, and the values of the small integer tensors.
+    """Return the shape of every tensor of which it is known, and the values of the small integer tensors.
 
     sizes gives a shape for each graph input. Raises ModelError where the network does not fit these sizes.
     """
     walk = _walk(graph, sizes)
     return walk.shapes, walk.integers
+
+
+def infer_all(
+    graph: gs.Graph, sizes: Mapping[str, Sequence[int]], read: Mapping[str, Shape]
+) -> tuple[dict[str, Shape], Integers, dict[str, frozenset[int]]]:
+    """Return what `infer` does, with shapes that are assumed where none are known, and for these along which axes they are.
+
+    read: shapes that tensors had in a run.
+    """
+    walk = _walk(graph, sizes, read)
+    return walk.shapes, walk.integers, walk.assumed
 
 
 def element_types(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> dict[str, np.dtype[Any]]:
@@ -74,9 +85,11 @@ def element_types(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> dict[s
     return {name: np.dtype(helper.tensor_dtype_to_np_dtype(kind)) for name, kind in kinds.items() if kind}
 
 
-def _walk(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> _Inference:
+def _walk(graph: gs.Graph, sizes: Mapping[str, Sequence[int]], read: Mapping[str, Shape] | None = None) -> _Inference:
+    """Infer shapes; where some are still missing, assume them if shapes that were read in a run, or none, are given."""
     model: onnx.ModelProto = graph.source.model
     inferred = pinned(model, sizes if has_free_sizes(graph) else {})
+    forget(inferred.graph)
     careful = _may_abort(graph)
     if careful:
         for part in graphs_in(inferred.graph):
@@ -88,7 +101,9 @@ def _walk(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> _Inference:
     types |= {t.name: helper.make_tensor_type_proto(t.data_type, t.dims) for t in model.graph.initializer}
     shapes |= {t.name: tuple(t.dims) for t in model.graph.initializer}
     shapes |= {t.name: tuple(t.shape) for node in every_node(graph) for t in node.inputs if isinstance(t, gs.Constant)}
-    walk = _Inference(graph, careful, types, shapes, Integers(graph.opset or 1, _fixed_dimensions(graph)))
+    walk = _Inference(
+        graph, careful, types, shapes, Integers(graph.opset or 1, _fixed_dimensions(graph)), Stated(model, graph, sizes), read
+    )
     for node in graph.nodes:
         walk.visit(node)
     return walk
@@ -99,7 +114,7 @@ def _fixed_dimensions(graph: gs.Graph) -> dict[str, NDArray[np.bool_]] | None:
     if not has_free_sizes(graph) or all(node.op != "If" for node in every_node(graph)):
         return None
     model = pinned(graph.source.model, {})
-    _forget(model.graph)
+    forget(model.graph)
     try:
         inferred = model if _may_abort(graph) else shape_inference.infer_shapes(model, data_prop=True)
     except Exception:  # then nothing is known to be fixed
@@ -123,10 +138,20 @@ class _Inference:
     """What is known of the tensors of a graph so far, node by node."""
 
     def __init__(
-        self, graph: gs.Graph, careful: bool, types: dict[str, onnx.TypeProto], shapes: dict[str, Shape], integers: Integers
+        self,
+        graph: gs.Graph,
+        careful: bool,
+        types: dict[str, onnx.TypeProto],
+        shapes: dict[str, Shape],
+        integers: Integers,
+        stated: Stated,
+        read: Mapping[str, Shape] | None,
     ) -> None:
         self.graph, self.careful = graph, careful
-        self.types, self.shapes, self.integers = types, shapes, integers
+        self.types, self.shapes, self.integers = types, shapes, integers  # types hold but what is certain
+        self.stated, self.read = stated, read
+        self.uncertain: set[str] = set()  # tensors some of whose sizes were assumed, or read in a run
+        self.assumed: dict[str, frozenset[int]] = {}  # by tensor, the axes whose sizes were assumed
         model: onnx.ModelProto = graph.source.model
         self.protos = {output: node for node in nodes_in(model.graph) for output in node.output if output}
         self.versions = {o.domain: o.version for o in model.opset_import}
@@ -143,17 +168,27 @@ class _Inference:
             self._run(*bodies_of(node))
         else:
             self._compute(node)
+        for tensor in node.outputs:
+            if tensor.name and tensor.name not in self.shapes:
+                self._complete(node, tensor)
 
     def _compute(self, node: gs.Node) -> None:
         types, shapes, integers = self.types, self.shapes, self.integers
         outputs = [t.name for t in node.outputs if t.name]
+        if node.inputs and node.inputs[0].name not in shapes and self.read is not None:
+            self._demand(node)
         if outputs and any(name not in shapes for name in outputs) and outputs[0] in self.protos:
             try:
-                _infer_one(node, self.protos[outputs[0]], self.versions, types, shapes, integers)
+                known = _infer_one(node, self.protos[outputs[0]], self.versions, types, integers)
             except Exception as error:  # what onnx cannot infer stays unknown, and what is unknown is frozen
+                known = {}
                 if self.careful and "ShapeInferenceError" in str(error):
                     raise ModelError(f"shapes do not fit: {_last_line(error)}") from error
+            types |= known
+            shapes |= {name: shape for name, kind in known.items() if (shape := _static(kind)) is not None}
         integers.visit(node, shapes.get)
+        if node.op in ("Shape", "Size") and node.inputs[0].name in self.uncertain:
+            integers.vary(outputs[0])
         for name in outputs:
             if name in integers:
                 value = integers[name]
@@ -163,6 +198,67 @@ class _Inference:
             if min(shapes.get(name, ()), default=0) < 0:
                 raise ModelError(f"shapes do not fit: the window of {node.op} '{name_of(node)}' is larger than its input")
 
+    def _complete(self, node: gs.Node, tensor: gs.Tensor) -> None:
+        """Enter the shape of an output of node that cannot be inferred: as stated, as read in a run, else with assumed sizes."""
+        name, kind = tensor.name, self.types.get(tensor.name)
+        certain = self.stated.complete(name, kind)
+        element = self._element(name) or self.stated.element_type(name) or self._element(next((t.name for t in node.inputs), ""))
+        self.types[name] = helper.make_tensor_type_proto(element or onnx.TensorProto.FLOAT, certain)
+        if certain is not None and None not in certain:
+            self.shapes[name] = tuple(n for n in certain if n is not None)
+        elif self.read is not None:
+            self._assume(node, name, certain)
+
+    def _assume(self, node: gs.Node, name: str, certain: Partial | None) -> None:
+        read, follows = (self.read or {}).get(name), self._following(node).get(name)
+        rank = certain is None or read is None or len(read) == len(certain)
+        if read is not None and rank and 0 not in read:
+            self._enter(name, read, ())
+        elif follows is not None:
+            unknown = [axis for axis in range(len(follows)) if certain is None or certain[axis] is None]
+            self._enter(name, follows, unknown if self._reads_assumed(node) else ())
+        elif certain is not None or read is not None:
+            known = certain if certain is not None else [n or None for n in read or ()]
+            is_known = onnx.defs.has(node.op, node.domain or "")
+            like = self.shapes.get(node.inputs[0].name) if node.inputs and not is_known else None
+            self._enter(name, assumed(known, like), [axis for axis, size in enumerate(known) if size is None])
+
+    def _enter(self, name: str, shape: Shape, axes: Iterable[int]) -> None:
+        """Enter a shape that is not certain, and the axes along which it is assumed."""
+        self.shapes[name] = shape
+        self.uncertain.add(name)
+        if axes := frozenset(axes):
+            self.assumed[name] = axes
+
+    def _reads_assumed(self, node: gs.Node) -> bool:
+        return any(t.name in self.assumed or self.integers.varies(t.name) for t in node.inputs)
+
+    def _following(self, node: gs.Node) -> dict[str, Shape]:
+        """Return the shapes that the outputs of node have if the uncertain ones that it reads are right."""
+        output = first_output(node)
+        if output not in self.protos or not any(t.name in self.uncertain or self.integers.varies(t.name) for t in node.inputs):
+            return {}
+        uncertain = {t.name for t in node.inputs if t.name in self.uncertain}
+        types = self.types | {n: helper.make_tensor_type_proto(self._element(n), self.shapes[n]) for n in uncertain}
+        try:
+            kinds = _infer_one(node, self.protos[output], self.versions, types, self.integers, varying=True)
+        except Exception:  # such sizes do not fit: nothing follows
+            return {}
+        shapes = {name: _static(kind) for name, kind in kinds.items()}
+        return {name: shape for name, shape in shapes.items() if shape is not None and min(shape, default=0) >= 0}
+
+    def _element(self, name: str) -> int:
+        """Return the type of the elements of a tensor, 0 for unknown."""
+        return int(self.types[name].tensor_type.elem_type) if name in self.types else 0
+
+    def _demand(self, node: gs.Node) -> None:
+        """Enter what a layer tells of the shape of what it reads, where nothing else does."""
+        known = read_by_layer(node, lambda tensor: self.shapes.get(tensor.name))
+        name = node.inputs[0].name
+        if known is not None:
+            self.types[name] = helper.make_tensor_type_proto(self._element(name) or onnx.TensorProto.FLOAT, known)
+            self._enter(name, assumed(known, None), [axis for axis, size in enumerate(known) if size is None])
+
     def _run(self, *bodies: gs.Graph) -> None:
         for body in bodies:
             for node in body.nodes:
@@ -171,10 +267,14 @@ class _Inference:
     def _set(self, tensor: gs.Tensor, like: gs.Tensor, shape: Shape | None) -> None:
         """Enter a shape for tensor, of the type that another tensor has; none is known where shape is None."""
         self.shapes.pop(tensor.name, None)
+        self.uncertain.discard(tensor.name)
+        self.assumed.pop(tensor.name, None)
         if like.name in self.types:
             element = self.types[like.name].tensor_type.elem_type
             self.types[tensor.name] = helper.make_tensor_type_proto(element, shape)
-        if shape is not None:
+        if shape is not None and like.name in self.uncertain:
+            self._enter(tensor.name, shape, range(len(shape)) if like.name in self.assumed else ())
+        elif shape is not None:
             self.shapes[tensor.name] = shape
 
     def _branch(self, node: gs.Node) -> None:
@@ -234,12 +334,14 @@ class _Inference:
         while True:
             trial = copy.copy(self)
             trial.types, trial.shapes, trial.integers = dict(self.types), dict(self.shapes), self.integers.copy()
+            trial.uncertain, trial.assumed = set(self.uncertain), dict(self.assumed)
             for inner, first, _ in states:
                 trial._set(inner, first, None if inner.name in changing else self.shapes.get(first.name))
             trial._run(body)
             changed = {i.name for i, _, result in states if trial.shapes.get(i.name) != trial.shapes.get(result.name)} - changing
             if not changed:
                 self.types, self.shapes, self.integers = trial.types, trial.shapes, trial.integers
+                self.uncertain, self.assumed = trial.uncertain, trial.assumed
                 return
             changing |= changed
 
@@ -307,19 +409,22 @@ def _infer_one(
     node: gs.Node,
     proto: onnx.NodeProto,
     versions: Mapping[str, int],
-    types: dict[str, onnx.TypeProto],
-    shapes: dict[str, Shape],
+    types: Mapping[str, onnx.TypeProto],
     integers: Integers,
-) -> None:
+    varying: bool = False,
+) -> dict[str, onnx.TypeProto]:
+    """Return the types of the outputs of node as far as onnx infers them; varying: with integers that depend on sizes that are
+    not certain, too."""
     version = versions.get(proto.domain, versions.get("", 1))
     inputs = list(node.inputs)
     if proto.op_type in STAND_IN:
         inputs = [inputs[i] for i in STAND_IN[proto.op_type][1]]
         proto, version = _stand_in(proto), versions.get("", 1)
-    if proto.op_type in ("Concat", "Slice") and inputs and proto.input[0] in shapes:
-        proto = _from_front(proto, len(shapes[proto.input[0]]))
+    first = types.get(proto.input[0]) if inputs else None
+    if proto.op_type in ("Concat", "Slice") and first is not None and first.tensor_type.HasField("shape"):
+        proto = _from_front(proto, len(first.tensor_type.shape.dim))
     if not onnx.defs.has(proto.op_type, version, proto.domain):
-        return
+        return {}
     known, data = {}, {}
     for name, tensor in zip(proto.input, inputs, strict=True):
         if isinstance(tensor, gs.Constant):
@@ -328,17 +433,13 @@ def _infer_one(
         elif name in types:
             known[name] = types[name]
         value = integers.get(tensor) if name else None
-        if value is not None:
+        if value is not None and (varying or not integers.varies(name)):
             data[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
     schema = onnx.defs.get_schema(proto.op_type, version, proto.domain)
     found = dict(shape_inference.infer_node_outputs(schema, proto, known, data))
     if node.op in WITH_SUM and len(node.outputs) > 3 and proto.output[0] in found:
         found[node.outputs[3].name] = found[proto.output[0]]
-    for name, kind in found.items():
-        types[name] = kind
-        shape = _static(kind)
-        if shape is not None:
-            shapes[name] = shape
+    return found
 
 
 def _static(kind: onnx.TypeProto) -> Shape | None:

@@ -92,7 +92,8 @@ class Op:
     def fixed(self, i: int) -> NDArray[Any] | None:
         """Return the value of integer input i, None where it is data or could be another at other sizes of the graph inputs."""
         tensor = self.node.inputs[i]
-        if tensor.name in self.flow.integers.of_shapes and has_free_sizes(self.flow.graph):
+        integers = self.flow.integers
+        if integers.varies(tensor.name) or (tensor.name in integers.of_shapes and has_free_sizes(self.flow.graph)):
             return None
         return self.flow.integers.get(tensor)
 

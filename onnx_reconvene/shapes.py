@@ -124,6 +124,7 @@ class Integers:
     def __init__(self, opset: int, fixed: Mapping[str, Array] | None = None) -> None:
         self._opset, self._fixed = opset, fixed
         self._free: dict[str, Array] = {}  # which elements depend on sizes that are free
+        self._varying: set[str] = set()  # those that depend on sizes that data decide on
         self._values: dict[str, Array] = {}
         self.of_shapes: set[str] = set()  # those that some Shape node had a part in
         self._of_weights: set[str] = set()  # those that floating-point numbers of a weight had a part in
@@ -132,12 +133,20 @@ class Integers:
         """Return the same values, to be added to without a change to these."""
         copy = Integers(self._opset, self._fixed)
         copy._values, copy._free = dict(self._values), dict(self._free)
-        copy.of_shapes, copy._of_weights = set(self.of_shapes), set(self._of_weights)
+        copy.of_shapes, copy._of_weights, copy._varying = set(self.of_shapes), set(self._of_weights), set(self._varying)
         return copy
 
     def is_free(self, name: str) -> bool:
         """Tell whether the value of a tensor may be another at other sizes of the free dimensions."""
-        return name in self._free
+        return name in self._free or name in self._varying
+
+    def vary(self, name: str) -> None:
+        """Record that the value of a tensor depends on sizes that data decide on."""
+        self._varying.add(name)
+
+    def varies(self, name: str) -> bool:
+        """Return True if the value of a tensor depends on sizes that data decide on."""
+        return name in self._varying
 
     def __contains__(self, name: str) -> bool:
         return name in self._values
@@ -212,6 +221,8 @@ class Integers:
             self._of_weights.update(names)
         if not inputs.isdisjoint(self.of_shapes):
             self.of_shapes.update(names)
+        if not inputs.isdisjoint(self._varying):
+            self._varying.update(names)
         self._values.update(zip(names, values, strict=True))
         if not inputs.isdisjoint(self._free):
             self._follow_free(node, operands)
