@@ -30,7 +30,9 @@ class Stated:
         inferred, stated = self._sizes(kind), self._sizes(self._types.get(name))
         if inferred is None or stated is None:
             return stated if inferred is None else inferred
-        if len(inferred) != len(stated) or any(None not in both and both[0] != both[1] for both in zip(inferred, stated)):
+        if len(inferred) != len(stated) or any(
+            None not in both and both[0] != both[1] for both in zip(inferred, stated, strict=False)
+        ):
             return inferred
         return [a if a is not None else b for a, b in zip(inferred, stated, strict=True)]
 

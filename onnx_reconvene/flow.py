@@ -8,7 +8,7 @@ settles them first: one of the two axes absorbs the removal, equal positions alo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 

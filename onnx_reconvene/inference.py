@@ -14,12 +14,13 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper, shape_inference
+from onnx import helper, shape_inference
 
 from onnx_reconvene.assumed import Partial, Stated, assumed, read_by_layer
 from onnx_reconvene.errors import ModelError
 from onnx_reconvene.graph import bodies_of, every_node
 from onnx_reconvene.names import first_output, name_of
+from onnx_reconvene.node_shapes import infer_node, static_shape
 from onnx_reconvene.plain import graphs_in, nodes_in
 from onnx_reconvene.shapes import Integers, Shape
 
@@ -97,7 +98,7 @@ def _walk(graph: gs.Graph, sizes: Mapping[str, Sequence[int]], read: Mapping[str
     else:
         inferred = _infer_all(inferred)
     types = {v.name: v.type for part in graphs_in(inferred.graph) for v in [*part.value_info, *part.output, *part.input]}
-    shapes = {name: shape for name, kind in types.items() if (shape := _static(kind)) is not None}
+    shapes = {name: shape for name, kind in types.items() if (shape := static_shape(kind)) is not None}
     types |= {t.name: helper.make_tensor_type_proto(t.data_type, t.dims) for t in model.graph.initializer}
     shapes |= {t.name: tuple(t.dims) for t in model.graph.initializer}
     shapes |= {t.name: tuple(t.shape) for node in every_node(graph) for t in node.inputs if isinstance(t, gs.Constant)}
@@ -175,17 +176,17 @@ class _Inference:
     def _compute(self, node: gs.Node) -> None:
         types, shapes, integers = self.types, self.shapes, self.integers
         outputs = [t.name for t in node.outputs if t.name]
-        if node.inputs and node.inputs[0].name not in shapes and self.read is not None:
+        if node.inputs and self.read is not None and (node.inputs[0].name in self.assumed or node.inputs[0].name not in shapes):
             self._demand(node)
         if outputs and any(name not in shapes for name in outputs) and outputs[0] in self.protos:
             try:
-                known = _infer_one(node, self.protos[outputs[0]], self.versions, types, integers)
+                known = infer_node(node, self.protos[outputs[0]], self.versions, types, integers)
             except Exception as error:  # what onnx cannot infer stays unknown, and what is unknown is frozen
                 known = {}
                 if self.careful and "ShapeInferenceError" in str(error):
                     raise ModelError(f"shapes do not fit: {_last_line(error)}") from error
             types |= known
-            shapes |= {name: shape for name, kind in known.items() if (shape := _static(kind)) is not None}
+            shapes |= {name: shape for name, kind in known.items() if (shape := static_shape(kind)) is not None}
         integers.visit(node, shapes.get)
         if node.op in ("Shape", "Size") and node.inputs[0].name in self.uncertain:
             integers.vary(outputs[0])
@@ -241,10 +242,10 @@ class _Inference:
         uncertain = {t.name for t in node.inputs if t.name in self.uncertain}
         types = self.types | {n: helper.make_tensor_type_proto(self._element(n), self.shapes[n]) for n in uncertain}
         try:
-            kinds = _infer_one(node, self.protos[output], self.versions, types, self.integers, varying=True)
+            kinds = infer_node(node, self.protos[output], self.versions, types, self.integers, varying=True)
         except Exception:  # such sizes do not fit: nothing follows
             return {}
-        shapes = {name: _static(kind) for name, kind in kinds.items()}
+        shapes = {name: static_shape(kind) for name, kind in kinds.items()}
         return {name: shape for name, shape in shapes.items() if shape is not None and min(shape, default=0) >= 0}
 
     def _element(self, name: str) -> int:
@@ -253,11 +254,14 @@ class _Inference:
 
     def _demand(self, node: gs.Node) -> None:
         """Enter what a layer tells of the shape of what it reads, where nothing else does."""
-        known = read_by_layer(node, lambda tensor: self.shapes.get(tensor.name))
-        name = node.inputs[0].name
-        if known is not None:
-            self.types[name] = helper.make_tensor_type_proto(self._element(name) or onnx.TensorProto.FLOAT, known)
-            self._enter(name, assumed(known, None), [axis for axis, size in enumerate(known) if size is None])
+        name, known = node.inputs[0].name, read_by_layer(node, lambda tensor: self.shapes.get(tensor.name))
+        before, axes = self.shapes.get(name), self.assumed.get(name, frozenset())
+        if known is None or (before is not None and len(before) != len(known)):
+            return
+        known = [size if before is None or axis in axes else before[axis] for axis, size in enumerate(known)]
+        self.types[name] = helper.make_tensor_type_proto(self._element(name) or onnx.TensorProto.FLOAT, known)
+        self.assumed.pop(name, None)
+        self._enter(name, assumed(known, before), [axis for axis, size in enumerate(known) if size is None])
 
     def _run(self, *bodies: gs.Graph) -> None:
         for body in bodies:
@@ -370,84 +374,6 @@ def _infer_all(model: onnx.ModelProto) -> onnx.ModelProto:
         if "TypeInferenceError" not in str(error):
             raise ModelError(f"shapes do not fit: {_last_line(error)}") from error
         return shape_inference.infer_shapes(model, data_prop=True)  # behind an operator that onnx knows nothing of
-
-
-# Operators whose shapes onnx does not infer, the operator that has the same, and which inputs they share with it.
-STAND_IN = {
-    **dict.fromkeys(["BiasGelu", "FastGelu", "Gelu", "GroupNormalization", "MeanVarianceNormalization"], ("Identity", (0,))),
-    **dict.fromkeys(["MultiHeadAttention", "QLinearLeakyRelu", "QLinearSigmoid", "QuickGelu"], ("Identity", (0,))),
-    **dict.fromkeys(["SimplifiedLayerNormalization", "SkipLayerNormalization"], ("Identity", (0,))),
-    "SkipSimplifiedLayerNormalization": ("Identity", (0,)),
-    **dict.fromkeys(["QLinearAdd", "QLinearMul"], ("Add", (0, 3))),
-    "FusedConv": ("Conv", (0, 1)),
-    "FusedGemm": ("Gemm", (0, 1)),
-    "FusedMatMul": ("MatMul", (0, 1)),
-}
-
-
-WITH_SUM = ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")  # of what they read, as their fourth output
-
-
-def _stand_in(proto: onnx.NodeProto) -> onnx.NodeProto:
-    op_type, inputs = STAND_IN[proto.op_type]
-    result = helper.make_node(op_type, [proto.input[i] for i in inputs], proto.output[:1])
-    result.attribute.extend(a for a in proto.attribute if a.name in onnx.defs.get_schema(op_type).attributes)
-    return result
-
-
-def _from_front(proto: onnx.NodeProto, rank: int) -> onnx.NodeProto:
-    """Return a node with axes counted from the front: onnx infers nothing from others below opset 11, though runtimes take them."""
-    attributes = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
-    if "axis" in attributes:
-        attributes["axis"] %= rank
-    if "axes" in attributes:
-        attributes["axes"] = [axis % rank for axis in attributes["axes"]]
-    return helper.make_node(proto.op_type, proto.input, proto.output, proto.name, domain=proto.domain, **attributes)
-
-
-def _infer_one(
-    node: gs.Node,
-    proto: onnx.NodeProto,
-    versions: Mapping[str, int],
-    types: Mapping[str, onnx.TypeProto],
-    integers: Integers,
-    varying: bool = False,
-) -> dict[str, onnx.TypeProto]:
-    """Return the types of the outputs of node as far as onnx infers them; varying: with integers that depend on sizes that are
-    not certain, too."""
-    version = versions.get(proto.domain, versions.get("", 1))
-    inputs = list(node.inputs)
-    if proto.op_type in STAND_IN:
-        inputs = [inputs[i] for i in STAND_IN[proto.op_type][1]]
-        proto, version = _stand_in(proto), versions.get("", 1)
-    first = types.get(proto.input[0]) if inputs else None
-    if proto.op_type in ("Concat", "Slice") and first is not None and first.tensor_type.HasField("shape"):
-        proto = _from_front(proto, len(first.tensor_type.shape.dim))
-    if not onnx.defs.has(proto.op_type, version, proto.domain):
-        return {}
-    known, data = {}, {}
-    for name, tensor in zip(proto.input, inputs, strict=True):
-        if isinstance(tensor, gs.Constant):
-            kind = helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype))
-            known[name] = helper.make_tensor_type_proto(kind, tensor.shape)
-        elif name in types:
-            known[name] = types[name]
-        value = integers.get(tensor) if name else None
-        if value is not None and (varying or not integers.varies(name)):
-            data[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
-    schema = onnx.defs.get_schema(proto.op_type, version, proto.domain)
-    found = dict(shape_inference.infer_node_outputs(schema, proto, known, data))
-    if node.op in WITH_SUM and len(node.outputs) > 3 and proto.output[0] in found:
-        found[node.outputs[3].name] = found[proto.output[0]]
-    return found
-
-
-def _static(kind: onnx.TypeProto) -> Shape | None:
-    if not kind.HasField("tensor_type") or not kind.tensor_type.HasField("shape"):
-        return None
-    dims = kind.tensor_type.shape.dim
-    sizes = tuple(d.dim_value for d in dims)
-    return sizes if all(sizes) or all(d.HasField("dim_value") for d in dims) else None
 
 
 def _last_line(error: Exception) -> str:

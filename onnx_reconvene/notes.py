@@ -16,7 +16,6 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_reconvene.analysis import analyze
 from onnx_reconvene.cost import CostModel
 from onnx_reconvene.errors import UsageError
 from onnx_reconvene.fold import fold
@@ -28,6 +27,7 @@ from onnx_reconvene.saliency.criterion import Context
 from onnx_reconvene.sharing import separate, unite
 from onnx_reconvene.stage import Stage
 from onnx_reconvene.target import Target
+from onnx_reconvene.trial import analyze_by_trial
 from onnx_reconvene.verify import Verdict
 
 KEY = "onnx_reconvene.notes"
@@ -78,7 +78,7 @@ def analysis_of(graph: gs.Graph) -> Analysis:
     notes = notes_of(graph)
     if notes.analysis is None:
         notes.restore = _prepare(graph)
-        notes.analysis = analyze(graph, notes.sizes, notes.attention)
+        notes.analysis = analyze_by_trial(graph, notes.sizes, notes.attention)
         if not notes.done:
             apply(notes, notes.analysis)
     return notes.analysis

@@ -147,7 +147,7 @@ def builder(graph: gs.Graph) -> Callable[[Widths], Source]:
 
     def build(widths: Widths) -> Source:
         analysis, copy = analysis_of(graph), reopen(graph)
-        found = analyze(copy, analysis.sizes, notes_of(graph).attention)
+        found = analyze(copy, analysis.sizes, notes_of(graph).attention, analysis.read)
         keep = masks(found, np.zeros(found.width), widths)
         if not keep.all():
             cut(found, keep)

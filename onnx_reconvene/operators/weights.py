@@ -94,7 +94,8 @@ def _groups(op: Op) -> int:
 def _check(op: Op, x: Labels, out: Labels, reads: int) -> None:
     groups = _groups(op)
     if reads != x.size or x.size % groups or out.size % groups:
-        raise ModelError(f"{op} reads {x.size} channels in {groups} groups with a weight for {reads}")
+        error = UnsupportedError if op.flow.assumed.get(op.node.inputs[0].name) else ModelError
+        raise error(f"{op} reads {x.size} channels in {groups} groups with a weight for {reads}")
 
 
 def _group(op: Op, weight: int, x: Labels, out: Labels, of_a_group: Labels, theirs: Labels) -> Labels:

@@ -1,0 +1,51 @@
+"""The analysis of a network; where layers are of a shape that nothing tells, the network is run to see it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+
+import onnx_graphsurgeon as gs
+
+from onnx_reconvene.analysis import analyze
+from onnx_reconvene.graph import plain_source
+from onnx_reconvene.groups import Analysis
+from onnx_reconvene.process import isolated, workplace
+from onnx_reconvene.reference import store
+from onnx_reconvene.shapes import Shape
+from onnx_reconvene.threads import allowed
+
+PURPOSE = "a run to see the shapes of layers"
+
+
+def analyze_by_trial(graph: gs.Graph, sizes: Mapping[str, Sequence[int]] | None = None, attention: str = "heads") -> Analysis:
+    """Return what `analyze` does, after a run of the network on random inputs where some layers could not be counted otherwise."""
+    analysis = analyze(graph, sizes, attention)
+    if not analysis.uncounted:
+        return analysis
+    outputs = [t.name for node in graph.nodes for t in node.outputs if t.name]
+    unknown = [name for name in outputs if name not in analysis.shapes or name in analysis.flow.assumed]
+    read = shapes_in_a_run(graph, analysis.sizes, unknown)
+    return analyze(graph, analysis.sizes, attention, read) if read else analysis
+
+
+def shapes_in_a_run(graph: gs.Graph, sizes: Mapping[str, Sequence[int]], names: Iterable[str]) -> dict[str, Shape]:
+    """Return the shapes of tensors in a run on random inputs of these sizes; none where onnxruntime does not run the network."""
+    source, names = plain_source(graph), list(names)
+    outputs = {value.name for value in source.model.graph.output}
+    for name in names:
+        if name not in outputs:
+            source.model.graph.output.add(name=name)
+    with workplace(PURPOSE) as folder:
+        job = {"model": store(source, folder, "network"), "sizes": sizes, "outputs": names, "threads": allowed()}
+        path = os.path.join(folder, "job.json")
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(job, file)
+        try:
+            done = isolated("shapes.py", path)
+        except subprocess.TimeoutExpired:
+            return {}
+    answer = json.loads(done.stdout) if done.returncode == 0 else {}
+    return {name: tuple(shape) for name, shape in answer.items()}
