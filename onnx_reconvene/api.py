@@ -76,6 +76,7 @@ class Options:
     threads: int = 0  # automatic
     provider: str = CPU
     latency_table: str | None = None
+    allow_uncounted: bool = False
 
     def passes(self) -> list[Pass]:
         """Return the passes that do it, all but the last that writes."""
@@ -84,12 +85,12 @@ class Options:
         keep = *patterns.items(), *self.keep.items()
         allocate = Allocate(target, self.allocate, self.round_to, self.min_width, texts(self.ignore), texts(self.only), keep)
         allocate = replace(allocate, threads=self.threads, provider=self.provider, latency_table=self.latency_table)
-        allocate = replace(allocate, keep_groups=tuple(groups.items()))
+        allocate = replace(allocate, keep_groups=tuple(groups.items()), allow_uncounted=self.allow_uncounted)
         calibration = Calibration(self.data, self.samples, self.batch_size, self.loss, self.gradients, self.image)
         score = Score(self.criterion, self.seed, self.aggregate, calibration)
         load = Load(self.input_shape, self.attention)
         if self.granularity == "weight":
-            return [load, Sparsify(target, score)]
+            return [load, Sparsify(target, score, self.allow_uncounted)]
         rounds = [step for k in range(1, self.steps + 1) for step in (score, replace(allocate, progress=k / self.steps))]
         choose = [Replay(plan_of(self.from_plan))] if self.from_plan is not None else rounds
         steps: list[Pass] = [load, *choose, Cut()]
@@ -246,6 +247,8 @@ def _report(graph: gs.Graph, options: Options, output: str | None, nodes: int, s
         timing,
         None if notes.dense_scores is None else reports.score_kept(notes.dense_scores, notes.keep),
         notes.repaired,
+        dict(analysis.read),
+        analysis.uncounted,
     )
 
 

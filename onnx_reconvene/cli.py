@@ -103,6 +103,7 @@ class Command(click.Command):
 @click.option(
     "--latency-table", metavar="FILE.json", type=click.Path(), help="Latency as measured on a device, not on this machine."
 )
+@click.option("--allow-uncounted", is_flag=True, help="Let targets leave out layers whose cost is not known.")
 @click.option(
     "--latency-job", metavar="FILE.zip", type=click.Path(), help="Write what is to be measured on a device; prune nothing."
 )

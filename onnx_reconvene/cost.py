@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -114,6 +114,23 @@ class CostModel:
         """Return what each stored weight of a layer costs where these kinds of cost are bounded: its multiply-accumulates; empty
         where parameters alone are, of which each of its elements is one."""
         return {} if set(kinds) <= {"params", "size"} else self.macs_by_weight()
+
+
+def uncounted_line(uncounted: Mapping[str, str]) -> str:
+    """Return one line on the layers (name and reason) whose cost is not known."""
+    node, reason = next(iter(uncounted.items()))
+    more = f", and {len(uncounted) - 1} more" if len(uncounted) > 1 else ""
+    layers = "1 layer is" if len(uncounted) == 1 else f"{len(uncounted)} layers are"
+    return f"{layers} not counted in MACs, latency and memory: '{node}' ({reason}){more}"
+
+
+def read_line(read: Mapping[str, Sequence[int]]) -> str:
+    """Return one line on shapes that were read in a run."""
+    name, shape = next(iter(read.items()))
+    empty = sum(0 in sizes for sizes in read.values())
+    nothing = f"; {empty} held nothing there and count as one element" if empty else ""
+    tensors = f"{len(read)} tensor{'s' if len(read) > 1 else ''} with sizes that depend on data"
+    return f"{tensors}, as in a run on random inputs: '{name}' {'x'.join(map(str, shape)) or 'scalar'}, ...{nothing}"
 
 
 @dataclass(frozen=True)

@@ -99,8 +99,8 @@ class Analysis:
 
     @property
     def uncounted(self) -> dict[str, str]:
-        """The layers, by first output, whose multiply-accumulates are not known, and why."""
-        return self.flow.uncounted
+        """The layers, by name, whose multiply-accumulates are not known, and why."""
+        return {self.flow.names[output]: reason for output, reason in self.flow.uncounted.items()}
 
     @property
     def layers(self) -> list[Layer]:

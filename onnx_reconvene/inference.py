@@ -212,17 +212,17 @@ class _Inference:
 
     def _assume(self, node: gs.Node, name: str, certain: Partial | None) -> None:
         read, follows = (self.read or {}).get(name), self._following(node).get(name)
-        rank = certain is None or read is None or len(read) == len(certain)
-        if read is not None and rank and 0 not in read:
-            self._enter(name, read, ())
+        unknown = [axis for axis, size in enumerate(certain or follows or ()) if certain is None or size is None]
+        if read is not None and certain is not None and len(read) != len(certain):
+            read = None
+        if read is not None and (0 not in read or follows is None):
+            self._enter(name, tuple(n or 1 for n in read), ())
         elif follows is not None:
-            unknown = [axis for axis in range(len(follows)) if certain is None or certain[axis] is None]
-            self._enter(name, follows, unknown if self._reads_assumed(node) else ())
-        elif certain is not None or read is not None:
-            known = certain if certain is not None else [n or None for n in read or ()]
+            self._enter(name, follows, unknown if read is None and self._reads_assumed(node) else ())
+        elif certain is not None:
             is_known = onnx.defs.has(node.op, node.domain or "")
             like = self.shapes.get(node.inputs[0].name) if node.inputs and not is_known else None
-            self._enter(name, assumed(known, like), [axis for axis, size in enumerate(known) if size is None])
+            self._enter(name, assumed(certain, like), unknown)
 
     def _enter(self, name: str, shape: Shape, axes: Iterable[int]) -> None:
         """Enter a shape that is not certain, and the axes along which it is assumed."""

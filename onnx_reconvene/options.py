@@ -30,7 +30,7 @@ def options_of(given: Mapping[str, Any]) -> Options:
         verify=not given["no_verify"],
         seed=given["seed"],
         image=dict(_pair(text, "--image", str) for text in given["image"]),
-        **{name: given[name] for name in ("threads", "provider", "latency_table")},
+        **{name: given[name] for name in ("threads", "provider", "latency_table", "allow_uncounted")},
         **{name: given[name] for name in ("keep_file", "from_plan", "steps", "granularity")},
         **{name: given[name] for name in ("aggregate", "rectify", "repair", "data", "samples", "batch_size", "loss", "gradients")},
     )

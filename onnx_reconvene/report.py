@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_reconvene.axes import Widths
-from onnx_reconvene.cost import CostModel
+from onnx_reconvene.cost import CostModel, read_line, uncounted_line
 from onnx_reconvene.groups import Analysis, Frozen
 from onnx_reconvene.latency.runtime import Timing
 from onnx_reconvene.rectify import Rectified
@@ -67,6 +67,8 @@ class Report:
     latency: Timing | None = None  # if a target or the allocator asks for it
     score_kept: float | None = None  # see `score_kept`
     repair: dict[str, Any] | None = None  # what a repair did, see `repair.Repaired`
+    read_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)  # of tensors in a run, where sizes depend on data
+    uncounted: Mapping[str, str] = field(default_factory=dict)  # layers whose cost is not known, and why
 
     def json(self) -> dict[str, Any]:
         """Return the report as JSON types."""
@@ -113,6 +115,8 @@ def summary(report: Report) -> str:
     lines.append(f"{pruned} of {len(report.groups)} groups pruned {how}: {units - kept:,} of {units:,} removable units gone")
     seen = data_lines(report.data) if report.data else []
     seen += [latency_line(report.latency)] if report.latency else []
+    seen += [read_line(report.read_shapes)] if report.read_shapes else []
+    seen += [uncounted_line(report.uncounted)] if report.uncounted else []
     return "\n".join(
         [
             *lines,
@@ -164,11 +168,11 @@ def aligned(rows: Sequence[Sequence[str]], left: Container[int] = (0,)) -> str:
 def size_rows(before: Size, after: Size) -> list[tuple[str, ...]]:
     """Return what `sizes` shows as the cells of a table, under a head."""
     rows: list[tuple[str, ...]] = [("", "before", "after", "kept")]
-    for field in fields(Size):
-        old, new = getattr(before, field.name), getattr(after, field.name)
+    for entry in fields(Size):
+        old, new = getattr(before, entry.name), getattr(after, entry.name)
         if old is not None and new is not None:
             form = "{:,.3f}" if isinstance(old, float) else "{:,}"
-            rows.append((LABELS[field.name], form.format(old), form.format(new), f"{new / old:.1%}" if old else "-"))
+            rows.append((LABELS[entry.name], form.format(old), form.format(new), f"{new / old:.1%}" if old else "-"))
     return rows
 
 

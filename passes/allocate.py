@@ -36,13 +36,13 @@ UPAI = "synflow"  # unstructured pruning at initialization, by default
 class Allocate(Pass):
     """Spread the budget over groups and mark the best units of each to stay. Notes the masks; changes no weight.
 
-    target: what is kept, "macs=0.5" or several of them; all hold. allocate: see `onnx_reconvene.allocators`. ignore and only:
-    shell patterns of nodes, weights or groups whose channels stay, or alone may go. keep: (pattern, fraction) pairs, of which the
-    one that names a group holds for it, else the last that matches; keep_groups, before which these go: (name, fraction) pairs of
+    target: what is kept, "macs=0.5" or several of them; all hold. allocate: see `onnx_reconvene.allocators`. ignore and only: shell
+    patterns of nodes, weights or groups whose channels stay, or alone may go. keep: (pattern, fraction) pairs, of which the one
+    that names a group holds for it, else the last that matches; keep_groups, before which these go: (name, fraction) pairs of
     single groups. round_to: widths are multiples of it, 0 for automatic. progress: how much of the way to the targets is to be
     done, from 0 to 1; what an earlier Allocate has marked to go stays so. threads (0: its own choice) and provider: those of
-    onnxruntime where latency is measured; latency_table: a file that was measured on a device, instead. Raises TargetError where
-    the target cannot be reached.
+    onnxruntime where latency is measured; latency_table: a file that was measured on a device, instead. allow_uncounted: targets
+    leave out layers whose cost is not known. Raises TargetError where the target cannot be reached.
     """
 
     stage: ClassVar[str] = "allocate"
@@ -59,6 +59,7 @@ class Allocate(Pass):
     provider: str = CPU
     latency_table: str | None = None
     keep_groups: tuple[tuple[str, float], ...] = ()
+    allow_uncounted: bool = False
 
     def requires(self, graph: gs.Graph) -> None:
         """The units are scored and the options make sense."""
@@ -79,7 +80,7 @@ class Allocate(Pass):
         timed = self.allocate == LATENCY or any(target.kind == LATENCY for target in self.targets)
         clock = clock_of(graph, Runtime(self.threads, self.provider), self.latency_table) if timed else None
         cost = CostModel(analysis, clock.model if clock else None)
-        within = budget(cost, self.targets, limits, lambda: _elements(graph), self.progress)
+        within = budget(cost, self.targets, limits, lambda: _elements(graph), self.progress, self.allow_uncounted)
         scores = notes.scores if gone is None else np.where(gone, -np.inf, notes.scores)
         found = self._found(analysis, scores, within, clock)
         notes.timing = None if clock is None else clock.timing(found.widths)

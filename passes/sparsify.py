@@ -33,13 +33,15 @@ SKIPPED = Verdict("skipped", None, "weights were set to zero, no channel was rem
 class Sparsify(Pass):
     """Set the weights that score least for what they cost to zero, by one threshold over all layers; shapes stay as they are.
 
-    target: params or macs, as if zeros were not there. score: by what. Raises TargetError where the target cannot be reached.
+    target: params or macs, as if zeros were not there. score: by what. allow_uncounted: as for Allocate. Raises TargetError where
+    the target cannot be reached.
     """
 
     stage: ClassVar[str] = "allocate"
 
     target: str | tuple[str, ...] = "macs=0.5"
     score: Score = field(default_factory=Score)
+    allow_uncounted: bool = False
 
     def requires(self, graph: gs.Graph) -> None:
         """The targets count elements, and these have scores."""
@@ -51,7 +53,7 @@ class Sparsify(Pass):
     def call(self, graph: gs.Graph) -> bool:
         """Zero weights and note what is left."""
         notes, analysis, cost = notes_of(graph), analysis_of(graph), CostModel(analysis_of(graph))
-        check_savable(cost, self.targets)
+        check_savable(cost, self.targets, self.allow_uncounted)
         context = self.score.context(graph)
         elements = element_scores(analysis, self.score.criterion, context)
         notes.data = context.seen or notes.data

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnx_reconvene.allocate.alignment import Alignment
 from onnx_reconvene.axes import Widths
-from onnx_reconvene.cost import CostModel
+from onnx_reconvene.cost import CostModel, uncounted_line
 from onnx_reconvene.errors import TargetError
 from onnx_reconvene.groups import Analysis, Group
 from onnx_reconvene.latency.step import channel_step
@@ -24,6 +24,9 @@ NONE = {  # why a network costs nothing of a kind
     "size": "no initializer holds weights; what Constant nodes hold does not count",
     "macs": "no layer multiplies and accumulates",
 }
+
+
+OF_SHAPES = ("macs", "memory", "latency")  # costs that depend on the shapes of activations
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,12 @@ class Budget:
 
 
 def budget(
-    cost: CostModel, targets: Sequence[Target], limits: Limits, upai: Callable[[], ElementScores], progress: float = 1.0
+    cost: CostModel,
+    targets: Sequence[Target],
+    limits: Limits,
+    upai: Callable[[], ElementScores],
+    progress: float = 1.0,
+    allow_uncounted: bool = False,
 ) -> Budget:
     """Return the search space for these targets, or for the way to them: progress is how much is done, on a logarithmic scale.
 
@@ -91,7 +99,7 @@ def budget(
     targets can be reached. Raises TargetError, naming the best that can be reached, where even the narrowest network is above a
     target, and where there is nothing of what a target is to save.
     """
-    check_savable(cost, targets)
+    check_savable(cost, targets, allow_uncounted)
     bounds = tuple(_on_the_way(cost(t.kind, cost.dense), t, progress) for t in targets)
     for widths in _choices(cost.analysis, limits):
         found = Budget(cost, tuple(widths), tuple(targets), bounds, upai)
@@ -101,9 +109,13 @@ def budget(
     raise TargetError(_unreachable(found))
 
 
-def check_savable(cost: CostModel, targets: Sequence[Target]) -> None:
-    """Raise TargetError where a network that can be cut has nothing of what a target is to save, as far as that counts."""
+def check_savable(cost: CostModel, targets: Sequence[Target], allow_uncounted: bool = False) -> None:
+    """Raise TargetError where a network that can be cut has nothing of what a target is to save, as far as that counts, or where
+    what it has is not known and the user does not allow that."""
+    uncounted = {} if allow_uncounted else cost.analysis.uncounted
     for target in targets:
+        if uncounted and target.kind in OF_SHAPES and not (target.relative and target.value >= 1):
+            raise TargetError(f"--target {target}: {uncounted_line(uncounted)}; --allow-uncounted leaves these out")
         saves = target.value < 1 if target.relative else target.kind != "macs"
         if saves and target.kind in NONE and cost.dense.size and not cost(target.kind, cost.dense):
             raise TargetError(f"--target {target}: {NONE[target.kind]}")

@@ -35,7 +35,7 @@ def shapes(job: dict[str, Any]) -> dict[str, list[int]]:
         feeds = {i.name: draw(i.type, job["sizes"][i.name], scale, positive, rng) for i in session.get_inputs()}
         values = dict(zip(job["outputs"], session.run(job["outputs"], feeds), strict=True))
         now = {name: list(np.shape(value)) for name, value in values.items() if isinstance(value, np.ndarray)}
-        best = max(best, now, key=_elements)
+        best = max(now, best, key=_elements)
         if all(map(math.prod, best.values())):
             break
     return best

@@ -1,0 +1,107 @@
+"""Layers behind tensors whose shapes cannot be inferred: counted as the file states, as in a run, or not at all, and then said."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import onnx_reconvene as rc
+from onnx_reconvene.cost import CostModel
+from onnx_reconvene.errors import TargetError
+from onnx_reconvene.graph import from_model
+from onnx_reconvene.trial import analyze_by_trial
+from tests import oracle
+from tests.conftest import Ran
+from tests.nets.net import draw
+
+PLUGIN = """c = Conv<pads = [1,1,1,1]>(x, w0) e = Relu(c) a = Conv<pads = [1,1,1,1]>(e, w1)
+            p = my.ops.Norm(a) b = Conv<pads = [1,1,1,1]>(p, w2) h = Relu(b) y = Conv(h, w3)"""
+WEIGHTS = {"w0": (10, 3, 3, 3), "w1": (6, 10, 3, 3), "w2": (8, 6, 3, 3), "w3": (5, 8, 1, 1)}
+POINTS = """n = NonZero(x) t = Transpose<perm = [1,0]>(n) f = Cast<to = 1>(t) a = MatMul(f, m1) h = Relu(a)
+            s = Shape(h) z = Constant<value_ints = [0]>() r = Gather(s, z) k = Constant<value_ints = [2,8]>()
+            o = Concat<axis = 0>(r, k) q = Reshape(h, o) v = ReduceSum<keepdims = 0>(q, i)
+            b = Gemm(v, m2) g = Relu(b) y = MatMul(g, m3)"""
+MATRICES = {"m1": (2, 16), "m2": (8, 12), "m3": (12, 3)}
+
+
+def model(body: str, weights: dict[str, tuple[int, ...]], inputs: str, outputs: str, values: str = "") -> onnx.ModelProto:
+    header = '<ir_version: 8, opset_import: ["": 18, "my.ops": 1]>'
+    result = onnx.parser.parse_model(f"{header} net ({inputs}) => ({outputs}) <{values}> {{ {body} }}")
+    result.graph.initializer.extend(numpy_helper.from_array(draw(name, shape), name) for name, shape in weights.items())
+    return result
+
+
+def plugin(values: str = "", inputs: str = "float[N,3,8,8] x") -> onnx.ModelProto:
+    return model(PLUGIN, WEIGHTS, inputs, "float y", values)
+
+
+def points() -> onnx.ModelProto:
+    result = model(POINTS, MATRICES, "float[4,5] x", "float y")
+    result.graph.initializer.append(numpy_helper.from_array(np.asarray([1]), "i"))
+    return result
+
+
+def macs_by_layer(network: onnx.ModelProto) -> dict[str, float]:
+    analysis = analyze_by_trial(from_model(network))
+    cost = CostModel(analysis)
+    return cost.macs_by_node(cost.dense)
+
+
+def test_layers_behind_a_plugin_count_where_the_file_states_its_shape() -> None:
+    macs = macs_by_layer(plugin("float[N,6,8,8] p"))
+    assert macs == {"c": 10 * 3 * 9 * 64, "a": 6 * 10 * 9 * 64, "b": 8 * 6 * 9 * 64, "y": 5 * 8 * 64}
+
+
+def test_a_statement_that_contradicts_what_is_inferred_is_ignored() -> None:
+    macs = macs_by_layer(plugin("float[N,6,8,8] p, float[N,9,1,1] a, float[1,2] b"))
+    assert macs == {"c": 10 * 3 * 9 * 64, "a": 6 * 10 * 9 * 64, "b": 8 * 6 * 9 * 64, "y": 5 * 8 * 64}
+
+
+def test_a_target_that_depends_on_layers_of_unknown_shape_is_refused() -> None:
+    with pytest.raises(TargetError, match=r"2 layers are not counted.*'b'.*--allow-uncounted"):
+        rc.prune(plugin(), target="macs=0.5", verify=False)
+
+
+def test_channels_behind_a_layer_of_unknown_shape_go_and_the_report_says_what_does_not_count() -> None:
+    result = rc.prune(plugin(), target="channels=0.5", criterion="l2", round_to=1, rectify="none", verify=False)
+    assert result.report.uncounted.keys() == {"b", "y"}
+    assert "2 layers are not counted in MACs" in rc.report.summary(result.report)
+    kept = {t.name: t.dims[0] for t in result.model.graph.initializer}
+    assert kept["w1"] == 6  # the plugin reads these channels
+    assert kept["w2"] < 8
+
+
+def test_sizes_that_depend_on_data_are_those_of_a_run() -> None:
+    rows = 4 * 5  # no random number is zero
+    assert macs_by_layer(points()) == {"a": rows * 2 * 16, "b": rows * 8 * 12, "y": rows * 12 * 3}
+
+
+def test_channels_behind_sizes_that_depend_on_data_go_and_the_sizes_stay_dynamic() -> None:
+    result = rc.prune(points(), target="macs=0.5", criterion="l2", allocate="uniform", round_to=1, rectify="none")
+    assert result.report.verify.status == "exact"
+    assert result.report.after.macs <= 0.5 * result.report.before.macs
+    some = np.zeros((4, 5), np.float32)
+    some[1, :3] = 1
+    (y,) = oracle.run(result.model, {"x": some})
+    assert y.shape == (3, 3)
+
+
+def test_of_a_tensor_that_holds_nothing_in_a_run_one_element_counts_and_that_is_said() -> None:
+    body = """c = Constant<value_float = 1e30>() b = Greater(x, c) n = NonZero(b) t = Transpose<perm = [1,0]>(n)
+              f = Cast<to = 1>(t) a = MatMul(f, m1) h = Relu(a) y = MatMul(h, m3)"""
+    network = model(body, {"m1": (2, 12), "m3": (12, 3)}, "float[4,5] x", "float y")
+    assert macs_by_layer(network) == {"a": 2 * 12, "y": 12 * 3}
+    report = rc.prune(network, target="macs=0.5", criterion="l2", round_to=1, rectify="none").report
+    assert "held nothing" in rc.report.summary(report)
+
+
+def test_the_command_refuses_and_allows(run: Callable[..., Ran], file: Callable[..., Path], tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    words = [file(plugin()), tmp_path / "out.onnx", "--target", "macs=0.5", "--criterion", "l2", "--no-verify", "--report", report]
+    assert run(*words).status == 4
+    assert run(*words, "--allow-uncounted").status == 0
+    assert json.loads(report.read_text())["uncounted"].keys() == {"b", "y"}
