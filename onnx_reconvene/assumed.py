@@ -9,6 +9,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_reconvene.plain import graphs_in
 from onnx_reconvene.shapes import Shape
+from onnx_reconvene.twins import as_plain
 
 Partial = list[int | None]  # a shape of which some sizes are not known
 
@@ -54,18 +55,20 @@ class Stated:
 
 def read_by_layer(node: gs.Node, shape: Callable[[gs.Tensor], Shape | None]) -> Partial | None:
     """Return what the weight of a layer tells of the shape of its input 0, None where that is nothing."""
-    kernel = {"QLinearConv": 3}.get(node.op, 1)
-    weight = shape(node.inputs[kernel]) if len(node.inputs) > kernel else None
+    plain = as_plain(node)
+    weight = shape(plain.inputs[1]) if len(plain.inputs) > 1 else None
     if weight is None or len(weight) < 2:
         return None
-    if node.op in ("Conv", "ConvInteger", "FusedConv", "QLinearConv"):
+    if 1 in plain.swapped:
+        weight = (*weight[:-2], weight[-1], weight[-2])
+    if plain.op == "Conv":
         return [None, weight[1] * int(node.attrs.get("group", 1)), *[None] * (len(weight) - 2)]
-    if node.op == "ConvTranspose":
+    if plain.op == "ConvTranspose":
         return [None, weight[0], *[None] * (len(weight) - 2)]
-    if node.op in ("Gemm", "FusedGemm"):
+    if plain.op == "Gemm":
         inner = weight[1 if node.attrs.get("transB", 0) else 0]
         return [inner, None] if node.attrs.get("transA", 0) else [None, inner]
-    return [None, None, weight[2]] if node.op in ("GRU", "LSTM", "RNN") and len(weight) == 3 else None
+    return [None, None, weight[2]] if plain.op in ("GRU", "LSTM", "RNN") and len(weight) == 3 else None
 
 
 def assumed(known: Partial, like: Shape | None) -> Shape:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from onnx_reconvene.groups import Analysis
 from onnx_reconvene.inference import has_free_sizes
 from onnx_reconvene.labels import Labels
 from onnx_reconvene.shapes import Integers, Shape
+from onnx_reconvene.twins import Operands
 
 Mask = NDArray[np.bool_]
 
@@ -87,12 +89,22 @@ class Cutting:
 
 
 class CutOp:
-    """One node of a graph that is being cut, as a follow rule sees it."""
+    """One node of a graph that is being cut, as a follow rule sees it; that of a plain operator sees its operands as inputs."""
 
     def __init__(self, cutting: Cutting, node: gs.Node) -> None:
         self.cutting, self.node = cutting, node
         self.opset = int(cutting.graph.opset or 1)
+        self.operands = Operands(tuple(range(len(node.inputs))))
         self._handled: set[int] = set()
+
+    def as_plain(self, operands: Operands) -> CutOp:
+        """Return this node as the rule of a plain operator sees it."""
+        view = copy.copy(self)
+        view.operands = operands
+        return view
+
+    def _name(self, i: int) -> str:
+        return str(self.node.inputs[self.operands.inputs[i]].name)
 
     @property
     def touched(self) -> bool:
@@ -102,7 +114,7 @@ class CutOp:
 
     def kept(self, i: int, axis: int) -> Mask:
         """Return which positions along an axis of input i stay."""
-        return self.cutting.kept_along(self.node.inputs[i].name, axis)
+        return self.cutting.kept_along(self._name(i), self.operands.axis(i, axis, len(self.old_shape(i))))
 
     def kept_out(self, o: int, axis: int) -> Mask:
         """Return which positions along an axis of output o stay."""
@@ -110,13 +122,16 @@ class CutOp:
 
     def old_shape(self, i: int) -> Shape:
         """Return the shape of input i before the cut."""
-        return self.cutting.analysis.shapes[self.node.inputs[i].name]
+        return self._turned(i, self.cutting.analysis.shapes[self._name(i)])
 
     def new_shape(self, i: int) -> Shape:
         """Return the shape of input i after the cut."""
-        shape = self.cutting.shape(self.node.inputs[i].name)
+        shape = self.cutting.shape(self._name(i))
         assert shape is not None
-        return shape
+        return self._turned(i, shape)
+
+    def _turned(self, i: int, shape: Shape) -> Shape:
+        return tuple(shape[self.operands.axis(i, axis, len(shape))] for axis in range(len(shape)))
 
     def out_shape(self, o: int) -> Shape:
         """Return the shape of output o after the cut."""

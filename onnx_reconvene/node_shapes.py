@@ -1,37 +1,80 @@
-"""Shapes of the outputs of one node, by onnx, or by what stands in for an operator that onnx knows nothing of."""
+"""What onnx infers of one node, or of the plain operator of which it is a form."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper, numpy_helper, shape_inference
 
+from onnx_reconvene.flow import dtype_of
 from onnx_reconvene.shapes import Integers, Shape
-
-# Operators whose shapes onnx does not infer, the operator that has the same, and which inputs they share with it.
-STAND_IN = {
-    **dict.fromkeys(["BiasGelu", "FastGelu", "Gelu", "GroupNormalization", "MeanVarianceNormalization"], ("Identity", (0,))),
-    **dict.fromkeys(["MultiHeadAttention", "QLinearLeakyRelu", "QLinearSigmoid", "QuickGelu"], ("Identity", (0,))),
-    **dict.fromkeys(["SimplifiedLayerNormalization", "SkipLayerNormalization"], ("Identity", (0,))),
-    "SkipSimplifiedLayerNormalization": ("Identity", (0,)),
-    **dict.fromkeys(["QLinearAdd", "QLinearMul"], ("Add", (0, 3))),
-    "FusedConv": ("Conv", (0, 1)),
-    "FusedGemm": ("Gemm", (0, 1)),
-    "FusedMatMul": ("MatMul", (0, 1)),
-}
-
+from onnx_reconvene.twins import ABSENT, RESULT, TWINS, Twin, qualified
 
 WITH_SUM = ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")  # of what they read, as their fourth output
+LIKE_FIRST = ("GroupNormalization", "MeanVarianceNormalization", "MultiHeadAttention", "SimplifiedLayerNormalization", *WITH_SUM)
 
 
-def _stand_in(proto: onnx.NodeProto) -> onnx.NodeProto:
-    op_type, inputs = STAND_IN[proto.op_type]
-    result = helper.make_node(op_type, [proto.input[i] for i in inputs], proto.output[:1])
-    result.attribute.extend(a for a in proto.attribute if a.name in onnx.defs.get_schema(op_type).attributes)
+def _twin_of(proto: onnx.NodeProto, version: int) -> Twin | None:
+    """Return what says how the outputs of proto are shaped, where onnx does not."""
+    if proto.op_type in LIKE_FIRST:
+        return Twin("Identity", "0")
+    known = onnx.defs.has(proto.op_type, version, proto.domain)
+    twin = None if known else TWINS.get(qualified(proto.op_type, proto.domain))
+    attributes = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
+    return None if twin is None or any(attributes.get(name, 0) for name in twin.plain_if_not) else twin
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A node as onnx infers its shapes: its operator, and what is known of its inputs."""
+
+    node: onnx.NodeProto
+    version: int
+    types: dict[str, onnx.TypeProto]
+
+
+def _as_plain(call: _Call, twin: Twin, version: int) -> _Call:
+    """Return the plain operator of twin in place of a node; what is quantized stands for real numbers."""
+    proto = call.node
+    attributes = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
+    operands = twin.operands(len(proto.input), attributes)
+    names = [proto.input[i] if 0 <= i < len(proto.input) else "" for i in operands.inputs]
+    quantized, types = {q.operand for q in twin.quantities(len(proto.input))}, {}
+    for i, name in [(i, name) for i, name in enumerate(names) if name in call.types]:
+        element = call.types[name].tensor_type.elem_type
+        if quantized and element == onnx.TensorProto.INT32:  # a bias, or the lengths of sequences: neither decides on shapes
+            names[i] = ""
+            continue
+        types[name] = _turned(call.types[name], operands.axis, i)
+        types[name].tensor_type.elem_type = onnx.TensorProto.FLOAT if i in quantized else element
+    version = twin.version or version
+    known = onnx.defs.get_schema(twin.plain, version).attributes
+    attributes = {name: value for name, value in attributes.items() if name in known}
+    outputs = proto.output if twin.plain == "LSTM" else proto.output[:1]
+    return _Call(helper.make_node(twin.plain, names, outputs, **attributes), version, types)
+
+
+def _turned(kind: onnx.TypeProto, axis_of: Callable[[int, int, int], int], i: int) -> onnx.TypeProto:
+    """Return the type of operand i, its axes in the order of the plain operator."""
+    result, dims = onnx.TypeProto(), list(kind.tensor_type.shape.dim)
+    result.CopyFrom(kind)
+    for axis in range(len(dims)):
+        result.tensor_type.shape.dim[axis].CopyFrom(dims[axis_of(i, axis, len(dims))])
     return result
+
+
+def _result_type(call: _Call, twin: Twin) -> int:
+    """Return the type of the elements of what a quantized twin returns, that of its zero point or that of scales; else 0."""
+    quantities = twin.quantities(len(call.node.input))
+    if not quantities:
+        return 0
+    sources = [q.zero for q in quantities if q.operand == RESULT] + [q.scale for q in quantities if q.operand != RESULT] + [0]
+    names = [call.node.input[i] for i in sources if i != ABSENT]
+    return next((call.types[name].tensor_type.elem_type for name in names if name in call.types), 0)
 
 
 def _from_front(proto: onnx.NodeProto, rank: int) -> onnx.NodeProto:
@@ -54,31 +97,32 @@ def infer_node(
 ) -> dict[str, onnx.TypeProto]:
     """Return the types of the outputs of node as far as onnx infers them; varying: with integers that depend on sizes that are
     not certain, too."""
-    version = versions.get(proto.domain, versions.get("", 1))
-    inputs = list(node.inputs)
-    if proto.op_type in STAND_IN:
-        inputs = [inputs[i] for i in STAND_IN[proto.op_type][1]]
-        proto, version = _stand_in(proto), versions.get("", 1)
-    first = types.get(proto.input[0]) if inputs else None
+    first = types.get(proto.input[0]) if proto.input else None
     if proto.op_type in ("Concat", "Slice") and first is not None and first.tensor_type.HasField("shape"):
         proto = _from_front(proto, len(first.tensor_type.shape.dim))
-    if not onnx.defs.has(proto.op_type, version, proto.domain):
-        return {}
     known, data = {}, {}
-    for name, tensor in zip(proto.input, inputs, strict=True):
+    for name, tensor in zip(proto.input, node.inputs, strict=True):
         if isinstance(tensor, gs.Constant):
-            kind = helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype))
-            known[name] = helper.make_tensor_type_proto(kind, tensor.shape)
+            known[name] = helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(dtype_of(tensor)), tensor.shape)
         elif name in types:
             known[name] = types[name]
         value = integers.get(tensor) if name else None
         if value is not None and (varying or not integers.varies(name)):
             data[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
-    schema = onnx.defs.get_schema(proto.op_type, version, proto.domain)
-    found = dict(shape_inference.infer_node_outputs(schema, proto, known, data))
-    if node.op in WITH_SUM and len(node.outputs) > 3 and proto.output[0] in found:
-        found[node.outputs[3].name] = found[proto.output[0]]
-    return found
+    standard = versions.get("", 1)
+    call = _Call(proto, versions.get(proto.domain, standard), known)
+    twin = _twin_of(proto, call.version)
+    element = 0 if twin is None else _result_type(call, twin)
+    call = call if twin is None else _as_plain(call, twin, standard)
+    if not onnx.defs.has(call.node.op_type, call.version, call.node.domain):
+        return {}
+    schema = onnx.defs.get_schema(call.node.op_type, call.version, call.node.domain)
+    inferred = dict(shape_inference.infer_node_outputs(schema, call.node, call.types, data))
+    if node.op in WITH_SUM and len(node.outputs) > 3 and proto.output[0] in inferred:
+        inferred[node.outputs[3].name] = inferred[proto.output[0]]
+    for kind in inferred.values():
+        kind.tensor_type.elem_type = element or kind.tensor_type.elem_type
+    return inferred
 
 
 def static_shape(kind: onnx.TypeProto) -> Shape | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,36 +29,49 @@ from onnx_reconvene.inference import has_free_sizes
 from onnx_reconvene.labels import Labels
 from onnx_reconvene.names import first_output
 from onnx_reconvene.shapes import Shape
+from onnx_reconvene.twins import ABSENT, Operands
 
 
 class Op:
-    """One node, as a flow rule sees it."""
+    """One node, as a flow rule sees it; the rule of a plain operator sees its operands in place of the inputs."""
 
     def __init__(self, flow: Flow, node: gs.Node) -> None:
         self.flow, self.node = flow, node
         self.type = node.op
         self.output = first_output(node)  # what the node is known by
-        self.seen: set[int] = set()  # inputs whose labels the rule has looked at
+        self.operands = Operands(tuple(range(len(node.inputs))))
+        self.seen: set[int] = set()  # inputs of the node whose labels the rule has looked at
 
     def __str__(self) -> str:
-        return f"{self.type} '{self.flow.names[self.output]}'"
+        return f"{self.node.op} '{self.flow.names[self.output]}'"
+
+    def as_plain(self, plain: str, operands: Operands) -> Op:
+        """Return this node as the rule of a plain operator sees it."""
+        view = copy.copy(self)
+        view.type, view.operands = plain, operands
+        return view
 
     @property
     def opset(self) -> int:
-        """The version of ai.onnx that the model imports."""
-        return int(self.flow.graph.opset or 1)
+        """The version of ai.onnx that the model imports, or whose operator the node says that it follows."""
+        return int(self.attr("opset") or self.flow.graph.opset or 1)
+
+    def tensor(self, i: int) -> gs.Tensor:
+        """Return input i, an empty one where it is absent."""
+        index = self.operands.inputs[i] if i < len(self.operands.inputs) else ABSENT
+        return self.node.inputs[index] if 0 <= index < len(self.node.inputs) else gs.Variable.empty()
 
     def inputs(self) -> list[int]:
         """Return the indices of the inputs that are present."""
-        return [i for i, tensor in enumerate(self.node.inputs) if tensor.name]
+        return [i for i in range(len(self.operands.inputs)) if self.has(i)]
 
     def has(self, i: int) -> bool:
-        """Tell whether optional input i is present."""
-        return i < len(self.node.inputs) and bool(self.node.inputs[i].name)
+        """Return True if optional input i is present."""
+        return bool(self.tensor(i).name)
 
     def is_static(self, i: int) -> bool:
-        """Tell whether input i is a weight, or computed from weights alone."""
-        return self.flow.is_static(self.node.inputs[i])
+        """Return True if input i is a weight, or computed from weights alone."""
+        return self.flow.is_static(self.tensor(i))
 
     def outputs(self) -> list[int]:
         """Return the indices of the outputs that are present."""
@@ -65,7 +79,8 @@ class Op:
 
     def shape(self, i: int) -> Shape:
         """Return the shape of input i; a tensor of unknown shape is unsupported here."""
-        return self._shape(self.node.inputs[i])
+        shape = self._shape(self.tensor(i))
+        return tuple(shape[self.operands.axis(i, axis, len(shape))] for axis in range(len(shape)))
 
     def out_shape(self, o: int = 0) -> Shape:
         """Return the shape of output o."""
@@ -84,14 +99,14 @@ class Op:
         """Return the value of integer input i, None where it is absent; one computed from data is unsupported."""
         if not self.has(i):
             return None
-        value = self.flow.integers.get(self.node.inputs[i])
+        value = self.flow.integers.get(self.tensor(i))
         if value is None:
-            raise UnsupportedError(f"input '{self.node.inputs[i].name}' is computed at run time")
+            raise UnsupportedError(f"input '{self.tensor(i).name}' is computed at run time")
         return value
 
     def fixed(self, i: int) -> NDArray[Any] | None:
         """Return the value of integer input i, None where it is data or could be another at other sizes of the graph inputs."""
-        tensor = self.node.inputs[i]
+        tensor = self.tensor(i)
         integers = self.flow.integers
         if integers.varies(tensor.name) or (tensor.name in integers.of_shapes and has_free_sizes(self.flow.graph)):
             return None
@@ -99,9 +114,9 @@ class Op:
 
     def along(self, i: int, *axes: int) -> list[Labels]:
         """Return the labels of input i along each of axes; all its other channels freeze."""
-        self.seen.add(i)
-        tensor = self.node.inputs[i]
-        axes = tuple(axis % max(1, len(self.shape(i))) for axis in axes)
+        self.ignore(i)
+        tensor = self.tensor(i)
+        axes = tuple(self.operands.axis(i, axis, len(self.shape(i))) for axis in axes)
         self.flow.settle(tensor)
         for axis, labels in self.flow.value(tensor).labels.items():
             if axis not in axes:
@@ -110,8 +125,9 @@ class Op:
 
     def axes(self, i: int) -> list[Labels]:
         """Return the labels of input i along all its axes, frozen ones where it carries no channels."""
-        self.seen.add(i)
-        return self.axes_of(self.node.inputs[i])
+        self.ignore(i)
+        labels = self.axes_of(self.tensor(i))
+        return [labels[self.operands.axis(i, axis, len(labels))] for axis in range(len(labels))]
 
     def axes_of(self, tensor: gs.Tensor) -> list[Labels]:
         """Return the labels of a tensor, in a body perhaps, along all its axes."""
@@ -135,8 +151,8 @@ class Op:
         return self.flow.copies[-1]
 
     def ignore(self, i: int) -> None:
-        """Say that the elements of input i do not matter."""
-        self.seen.add(i)
+        """Say that the elements of input i do not matter, or that their labels have been looked at."""
+        self.seen.add(self.operands.inputs[i])
 
     def equate(self, a: Labels, b: Labels) -> None:
         """Record that labels a and b live and die together."""
@@ -149,26 +165,29 @@ class Op:
     def blocks(self, i: int) -> tuple[Labels, list[int]] | None:
         """Return labels of input i that vary along two axes, as [blocks, labels of one], and these axes; None where there are none
         or where they are no blocks. A rule that takes them lets each block lose channels of its own."""
-        tensor = self.node.inputs[i]
+        tensor = self.tensor(i)
         pending = self.flow.value(tensor).pending
         found = _blocks(pending) if pending is not None and not self.flow.outward.get(tensor.name) else None
-        return None if pending is None or found is None else (found, pending.axes)
+        if pending is None or found is None:
+            return None
+        axes = [self.operands.axis(i, axis, pending.positions.ndim) for axis in pending.axes]
+        return (found, axes) if axes == sorted(axes) else None
 
     def take_blocks(self, i: int) -> Labels:
         """Return the blocks of input i, of which now each may lose channels of its own; channels along other axes freeze."""
         found = self.blocks(i)
         assert found is not None
         blocks, axes = found
-        self.seen.add(i)
+        self.ignore(i)
         self.balance(blocks)
-        for axis, labels in self.flow.value(self.node.inputs[i]).labels.items():
-            if axis not in axes:
+        for axis, labels in self.flow.value(self.tensor(i)).labels.items():
+            if self.operands.axis(i, axis, len(self.shape(i))) not in axes:
                 self.freeze(labels, "computes across them")
         return blocks
 
     def pass_blocks(self, i: int, o: int = 0) -> Labels:
         """Take the blocks of input i and pass them on to output o, along the same axes."""
-        blocks, pending = self.take_blocks(i), self.flow.value(self.node.inputs[i]).pending
+        blocks, pending = self.take_blocks(i), self.flow.value(self.tensor(i)).pending
         assert pending is not None
         name = self.node.outputs[o].name
         self.flow.values[name] = Value({}, replace(pending, root=name, moves=(), blocks=blocks))
@@ -178,7 +197,7 @@ class Op:
     def apart(self, i: int, blocks: int) -> Labels | None:
         """Let each of some blocks along axis 0 of weight i have channels of its own along axis 1; returns labels for those of all
         blocks in a row. None where the weight does not belong to this node alone."""
-        tensor = self.node.inputs[i]
+        tensor = self.tensor(i)
         if weight_values(tensor) is None or len(tensor.outputs) > 1 or tensor in self.flow.graph.outputs:
             return None
         rows, size, *rest = self.shape(i)
@@ -222,23 +241,30 @@ class Op:
         else:
             self.flow.values[tensor.name] = self.flow.frozen_value(tensor.name, f"{self}: {why}")
 
-    def quantized(self, weight: int, scale: int | None, zero: int, axis: int = 0) -> None:
-        """Enter what a quantized weight stands for, given the inputs with its scale, if any, and its zero point: a number, or many
-        along an axis."""
-        tensor, rank = self.node.inputs[weight], len(self.shape(weight))
-        if (values := weight_values(tensor)) is not None:
-            shape = [-1 if a == axis % rank else 1 for a in range(rank)]
-            known = [weight_values(self.node.inputs[i]) if i is not None and self.has(i) else None for i in (zero, scale)]
-            defaults = np.zeros((), values.dtype), np.ones((), np.float32)
-            given = [d if v is None else v.reshape(shape if v.size > 1 else ()) for v, d in zip(known, defaults, strict=True)]
-            self.flow.quantized[tensor.name] = Quantized(*given)
+    def quantized(self, i: int, scale: int, zero: int, axes: Sequence[int]) -> None:
+        """Enter what a quantized weight, input i, stands for, given the inputs with its scale and zero point (or ABSENT): numbers,
+        or arrays along these axes of it."""
+        tensor = self.node.inputs[i]
+        if (values := weight_values(tensor)) is None:
+            return
+
+        def parameter(index: int, default: np.generic) -> NDArray[Any]:
+            array = weight_values(self.node.inputs[index]) if 0 <= index < len(self.node.inputs) else None
+            if array is None or array.size == 1:
+                return np.asarray(default if array is None else array.reshape(()))
+            shape = [1] * values.ndim
+            for axis, size in zip(axes, array.shape, strict=True):
+                shape[axis] = size
+            return array.reshape(shape)
+
+        self.flow.quantized[tensor.name] = Quantized(parameter(zero, values.dtype.type(0)), parameter(scale, np.float32(1)))
 
     def layer(self, weight: int, out: Labels, read: Labels) -> None:
         """Enter this node as a weight-bearing layer. Where the weight is no weight but computed from data, what it reads
         freezes in attention, unless the dimensions of heads are to be shrunk."""
         if not self.is_static(weight):
             self.contract(read, of_heads="Conv" not in self.type or int(self.attr("group", 1)) > 1)
-        self.flow.layers.append(Layer(self.output, self.type, self.node.inputs[weight], self.is_static(weight), out, read))
+        self.flow.layers.append(Layer(self.output, self.type, self.tensor(weight), self.is_static(weight), out, read))
 
     def contract(self, summed: Labels, of_heads: bool = True) -> None:
         """Record that this node multiplies activations and sums over these channels."""
@@ -247,15 +273,15 @@ class Op:
         else:
             self.freeze(summed, "multiplies queries and keys (or other activations) along them")
 
-    def macs(self, *axes: tuple[gs.Tensor, Sequence[int]]) -> None:
-        """Enter the multiply-accumulates of this node as the product of the sizes of axes of tensors."""
-        flat = tuple((tensor.name, axis) for tensor, along in axes for axis in along)
-        self.flow.macs.append(Macs(self.output, flat))
+    def macs(self, inputs: Mapping[int, Iterable[int]], out: Iterable[int] = ()) -> None:
+        """Enter the multiply-accumulates of this node as the product of the sizes of axes of inputs and of the output."""
+        along = [(self.tensor(i).name, self.operands.axis(i, a, len(self.shape(i)))) for i, axes in inputs.items() for a in axes]
+        self.flow.macs.append(Macs(self.output, (*along, *((self.node.outputs[0].name, axis) for axis in out))))
 
     def move(self, movement: Movement, i: int = 0, o: int = 0) -> None:
         """Run a movement of data from input i to output o on the labels themselves."""
-        self.seen.add(i)
-        source, shape = self.node.inputs[i], self.shape(i)
+        self.ignore(i)
+        source, shape = self.tensor(i), self.shape(i)
         value = self.flow.value(source)
         moved: dict[int, Labels] = {}
         pending: list[Pending] = []
@@ -317,7 +343,7 @@ class Op:
             moved = movement(moved)
         if not np.array_equal(moved, np.take(whole, index, axis)):
             return False
-        trail = self.flow.trail[self.node.inputs[0].name]
+        trail = self.flow.trail[self.tensor(0).name]
         self.flow.permutations.append(Permutation(step.root, self.node.outputs[o].name, axis, index, trail))
         return True
 
@@ -332,7 +358,7 @@ class Op:
             for axis in step.axes:
                 self.freeze(value.labels.pop(axis, np.empty(0, np.int64)), "merges two kinds of channels into one axis")
             value.pending = step
-            before = self.flow.trail.get(self.node.inputs[0].name, ()) if len(step.moves) > 1 else ()
+            before = self.flow.trail.get(self.tensor(0).name, ()) if len(step.moves) > 1 else ()
             self.flow.trail[name] = (*before, (name, step.positions))
 
 

@@ -163,6 +163,7 @@ def _mask(graph: onnx.GraphProto, operator: Masked) -> None:
     home, at = next((g, k) for g in graphs_in(graph) for k, node in enumerate(g.node) if operator.output in node.output)
     node = onnx.NodeProto()
     node.CopyFrom(home.node[at])
+    recurrent_weight = node.input[2] if len(node.input) > 2 else ""
     stem = f"{operator.output}/masked"
     before: list[onnx.NodeProto] = []
     after: list[onnx.NodeProto] = []
@@ -173,6 +174,8 @@ def _mask(graph: onnx.GraphProto, operator: Masked) -> None:
             masked = f"{stem}/of/{losing.tensor}/{k}"
             node.input[:] = [masked if other == name else other for other in node.input]
             before += _gather(graph, name, masked, losing, chosen, losing.stays)
+    for size in [a for a in node.attribute if a.name == "hidden_size"]:
+        size.i = next((int(losing.stays.sum()) for losing in operator.inputs if losing.tensor == recurrent_weight), size.i)
     for k, losing in enumerate(operator.outputs):
         part = f"{stem}/part/{losing.tensor}/{k}"
         for earlier in [node, *after]:

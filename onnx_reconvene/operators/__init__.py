@@ -17,10 +17,12 @@ from onnx_reconvene.operators import (
     recurrent,
     weights,
 )
+from onnx_reconvene.operators.forms import forms
 from onnx_reconvene.operators.frozen import FROZEN
 from onnx_reconvene.operators.rule import Operator
+from onnx_reconvene.twins import qualified
 
-OPERATORS: dict[str, Operator] = {
+PLAIN: dict[str, Operator] = {
     **along_axis.OPERATORS,
     **attention.OPERATORS,
     **channelwise.OPERATORS,
@@ -33,11 +35,12 @@ OPERATORS: dict[str, Operator] = {
     **recurrent.OPERATORS,
     **weights.OPERATORS,
 }
+OPERATORS = PLAIN | forms(PLAIN)
 
 
 def rule_for(node: gs.Node) -> Operator | None:
     """Return the rule of node, None where there is none; operators of other domains are listed as domain.name."""
-    return OPERATORS.get(node.op if node.domain in (None, "", "ai.onnx") else f"{node.domain}.{node.op}")
+    return OPERATORS.get(qualified(node.op, node.domain))
 
 
 def why_frozen(node: gs.Node) -> str:

@@ -45,7 +45,7 @@ def recurrent_macs(op: Op) -> None:
     for weight in (W, R):
         if len(op.shape(weight)) != 3 or len(op.shape(0)) != 3:
             raise UnsupportedError("its operands are not of rank 3")
-        op.macs((op.node.inputs[weight], range(3)), (op.node.inputs[0], (0, 1)))
+        op.macs({weight: range(3), 0: (0, 1)})
 
 
 def hidden_size(cut: CutOp) -> None:

@@ -19,51 +19,48 @@ if TYPE_CHECKING:
 
 def conv(op: Op) -> None:
     """x[n,i,...] * w[o,i/g,...] + b[o] -> y[n,o,...]"""
-    convolve(op, x=0, weight=1, bias=2)
+    convolve(op, bias=2)
 
 
-def convolve(op: Op, x: int, weight: int, bias: int | None = None) -> Labels:
-    """Let labels flow through a convolution whose operands are these inputs; returns those of its output channels."""
-    slid, covered = _slid_over(op, x), _covered(op, x, weight)
-    channels, *whole = op.along(x, 1, *covered, *slid)[: 1 + len(covered)]
-    out, read, *kernel = op.along(weight, 0, 1, *covered)
+def convolve(op: Op, bias: int) -> None:
+    """Let labels flow through a convolution whose bias is this input."""
+    slid, covered = _slid_over(op), _covered(op)
+    channels, *whole = op.along(0, 1, *covered, *slid)[: 1 + len(covered)]
+    out, read, *kernel = op.along(1, 0, 1, *covered)
     for a, b in zip(whole, kernel, strict=True):
         op.equate(a, b)
     _check(op, channels, out, reads=read.size * _groups(op))
     if _groups(op) > 1:
-        read = _group(op, weight, channels, out, of_a_group=read, theirs=channels)
+        read = _group(op, 1, channels, out, of_a_group=read, theirs=channels)
     else:
         op.equate(channels, read)
-    if bias is not None and op.has(bias):
+    if op.has(bias):
         op.equate(out, op.along(bias, 0)[0])
-    op.layer(weight, out, np.concatenate([read, *kernel]))
+    op.layer(1, out, np.concatenate([read, *kernel]))
     op.emit({1: out, **slid})
-    return out
 
 
-def conv_macs(op: Op, weight: int = 1) -> None:
+def conv_macs(op: Op) -> None:
     """the elements of the weight, at each position of the output"""
-    op.macs((op.node.inputs[weight], range(len(op.shape(weight)))), (op.node.outputs[0], (0, *range(2, len(op.out_shape())))))
+    op.macs({1: range(len(op.shape(1)))}, (0, *range(2, len(op.out_shape()))))
 
 
-def _slid_over(op: Op, x: int) -> dict[int, Labels]:
+def _slid_over(op: Op) -> dict[int, Labels]:
     """Return channels that lie where others have space (channel attention); a kernel that keeps their number passes them."""
-    if any(stride != 1 for stride in op.attr("strides", [])) or op.shape(x)[2:] != op.out_shape()[2:]:
+    if any(stride != 1 for stride in op.attr("strides", [])) or op.shape(0)[2:] != op.out_shape()[2:]:
         return {}
-    slid = {axis: labels for axis, labels in enumerate(op.axes(x)) if axis > 1 and (labels >= 0).any()}
+    slid = {axis: labels for axis, labels in enumerate(op.axes(0)) if axis > 1 and (labels >= 0).any()}
     for labels in slid.values():
         op.inexact(labels, "slides over them")
     return slid
 
 
-def _covered(op: Op, x: int, weight: int) -> list[int]:
+def _covered(op: Op) -> list[int]:
     """Return the axes of space with channels that the kernel covers as a whole, as it does where words are convolved."""
-    rank = len(op.shape(x))
-    plain = (
-        op.type in ("Conv", "FusedConv") and not any(op.attr("pads", [])) and op.attr("auto_pad", "NOTSET") in ("NOTSET", "VALID")
-    )
-    found = [a for a in range(2, rank) if plain and op.shape(x)[a] == op.shape(weight)[a] and op.out_shape()[a] == 1]
-    return [axis for axis in found if op.shape(x)[axis] > 1 and (op.axes(x)[axis] >= 0).any()]
+    rank = len(op.shape(0))
+    plain = op.type == "Conv" and not any(op.attr("pads", [])) and op.attr("auto_pad", "NOTSET") in ("NOTSET", "VALID")
+    whole = [a for a in range(2, rank) if plain and op.shape(0)[a] == op.shape(1)[a] and op.out_shape()[a] == 1]
+    return [axis for axis in whole if op.shape(0)[axis] > 1 and (op.axes(0)[axis] >= 0).any()]
 
 
 def conv_transpose(op: Op) -> None:
@@ -84,7 +81,7 @@ def conv_transpose(op: Op) -> None:
 
 def conv_transpose_macs(op: Op) -> None:
     """the elements of the weight, at each position of the input"""
-    op.macs((op.node.inputs[1], range(len(op.shape(1)))), (op.node.inputs[0], (0, *range(2, len(op.shape(0))))))
+    op.macs({1: range(len(op.shape(1))), 0: (0, *range(2, len(op.shape(0))))})
 
 
 def _groups(op: Op) -> int:
@@ -154,74 +151,65 @@ def gemm(op: Op) -> None:
     op.layer(1, n, read)
 
 
+def gemm_macs(op: Op) -> None:
+    """the elements of the output, each a sum over the inner axis"""
+    op.macs({0: [0 if op.attr("transA", 0) else 1]}, (0, 1))
+
+
 def matmul(op: Op) -> None:
-    """a[...,m,k] * b[...,k,n] -> y[...,m,n]"""
-    matrix_product(op, a=0, b=1)
-
-
-def matrix_product(op: Op, a: int, b: int) -> dict[int, Labels]:
-    """Let labels flow through a product of stacked matrices (or vectors); returns those of its output by axis."""
-    if op.flow.shrink_heads and _product_of_heads(op, a, b):
-        return {}
-    left, right = op.axes(a), op.axes(b)
+    """a[...,m,k] * b[...,k,n] -> y[...,m,n], of vectors, too"""
+    if op.flow.shrink_heads and _product_of_heads(op):
+        return
+    left, right = op.axes(0), op.axes(1)
     rank, stacked = len(op.out_shape()), max(len(left), len(right), 2) - 2
     k, read = left[-1], right[-2] if len(right) > 1 else right[-1]
     op.equate(k, read)
-    batch = broadcast_labels(op, [a, b], (*op.out_shape()[:stacked], 0, 0), inner=2)[:stacked]
+    batch = broadcast_labels(op, [0, 1], (*op.out_shape()[:stacked], 0, 0), inner=2)[:stacked]
     out = {axis: labels for axis, labels in enumerate(batch) if labels is not None}
     if len(right) > 1:
         out[rank - 1] = right[-1]
     if len(left) > 1:
         out[rank - (2 if len(right) > 1 else 1)] = left[-2]
     op.emit(out)
-    if op.is_static(a) and not op.is_static(b):
-        op.layer(a, left[-2] if len(left) > 1 else k, k)
+    if op.is_static(0) and not op.is_static(1):
+        op.layer(0, left[-2] if len(left) > 1 else k, k)
     else:
-        if op.is_static(a):  # a weight in two factors: what lies between them can go, too
-            op.layer(a, k, left[-2] if len(left) > 1 else k[:0])
-        op.layer(b, right[-1] if len(right) > 1 else k, read)
-    return out
+        if op.is_static(0):  # a weight in two factors: what lies between them can go, too
+            op.layer(0, k, left[-2] if len(left) > 1 else k[:0])
+        op.layer(1, right[-1] if len(right) > 1 else k, read)
 
 
-def product_macs(op: Op, a: int = 0) -> None:
-    """the elements of the output, each a sum over the inner axis of operand a"""
-    inner = -1 if not op.attr("transA", 0) else 0 if op.attr("transBatchA", 0) else -2
-    op.macs((op.node.outputs[0], range(len(op.out_shape()))), (op.node.inputs[a], (inner % len(op.shape(a)),)))
+def matmul_macs(op: Op) -> None:
+    """the elements of the output, each a sum over the inner axis"""
+    op.macs({0: [len(op.shape(0)) - 1]}, range(len(op.out_shape())))
 
 
-def _product_of_heads(op: Op, a: int, b: int) -> bool:
+def _product_of_heads(op: Op) -> bool:
     """Let each head lose dimensions of its own where matrices of heads are multiplied: queries by keys, or by values."""
-    left, right, rank = op.blocks(a), op.blocks(b), len(op.shape(b))
-    if right is None or len(op.shape(a)) != rank or right[1][0] >= rank - 2:
+    left, right, rank = op.blocks(0), op.blocks(1), len(op.shape(1))
+    if right is None or len(op.shape(0)) != rank or right[1][0] >= rank - 2:
         return False
     heads, within = right[1]
     if left is not None and left[1] == [heads, rank - 1] and within == rank - 2 and left[0].shape == right[0].shape:
-        queries, keys = op.take_blocks(a), op.take_blocks(b)
+        queries, keys = op.take_blocks(0), op.take_blocks(1)
         op.equate(queries, keys)
         op.inexact(keys, "sums over them")
         op.emit({})
-        op.layer(b, keys[:0].ravel(), keys.ravel())
-    elif left is None and op.flow.value(op.node.inputs[a]).pending is None and within == rank - 1:
-        for labels in op.axes(a):
+        op.layer(1, keys[:0].ravel(), keys.ravel())
+    elif left is None and op.flow.value(op.tensor(0)).pending is None and within == rank - 1 and not op.operands.swapped:
+        for labels in op.axes(0):
             op.freeze(labels, "computes across them")
-        op.layer(b, op.pass_blocks(b).ravel(), op.fresh(0))
+        op.layer(1, op.pass_blocks(1).ravel(), op.fresh(0))
     else:
         return False
     return True
-
-
-def fused_matmul(op: Op) -> None:
-    """as MatMul, the last two axes of a and b transposed at will"""
-    if any(op.attr(name, 0) for name in ("transA", "transB", "transBatchA", "transBatchB")):
-        raise UnsupportedError("it transposes an operand")
-    matrix_product(op, a=0, b=1)
 
 
 def deform_conv(op: Op) -> None:
     """as Conv, x sampled at offsets that are given for each of some blocks of its channels"""
     (x,) = op.along(0, 1)
     op.balance(x.reshape(int(op.attr("offset_group", 1)), -1))
-    convolve(op, x=0, weight=1, bias=3)
+    convolve(op, bias=3)
 
 
 def causal_conv(op: Op) -> None:
@@ -261,7 +249,7 @@ def einsum_macs(op: Op) -> None:
     """one for each combination of what all letters stand for"""
     operands = _operands(op)[0]
     axes = {letter: (i, axis) for i, term in enumerate(operands) for axis, letter in enumerate(term)}
-    op.macs(*((op.node.inputs[i], (axis,)) for i, axis in axes.values()))
+    op.macs({i: [axis for j, axis in axes.values() if j == i] for i in op.inputs()})
 
 
 def _operands(op: Op) -> tuple[list[str], str]:
@@ -279,6 +267,6 @@ OPERATORS = {
     "Einsum": Operator(einsum, macs=einsum_macs),
     "Conv": Operator(conv, conv_attributes, macs=conv_macs),
     "ConvTranspose": Operator(conv_transpose, conv_groups, macs=conv_transpose_macs),
-    "Gemm": Operator(gemm, macs=product_macs),
-    "MatMul": Operator(matmul, macs=product_macs),
+    "Gemm": Operator(gemm, macs=gemm_macs),
+    "MatMul": Operator(matmul, macs=matmul_macs),
 }

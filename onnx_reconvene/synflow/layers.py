@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from onnx_reconvene.flow import UnsupportedError
 from onnx_reconvene.synflow.steps import INPUT, Floats, Ids, Window
-from onnx_reconvene.synflow.walk import Walk, dequantized
+from onnx_reconvene.synflow.walk import Walk
+from onnx_reconvene.twins import PlainNode
 
 
 def taps(walk: Walk, node: gs.Node, kernel: Sequence[int]) -> Ids:
@@ -48,12 +49,12 @@ def windowed(walk: Walk, node: gs.Node, i: int, kernel: Sequence[int]) -> tuple[
     return ids, Window(np.append(spread.ravel(), size)[taps(walk, node, kernel)], size)
 
 
-def conv(walk: Walk, node: gs.Node, x: int = 0, weight: int = 1, scale: int | None = None, zero: int | None = None) -> None:
+def conv(walk: Walk, node: gs.Node) -> None:
     """x[n,i,...] * w[o,i/g,...] -> y[n,o,...]"""
-    tensor, groups = node.inputs[weight], int(node.attrs.get("group", 1))
-    values = np.abs(quantized(walk, node, weight, scale, zero))
+    tensor, groups = node.inputs[1], int(node.attrs.get("group", 1))
+    values = np.abs(weight_of(walk, node, 1))
     rows, columns, *kernel = values.shape
-    ids, window = windowed(walk, node, x, kernel)
+    ids, window = windowed(walk, node, 0, kernel)
     reads = walk.vector(ids, 1, groups * columns)
     by_tap = values.reshape(groups, rows // groups, columns, -1)
 
@@ -71,20 +72,10 @@ def put_map(walk: Walk, node: gs.Node, made: Ids) -> None:
 
 
 def weight_of(walk: Walk, node: gs.Node, i: int) -> NDArray[np.float32]:
-    """Return the value of input i, a weight; one that is computed from data is unsupported."""
+    """Return what input i, a weight, stands for; one that is computed from data is unsupported."""
     if node.inputs[i].name in walk.ids:
         raise UnsupportedError(f"'{node.inputs[i].name}' is computed from data")
-    return np.asarray(walk.value(node.inputs[i]), np.float32)
-
-
-def quantized(walk: Walk, node: gs.Node, weight: int, scale: int | None, zero: int | None) -> NDArray[np.float32]:
-    """Return what a weight stands for, given the inputs that hold its scale and zero point where it is quantized."""
-    values = weight_of(walk, node, weight)
-    if scale is None and zero is None:
-        return values
-    given = [i if i is not None and i < len(node.inputs) and node.inputs[i].name else None for i in (scale, zero)]
-    factor, offset = (default if i is None else walk.value(node.inputs[i]) for i, default in zip(given, (1.0, 0.0), strict=True))
-    return np.asarray(dequantized({"axis": 0 if "Conv" in node.op else -1}, values, np.asarray(factor), np.asarray(offset)))
+    return np.asarray(walk.real(node.inputs[i]), np.float32)
 
 
 def conv_transpose(walk: Walk, node: gs.Node) -> None:
@@ -157,33 +148,38 @@ def _by_channel(walk: Walk, ids: Ids, places: Ids, axis: int, width: int) -> Ids
     return order if whole else None
 
 
-def matmul(walk: Walk, node: gs.Node, a: int = 0, b: int = 1, scale: int | None = None, zero: int | None = None) -> None:
+def matmul(walk: Walk, node: PlainNode) -> None:
     """a[...,m,k] * b[...,k,n] -> y[...,m,n]; of two activations the geometric mean, each averaged over k"""
-    if any(node.attrs.get(name, 0) for name in ("transA", "transB", "transBatchA", "transBatchB")):
-        raise UnsupportedError("it transposes an operand")
-    (out,) = node.outputs
-    left, right = (walk.ids.get(node.inputs[i].name) for i in (a, b))
-    places = [walk.places.get(node.inputs[i].name, np.empty(0, np.int64)) for i in (a, b)]
-    rank = len(walk.shape(out))
+    (out,), rank = node.outputs, len(walk.shape(node.outputs[0]))
+    (left, near), (right, far) = (_operand(walk, node, i) for i in (0, 1))
     if left is not None and right is None:
-        made, rest = matrix_layer(walk, node, b, quantized(walk, node, b, scale, zero), left, places[0], of_rows=False)
+        made, rest = matrix_layer(walk, node, 1, weight_of(walk, node, 1), left, near, of_rows=1 in node.swapped)
         if rank == left.ndim:
             walk.put(out, made.reshape([1] * (rank - 1) + [-1]), rest)
         else:
             walk.put(out, made.reshape([1] * rank))
     elif left is None and right is not None:
         axis = max(-2, -right.ndim)
-        made, rest = matrix_layer(walk, node, a, weight_of(walk, node, a), right, places[1], of_rows=True, axis=axis)
+        made, rest = matrix_layer(walk, node, 0, weight_of(walk, node, 0), right, far, of_rows=0 not in node.swapped, axis=axis)
         if rank == right.ndim > 1:
             walk.put(out, made.reshape([1] * (rank - 2) + [-1, 1]), rest)
         else:
             walk.put(out, made.reshape([1] * rank))
     elif left is not None and right is not None and min(left.ndim, right.ndim) > 1:
-        left, right = walk.even(left, places[0]), walk.even(right, places[1])
+        left, right = walk.even(left, near), walk.even(right, far)
         means = walk.mean(left, [left.ndim - 1]), walk.mean(right, [right.ndim - 2])
         walk.put(out, walk.product([x.reshape((1,) * (rank - x.ndim) + x.shape) for x in means]))
     else:
         raise UnsupportedError("its operands are vectors")
+
+
+def _operand(walk: Walk, node: PlainNode, i: int) -> tuple[Ids | None, Ids]:
+    """Return the states of input i and their places, None where it is constant."""
+    name = node.inputs[i].name
+    if name not in walk.ids:
+        return None, np.empty(0, np.int64)
+    ids, places = walk.ids[name], walk.places[name]
+    return (ids.swapaxes(-1, -2), places.swapaxes(-1, -2)) if i in node.swapped else (ids, places)
 
 
 def einsum(walk: Walk, node: gs.Node) -> None:
@@ -219,16 +215,16 @@ def attention(walk: Walk, node: gs.Node) -> None:
     walk.put(out, walk.product([weighted, each]).reshape(1, 1, -1))
 
 
-def recurrent(walk: Walk, node: gs.Node) -> None:
+def recurrent(walk: Walk, node: PlainNode) -> None:
     """x[t,n,i] -> y = h + r h, h = w x, the magnitudes of all gates summed, directions averaged"""
-    size = walk.shape(node.inputs[2])[2]
-    made = walk.vector(walk.even(walk.ids[node.inputs[0].name]), 2, walk.shape(node.inputs[1])[2])
+    weights = {i: np.abs(weight_of(walk, node, i)) for i in (1, 2)}
+    in_order = {i: values.swapaxes(1, 2) if i in node.swapped else values for i, values in weights.items()}
+    size, made = in_order[2].shape[2], walk.vector(walk.even(walk.ids[node.inputs[0].name]), 2, in_order[1].shape[2])
     results = [made]
-    for i in (1, 2):
-        values = np.abs(weight_of(walk, node, i))
+    for i, values in in_order.items():
         directions, rows, columns = values.shape
         matrix = values.reshape(directions, rows // size, size, columns).sum(1).mean(0)[None]
-        elements = functools.partial(_gates, values, rows // size)
+        elements = functools.partial(_gates, weights[i], rows // size, i in node.swapped)
         results.append(walk.layer(node, node.inputs[i], matrix[..., None], results[-1], elements))
     made = walk.sum(results[1:])
     for tensor in node.outputs:
@@ -236,9 +232,10 @@ def recurrent(walk: Walk, node: gs.Node) -> None:
             walk.put(tensor, made.reshape([1] * (len(walk.shape(tensor)) - 1) + [-1]))
 
 
-def _gates(values: NDArray[Any], gates: int, slope: Floats, read: Floats) -> Floats:
-    """Return the scores of a recurrent weight [directions, gates * hidden, read]."""
-    return np.asarray(values / len(values) * np.tile(slope[0][:, None] * read[0, :, 0], (gates, 1)))
+def _gates(values: NDArray[Any], gates: int, swapped: bool, slope: Floats, read: Floats) -> Floats:
+    """Return the scores of a recurrent weight [directions, gates * hidden, read], or with the last two axes swapped."""
+    scores = np.tile(slope[0][:, None] * read[0, :, 0], (gates, 1))
+    return np.asarray(values / len(values) * (scores.T if swapped else scores))
 
 
 def embed(walk: Walk, node: gs.Node, axis: int) -> None:

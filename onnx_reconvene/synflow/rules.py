@@ -17,7 +17,6 @@ Choices where SynFlow says nothing:
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -95,12 +94,6 @@ def multiply(walk: Walk, node: gs.Node) -> None:
     for tensor in [t for t in node.inputs if t.name not in walk.ids]:
         ids = walk.scaled(ids, walk.magnitude(tensor), out)
     walk.put(out, ids, places)
-
-
-def quantized_product(walk: Walk, node: gs.Node) -> None:
-    """a * b, each with a scale and zero point"""
-    factors, places = aligned(walk, node)
-    walk.put(node.outputs[0], walk.product(factors) if len(factors) > 1 else factors[0], places)
 
 
 def skip_norm(walk: Walk, node: gs.Node) -> None:
@@ -205,15 +198,12 @@ def reduction(walk: Walk, node: gs.Node) -> None:
     walk.put(out, walk.scaled(ids, np.asarray(count), out) if node.op in ("ReduceSum", "ReduceL1") else ids, places)
 
 
-PASSED = [*elementwise.UNARY, "BiasGelu", "CastLike", "DequantizeLinear"]
-PASSED += ["DynamicQuantizeLinear", "FastGelu", "Identity", "LRN", "LpNormalization", "MeanVarianceNormalization", "PRelu", "Pow"]
+PASSED = [*elementwise.UNARY, "CastLike", "DequantizeLinear"]
+PASSED += ["DynamicQuantizeLinear", "Identity", "LRN", "LpNormalization", "MeanVarianceNormalization", "PRelu", "Pow"]
 PASSED += [
     "Hardmax",
     "LogSoftmax",
-    "QLinearLeakyRelu",
-    "QLinearSigmoid",
     "QuantizeLinear",
-    "QuickGelu",
     "RotaryEmbedding",
     "Softmax",
 ]
@@ -239,33 +229,28 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(["AveragePool", "LpPool", "MaxPool"], pooled),
     **dict.fromkeys(["GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool"], pooled_whole),
     **dict.fromkeys(["Resize", "Upsample"], resize),
-    **dict.fromkeys(["Add", "Max", "Mean", "Min", "QLinearAdd", "Sub", "Sum", "Where"], add),
+    **dict.fromkeys(["Add", "Max", "Mean", "Min", "Sub", "Sum", "Where"], add),
     **dict.fromkeys(["Flatten", "Reshape", "Squeeze", "Unsqueeze"], reshape),
-    **dict.fromkeys(["Conv", "DeformConv", "FusedConv"], conv),
+    **dict.fromkeys(["Conv", "DeformConv"], conv),
     **dict.fromkeys(["GRU", "LSTM", "RNN"], recurrent),
-    **dict.fromkeys(["Gemm", "FusedGemm"], gemm),
     **dict.fromkeys(["GroupNormalization", "InstanceNormalization"], channel_norm),
     **dict.fromkeys(["LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"], layer_norm),
     **dict.fromkeys(normalization.REDUCTIONS, reduction),
     **dict.fromkeys(DECIDED, decided),
     **dict.fromkeys(["Attention", "MultiHeadAttention"], attention),
-    **dict.fromkeys(["FusedMatMul", "MatMul"], matmul),
     **dict.fromkeys(["Mul", "SwiGLU"], multiply),
     **dict.fromkeys(["SkipLayerNormalization", "SkipSimplifiedLayerNormalization"], skip_norm),
     "BatchNormalization": batch_norm,
     "Concat": concat,
-    "ConvInteger": functools.partial(conv, zero=3),
     "ConvTranspose": conv_transpose,
     "DepthToSpace": depth_to_space,
     "Div": divide,
     "Einsum": einsum,
     "Expand": expand,
     "Gather": gather,
-    "MatMulInteger": functools.partial(matmul, zero=3),
+    "Gemm": gemm,
+    "MatMul": matmul,
     "Pad": pad,
-    "QLinearConv": functools.partial(conv, weight=3, scale=4, zero=5),
-    "QLinearMatMul": functools.partial(matmul, b=3, scale=4, zero=5),
-    "QLinearMul": quantized_product,
     "Slice": slice_,
     "SpaceToDepth": space_to_depth,
     "Split": split,

@@ -23,8 +23,9 @@ from onnx_reconvene.names import first_output, name_of
 from onnx_reconvene.shapes import EvaluationError, Shape, evaluate
 from onnx_reconvene.synflow.network import ChannelNetwork
 from onnx_reconvene.synflow.steps import EVEN, INPUT, Elements, Floats, Ids, Kinds, Layer, Pool, Product, Step, Sum, Window
+from onnx_reconvene.twins import as_plain
 
-Rule = Callable[["Walk", gs.Node], None]
+Rule = Callable[["Walk", Any], None]
 POINT = Window(np.zeros((1, 1), np.int64), 1)  # one tap, at one position
 
 
@@ -68,10 +69,11 @@ class Walk:
     def _visit(self, node: gs.Node, rules: Mapping[str, Rule]) -> None:
         if self.analysis.integers.computes(node) or not self.flows(node):
             return
-        rule = rules.get(node.op) if not bodies_of(node) else None
+        plain = as_plain(node)
+        rule = rules.get(plain.op) if not bodies_of(node) else None
         if rule is not None:
             try:
-                rule(self, node)
+                rule(self, plain)
             except (UnsupportedError, ModelError, ValueError, IndexError, KeyError):
                 rule = None
         if rule is None:
@@ -337,6 +339,11 @@ class Walk:
             raise ModelError(f"synflow needs the value of '{tensor.name}', which is not constant")
         return self._evaluate(tensor, node, [self.value(t) if t.name else None for t in node.inputs])
 
+    def real(self, tensor: gs.Tensor) -> NDArray[Any]:
+        """Return the value of a tensor computed from constants, or the numbers that it stands for where it is quantized."""
+        quantized = self.analysis.flow.quantized.get(tensor.name)
+        return self.value(tensor) if quantized is None else quantized.real(self.value(tensor))
+
     def _evaluate(self, tensor: gs.Tensor, node: gs.Node, operands: Sequence[NDArray[Any] | None]) -> NDArray[Any]:
         """Return what node, which makes tensor, makes of operands."""
         try:
@@ -348,7 +355,7 @@ class Walk:
     def magnitude(self, tensor: gs.Tensor) -> NDArray[np.float64]:
         """Return the magnitudes of a constant factor; one for a mask or whatever else cannot be evaluated."""
         try:
-            return np.abs(np.asarray(self.value(tensor), np.float64))
+            return np.abs(np.asarray(self.real(tensor), np.float64))
         except ModelError:
             return np.ones(())
 
@@ -370,13 +377,6 @@ def _summed(kernel: NDArray[Any], place: Ids, size: int) -> NDArray[np.float32]:
     order = np.argsort(place, kind="stable")
     starts = np.searchsorted(place[order], np.arange(size))
     return np.add.reduceat(kernel[:, order], starts, 1)
-
-
-def dequantized(attributes: Any, x: NDArray[Any], scale: NDArray[Any], zero: NDArray[Any] | float = 0.0) -> NDArray[Any]:
-    """Return what quantized x stands for, with a scale and zero point for all or for each position along one axis."""
-    shape = [-1 if axis == attributes.get("axis", 1) % max(1, x.ndim) else 1 for axis in range(x.ndim)]
-    scale, zero = (np.reshape(p, shape) if np.size(p) > 1 else np.reshape(p, ()) for p in (scale, np.asarray(zero, np.float32)))
-    return np.asarray((x.astype(np.float32) - zero) * scale)
 
 
 def average(walk: Walk, node: gs.Node) -> None:

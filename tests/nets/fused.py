@@ -1,11 +1,8 @@
 """Operators that onnxruntime's optimizer fuses from several."""
 
-from tests.nets.net import DECLARED, MATMUL, RESIDUAL, Table, convs, gemms, matmuls, residual
-from tests.nets.quantization import STEP
+from tests.nets.net import DECLARED, MATMUL, Table, convs, gemms, matmuls, residual
 
 TOKENS = {"outputs": "float[2,5,4] y"}
-QUANTIZED = "p = QuantizeLinear(a, sx, zx)"
-BOTH = f"{QUANTIZED} q = QuantizeLinear(b, sx, zx)"
 
 NETS: Table = {
     "com.microsoft.BiasGelu": {"": matmuls("h = com.microsoft.BiasGelu(a, s)", MATMUL + " s.0", s=(8,), **TOKENS)},
@@ -45,38 +42,16 @@ NETS: Table = {
     "com.microsoft.FusedMatMul": {
         "": matmuls("h = com.microsoft.FusedMatMul<alpha = 0.5>(a, d)", "8 w1.1 b1.0 d.0 | 7 d.1 w2.0", (7, 4), d=(8, 7), **TOKENS),
         "transposed": matmuls(
-            "h = com.microsoft.FusedMatMul<transB = 1>(a, d)", "", (7, 4), d=(7, 8), frozen={"w1": "transposes"}, **TOKENS
+            "h = com.microsoft.FusedMatMul<transB = 1>(a, d)", "8 w1.1 b1.0 d.1 | 7 d.0 w2.0", (7, 4), d=(7, 8), **TOKENS
         ),
-    },
-    "com.microsoft.QLinearAdd": {
-        "": residual(
-            f"{BOTH} r = com.microsoft.QLinearAdd(p, sx, zx, q, sx, zx, sx, zx) h = DequantizeLinear(r, sx, zx)",
-            RESIDUAL,
-            **STEP,
-            **DECLARED,
-        )
-    },
-    "com.microsoft.QLinearMul": {
-        "": residual(
-            f"{BOTH} r = com.microsoft.QLinearMul(p, sx, zx, q, sx, zx, sx, zx) h = DequantizeLinear(r, sx, zx)",
-            RESIDUAL,
-            **STEP,
-            **DECLARED,
-        )
-    },
-    "com.microsoft.QLinearLeakyRelu": {
-        "": convs(
-            f"{QUANTIZED} r = com.microsoft.QLinearLeakyRelu(p, sx, zx, sx, zx) h = DequantizeLinear(r, sx, zx)",
-            **STEP,
-            **DECLARED,
-        )
-    },
-    "com.microsoft.QLinearSigmoid": {
-        "": convs(
-            f"{QUANTIZED} r = com.microsoft.QLinearSigmoid(p, sx, zx, sx, zx) h = DequantizeLinear(r, sx, zx)",
-            **STEP,
-            **DECLARED,
-        )
+        "batch transposed": matmuls(
+            "h = com.microsoft.FusedMatMul<transBatchA = 1>(a, d)",
+            "",
+            (7, 4),
+            d=(5, 8, 7),
+            frozen={"w1": "transBatchA is not followed"},
+            outputs="float[5,2,4] y",
+        ),
     },
     "com.microsoft.SkipLayerNormalization": {
         "": matmuls(

@@ -1,6 +1,8 @@
 """Recurrent layers."""
 
-from tests.nets.net import Net, Table, matmuls, sizes
+import numpy as np
+
+from tests.nets.net import Net, Table, int8, matmuls, sizes
 
 READ = {"inputs": "float[4,2,3] x", "w1": (3, 8), "read": (6, 4)}
 
@@ -53,7 +55,38 @@ LSTM = recurrent("LSTM", 4) | {
         **{**READ, "w": (1, 24, 8), "r": (1, 24, 6)},
     ),
 }
-NETS: Table = {"GRU": recurrent("GRU", 3), "LSTM": LSTM, "RNN": recurrent("RNN", 1)}
+QUANTIZED = "com.microsoft.DynamicQuantizeLSTM<hidden_size = 6{}>(a, w, r, b, , , , , s, z, s, z)"
+BOTH_WAYS = ', direction = "bidirectional"'
+EIGHT_BITS = {**READ, "outputs": "float[4,2,4] y", "inexact": True}
+DYNAMIC = {
+    "": matmuls(
+        f"q, l, c = {QUANTIZED.format('')} {sizes('n', 1)} h = Squeeze(q, n)",
+        "8 w1.1 b1.0 w.1 | 6 w.2 r.1 r.2 b.1 w2.0",
+        **{**EIGHT_BITS, "w": int8(1, 8, 24), "r": int8(1, 6, 24), "b": (1, 48)},
+        s=np.full(1, 0.02, np.float32),
+        z=np.zeros(1, np.int8),
+    ),
+    "two directions": matmuls(
+        f"q, l, c = {QUANTIZED.format(BOTH_WAYS)} t = Transpose<perm = [0,2,1,3]>(q) {sizes('n', 0, 0, -1)} h = Reshape(t, n)",
+        "8 w1.1 b1.0 w.1 | 6 w.2 r.1 r.2 b.1 w2.0",
+        **{**EIGHT_BITS, "w": int8(2, 8, 24), "r": int8(2, 6, 24), "b": (2, 48), "read": (12, 4)},
+        s=np.full(2, 0.02, np.float32),
+        z=np.zeros(2, np.int8),
+    ),
+    "two directions, scale per gate": matmuls(
+        f"q, l, c = {QUANTIZED.format(BOTH_WAYS)} t = Transpose<perm = [0,2,1,3]>(q) {sizes('n', 0, 0, -1)} h = Reshape(t, n)",
+        "8 w1.1 b1.0 w.1 | 6 w.2 r.1 r.2 b.1 s.1 z.1 w2.0",
+        **{**EIGHT_BITS, "w": int8(2, 8, 24), "r": int8(2, 6, 24), "b": (2, 48), "read": (12, 4)},
+        s=np.full((2, 24), 0.02, np.float32),
+        z=np.zeros((2, 24), np.int8),
+    ),
+}
+NETS: Table = {
+    "GRU": recurrent("GRU", 3),
+    "LSTM": LSTM,
+    "RNN": recurrent("RNN", 1),
+    "com.microsoft.DynamicQuantizeLSTM": DYNAMIC,
+}
 NETS["GRU"]["reset after"] = matmuls(
     f"q, l = GRU<hidden_size = 6, linear_before_reset = 1>(a, w, r, b) {sizes('n', 1)} h = Squeeze(q, n)",
     "8 w1.1 b1.0 w.2 | 6 w.1 r.1 r.2 b.1 w2.0",
