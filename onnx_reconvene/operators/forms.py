@@ -59,10 +59,10 @@ def _tie_parameters(op: Op, view: Op, quantity: Quantity, layers: Sequence[Layer
     parameters = [i for i in (quantity.scale, quantity.zero) if i != ABSENT and op.has(i) and math.prod(op.shape(i)) > 1]
     tensor = op.node.outputs[0] if operand == RESULT else view.tensor(operand)
     layer = next((layer for layer in layers if layer.tensor is tensor), None)
-    if layer is None and parameters:
-        raise UnsupportedError(f"'{op.tensor(parameters[0]).name}' is not one number and no weight's")
     axes: list[int] = []
-    for i in parameters if layer is not None else ():
+    for i in parameters:
+        if layer is None:
+            raise UnsupportedError(f"'{op.tensor(i).name}' is not one number and no weight's")
         labels, rank = op.flow.value(tensor).labels, len(op.shape(i))
         made = [axis for axis, along in labels.items() if along is layer.out and along is not layer.read]
         axes = made if rank == 1 and made else [view.operands.axis(operand, axis, len(view.shape(operand))) for axis in range(rank)]
