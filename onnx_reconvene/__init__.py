@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnx_reconvene.allocate import allocator, allocators
-    from onnx_reconvene.api import Options, Result, analyze, prune
+    from onnx_reconvene.api import Result, analyze, compare, prune
     from onnx_reconvene.autodiff import gradients
     from onnx_reconvene.errors import DefectError, ModelError, ReconveneError, TargetError, UsageError, VerificationError
     from onnx_reconvene.executor import from_torch, to_torch
+    from onnx_reconvene.options import Options
     from onnx_reconvene.portfolio.grid import sweep
     from onnx_reconvene.saliency.criterion import criteria, criterion
 
@@ -20,8 +21,9 @@ __path__ = pkgutil.extend_path(__path__, __name__)
 
 _HOME = {
     **dict.fromkeys(("allocator", "allocators"), "allocate"),
-    **dict.fromkeys(("Options", "Result", "analyze", "prune"), "api"),
+    **dict.fromkeys(("Result", "analyze", "compare", "prune"), "api"),
     "gradients": "autodiff",
+    "Options": "options",
     "sweep": "portfolio.grid",
     **dict.fromkeys(("DefectError", "ModelError", "ReconveneError", "TargetError", "UsageError", "VerificationError"), "errors"),
     **dict.fromkeys(("criteria", "criterion"), "saliency"),
@@ -40,6 +42,7 @@ __all__ = [
     "allocator",
     "allocators",
     "analyze",
+    "compare",
     "criteria",
     "criterion",
     "from_torch",

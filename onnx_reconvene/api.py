@@ -6,8 +6,8 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import onnx_graphsurgeon as gs
 
@@ -16,126 +16,69 @@ from onnx_reconvene.boundary import boundary
 from onnx_reconvene.bridges import open_model
 from onnx_reconvene.calibration import Calibration
 from onnx_reconvene.cost import CostModel
-from onnx_reconvene.errors import ModelError, UsageError
+from onnx_reconvene.errors import ModelError
 from onnx_reconvene.files import write_whole
 from onnx_reconvene.graph import plain_source, without_weights
 from onnx_reconvene.groups import Analysis
-from onnx_reconvene.latency.runtime import CPU, Runtime
+from onnx_reconvene.kinds import FILE, texts
+from onnx_reconvene.latency.runtime import Runtime
 from onnx_reconvene.match import match
 from onnx_reconvene.notes import analysis_of, forget, notes_of
-from onnx_reconvene.options import check_types, texts
+from onnx_reconvene.options import PLANNED, File, Keywords, Options, chosen_options, with_options
 from onnx_reconvene.passes import Allocate, Cut, Emit, Load, Pass, Rectify, Repair, Replay, Score, Sparsify, Verify
 from onnx_reconvene.passes.allocate import builder
-from onnx_reconvene.plan import Plan, read_fractions, read_plan
+from onnx_reconvene.plan import Plan, plan_of, read_fractions
 from onnx_reconvene.rectify import Rectified
 from onnx_reconvene.reference import reference
 from onnx_reconvene.report import Report, Size
-from onnx_reconvene.stage import INITIALIZED, TRAINED, Stage, stage_of
+from onnx_reconvene.stage import stage_of
 from onnx_reconvene.verify import Verdict, verify
 
-AUTO = "auto"
-DEFAULTS = {INITIALIZED: ("synflow", "reconvene"), TRAINED: ("l1", "uniform")}  # criterion, allocator: tools/bench/pairs.md
-PLANNED = ("allocate", "attention", "rectify", "seed")  # options that a plan replays where nothing else is asked for
-PATTERNS, WIDTHS = ("ignore", "only", "keep", "keep_file"), ("allocate", "steps", "round_to", "min_width")
-CHOOSING = ("target", "criterion", "aggregate", *WIDTHS, *PATTERNS)  # which channels go, as a plan says
-OF_CHANNELS = ("from_plan", *WIDTHS, *PATTERNS, "rectify", "repair")
-MOST_STEPS = 1000  # each scores the whole network
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 Watch = Callable[[Sequence[Pass]], Iterable[Pass]]
 STAGES = ("analyse", "score", "allocate", "cut", "verify", "rectify", "repair", "write")
 
 
-@dataclass(frozen=True)
-class Options:
-    """What `prune` can be told; the options of the command line have the same names."""
+def passes_of(options: Options) -> list[Pass]:
+    """Return the passes that do what options ask, all but the last that writes."""
+    load, calibration = Load(options.input_shape, options.attention), _calibration(options)
+    score = Score(options.criterion, options.seed, options.aggregate, calibration)
+    if options.granularity == "weight":
+        return [load, Sparsify(options.targets, score, options.allow_uncounted)]
+    allocate, steps = _allocate(options), options.steps
+    rounds = [step for k in range(1, steps + 1) for step in (score, replace(allocate, progress=k / steps))]
+    choose = rounds if options.from_plan is None else [Replay(plan_of(options.from_plan))]
+    verify = [Verify(seed=options.seed)] if options.verify else []
+    rectify = Rectify(options.rectify, options.seed)
+    rectify.check()
+    repair = [] if options.repair == "none" else [Repair(options.repair, calibration, options.seed)]
+    for step in repair:
+        step.check()
+    return [load, *choose, Cut(), *verify, rectify, *repair]
 
-    target: str | Sequence[str] = ()  # macs=0.5, if no file says what is kept
-    criterion: str = AUTO
-    allocate: str = AUTO
-    round_to: int = 0  # automatic
-    min_width: int = 1
-    ignore: Sequence[str] = ()
-    only: Sequence[str] = ()
-    keep: Mapping[str, float] = field(default_factory=dict)
-    keep_file: str | os.PathLike[str] | None = None
-    from_plan: str | os.PathLike[str] | Plan | None = None
-    steps: int = 1
-    granularity: str = "channel"
-    input_shape: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    attention: str = "heads"
-    verify: bool = True
-    rectify: str = "auto"
-    repair: str = "none"
-    seed: int = 0
-    aggregate: str = "sum"
-    data: Any = None
-    samples: int = 128
-    batch_size: int = 0  # automatic
-    loss: Any = None
-    gradients: str = "ort"
-    image: Mapping[str, str] = field(default_factory=dict)
-    threads: int = 0  # automatic
-    provider: str = CPU
-    latency_table: str | None = None
-    allow_uncounted: bool = False
 
-    def passes(self) -> list[Pass]:
-        """Return the passes that do it, all but the last that writes."""
-        target = texts(self.target) or ("channels=1" if self.keep_file else "macs=0.5",)
-        groups, patterns = read_fractions(self.keep_file) if self.keep_file else ({}, {})
-        keep = *patterns.items(), *self.keep.items()
-        allocate = Allocate(target, self.allocate, self.round_to, self.min_width, texts(self.ignore), texts(self.only), keep)
-        allocate = replace(allocate, threads=self.threads, provider=self.provider, latency_table=self.latency_table)
-        allocate = replace(allocate, keep_groups=tuple(groups.items()), allow_uncounted=self.allow_uncounted)
-        calibration = Calibration(self.data, self.samples, self.batch_size, self.loss, self.gradients, self.image)
-        score = Score(self.criterion, self.seed, self.aggregate, calibration)
-        load = Load(self.input_shape, self.attention)
-        if self.granularity == "weight":
-            return [load, Sparsify(target, score, self.allow_uncounted)]
-        rounds = [step for k in range(1, self.steps + 1) for step in (score, replace(allocate, progress=k / self.steps))]
-        choose = [Replay(plan_of(self.from_plan))] if self.from_plan is not None else rounds
-        steps: list[Pass] = [load, *choose, Cut()]
-        verify = [Verify(seed=self.seed)] if self.verify else []
-        rectify, repair = Rectify(self.rectify, self.seed), Repair(self.repair, calibration, self.seed)
-        rectify.check()
-        if self.repair == "none":
-            return [*steps, *verify, rectify]
-        repair.check()
-        return [*steps, *verify, rectify, repair]
+def _allocate(options: Options) -> Allocate:
+    groups, patterns = read_fractions(options.keep_file) if options.keep_file else ({}, {})
+    return Allocate(
+        options.targets,
+        options.allocate,
+        options.round_to,
+        options.min_width,
+        texts(options.ignore),
+        texts(options.only),
+        (*patterns.items(), *options.keep.items()),
+        threads=options.threads,
+        provider=options.provider,
+        latency_table=None if options.latency_table is None else os.fspath(options.latency_table),
+        keep_groups=tuple(groups.items()),
+        allow_uncounted=options.allow_uncounted,
+    )
 
-    def for_stage(self, stage: Stage) -> Options:
-        """Return these options with what was left open chosen for a network of this stage."""
-        criterion, allocate = DEFAULTS[stage.name]
-        return replace(
-            self,
-            criterion=criterion if self.criterion == AUTO else self.criterion,
-            allocate=allocate if self.allocate == AUTO else self.allocate,
-        )
 
-    def of_plan(self) -> Options:
-        """Return these options with what their plan, if any, was made with."""
-        if self.from_plan is None:
-            return self
-        plan, plain = plan_of(self.from_plan), Options()
-        replayed = [key for key in PLANNED if key in plan.settings and getattr(self, key) == getattr(plain, key)]
-        return replace(self, from_plan=plan, **{key: plan.settings[key] for key in replayed})
-
-    def check(self) -> None:
-        """Raise UsageError where options make no sense, or not together."""
-        check_types(vars(self))
-        if not 1 <= self.steps <= MOST_STEPS:
-            raise UsageError(f"--steps {self.steps}: must be at least 1 and at most {MOST_STEPS}")
-        if self.granularity not in ("channel", "weight"):
-            raise UsageError(f"--granularity {self.granularity}: not one of channel, weight")
-        if self.granularity == "weight":
-            self._refuse("--granularity weight", OF_CHANNELS)
-        if self.from_plan is not None:
-            self._refuse("--from-plan", CHOOSING)
-
-    def _refuse(self, option: str, others: Iterable[str]) -> None:
-        plain = Options()
-        idle = [name for name in others if getattr(self, name) and getattr(self, name) != getattr(plain, name)]
-        if idle:
-            raise UsageError(f"{option}: goes without {', '.join('--' + name.replace('_', '-') for name in idle)}")
+def _calibration(options: Options) -> Calibration:
+    return Calibration(options.data, options.samples, options.batch_size, options.loss, options.gradients, options.image)
 
 
 @dataclass
@@ -161,46 +104,46 @@ class Result:
         self.report = replace(self.report, output=os.fspath(path))
 
 
-def prune(model: Any, options: Options | None = None, **given: Any) -> Result:
-    """Prune a network.
+@with_options
+def prune(
+    model: Any,
+    output: File | None = None,
+    *,
+    options: Options | None = None,
+    **keywords: Unpack[Keywords],
+) -> Result:
+    """Prune a network and, if output names a file, write it there.
 
     model: a path, onnx.ModelProto, onnx_ir.Model, onnx_graphsurgeon.Graph or torch.onnx.ONNXProgram; it is not modified.
-    Options are given by keyword, see `Options`. Raises UsageError, ModelError, TargetError or VerificationError, each with one
-    line that names what to mend.
+    Options are given by keyword, see `Options`; options: some to start from. Raises UsageError, ModelError, TargetError or
+    VerificationError, each with one line that names what to mend.
     """
-    chosen = chosen_options(options, given)
+    chosen = chosen_options(options, keywords)
+    chosen.check()
+    if output is not None:
+        FILE.check("output", output)
     start = time.perf_counter()
     graph, back = open_model(model)
-    return run(graph, back, chosen, start=start)
-
-
-def chosen_options(options: Options | None, given: Mapping[str, Any]) -> Options:
-    """Return options, the defaults where there are none, with those given put in their place. Raises UsageError where one of these
-    is unknown."""
-    given = dict(given, round_to=0) if given.get("round_to") == AUTO else given
-    try:
-        return replace(options or Options(), **given)
-    except TypeError as error:
-        raise UsageError(f"no such option: {error}") from error
+    return run(graph, back, chosen, output, start)
 
 
 def run(
     graph: gs.Graph,
     back: Callable[[gs.Graph], Any],
     options: Options,
-    output: str | None = None,
+    output: File | None = None,
     start: float | None = None,
     watch: Watch = iter,
 ) -> Result:
-    """Run the passes over graph, and the one that writes to output if one is given; watch may show progress."""
+    """Run the passes over graph, and the one that writes to output if one is given, under options that have been checked; watch may
+    show progress."""
     begin = time.perf_counter() if start is None else start
-    options.check()
     with boundary("run", graph):
         return _run(graph, back, options.of_plan(), output, begin, watch)
 
 
 def _run(
-    graph: gs.Graph, back: Callable[[gs.Graph], Any], options: Options, output: str | None, begin: float, watch: Watch
+    graph: gs.Graph, back: Callable[[gs.Graph], Any], options: Options, output: File | None, begin: float, watch: Watch
 ) -> Result:
     if not notes_of(graph).done:
         forget(graph)  # what passes have noted before says nothing of this run
@@ -208,11 +151,11 @@ def _run(
     options = options.for_stage(stage)
     seconds = {"load": time.perf_counter() - begin}
     nodes = len(graph.nodes)
-    seconds |= _run_all(graph, watch(options.passes() + ([Emit(output)] if output is not None else [])))
+    seconds |= _run_all(graph, watch(passes_of(options) + ([Emit(output)] if output is not None else [])))
     notes, analysis = notes_of(graph), analysis_of(graph)
     assert notes.keep is not None
     seconds["total"] = time.perf_counter() - begin
-    report = _report(graph, options, output, nodes, seconds)
+    report = _report(graph, options, None if output is None else os.fspath(output), nodes, seconds)
     settings = {key: getattr(options, key) for key in PLANNED}
     plan = Plan.of(analysis, notes.keep, settings | {"criterion": report.criterion, "rectify": report.rectify.mode})
     forget(graph)
@@ -250,11 +193,6 @@ def _report(graph: gs.Graph, options: Options, output: str | None, nodes: int, s
         dict(analysis.read),
         analysis.uncounted,
     )
-
-
-def plan_of(given: str | os.PathLike[str] | Plan) -> Plan:
-    """Return a plan, read if its path is given."""
-    return given if isinstance(given, Plan) else read_plan(given)
 
 
 def _run_all(graph: gs.Graph, steps: Iterable[Pass]) -> dict[str, float]:

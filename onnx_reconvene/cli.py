@@ -7,33 +7,57 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import Field, fields
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from onnx_reconvene.errors import DefectError, ModelError, ReconveneError, UsageError, described, one_line
-from onnx_reconvene.options import input_shapes, listed, options_of, refuse_idle
+from onnx_reconvene.kinds import FLAG
+from onnx_reconvene.options import NAMES, READ, Options, flag, listed, refuse_idle
 from onnx_reconvene.progress import cells_bar, passes_bar
 
 if TYPE_CHECKING:
     from onnx_reconvene.api import Result
     from onnx_reconvene.report import Report
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 INPUT = click.argument("source", metavar="IN.onnx", type=click.Path())
-READ = ("data", "loss", "keep_file", "from_plan", "latency_table")  # options that may name files
-INPUT_SHAPE = click.option(
-    "--input-shape", "input_shape", multiple=True, metavar="NAME=1,3,224,224", help="Size of an input with free dimensions."
-)
-THREADS = click.option(
-    "--threads",
-    default=0,
-    show_default=True,
-    type=click.IntRange(min=0),
-    metavar="N",
-    help="Of onnxruntime where latency is measured; 0: its choice.",
-)
 
+
+def of_a_run(*names: str) -> Callable[[Function], Function]:
+    """Return what adds these options of a run to a command, all if none is named; one that is not given has no value there."""
+
+    def add(command: Function) -> Function:
+        for of in reversed(fields(Options)):
+            command = _as_option(of)(command) if of.name in (names or NAMES) else command
+        return command
+
+    return add
+
+
+def _as_option(of: Field[Any]) -> Callable[[Function], Function]:
+    kind, help, default = of.metadata["kind"], of.metadata["help"], of.metadata["shown"] or of.default
+    if kind is FLAG:
+        return click.option(flag(of.name), of.name, flag_value=not default, default=None, help=help)
+    shown = str(default) if isinstance(default, str | int) else False
+    return click.option(
+        flag(of.name), of.name, multiple=kind.several, metavar=of.metadata["metavar"], help=help, show_default=shown
+    )
+
+
+def read_options(given: Mapping[str, Any]) -> Options:
+    """Return the options of a run that are given on the command line. Raises UsageError where one cannot be read or makes no
+    sense."""
+    kinds = {of.name: of.metadata["kind"] for of in fields(Options)}
+    texts = {name: given[name] for name in NAMES if given.get(name) not in (None, ())}
+    options = Options(**{name: t if kinds[name] is FLAG else kinds[name].parse(flag(name), t) for name, t in texts.items()})
+    options.check_values()
+    return options
+
+
+OF_JOBS = ("input_shape", "attention")  # options that a job for a device depends on
 LOUD = click.option("-v", "--verbose", is_flag=True, help="Say more; add the traceback to an error.")
 
 
@@ -49,84 +73,14 @@ class Command(click.Command):
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("source", metavar="IN.onnx", type=click.Path(), required=False)
 @click.argument("output", metavar="OUT.onnx", type=click.Path(), required=False)
-@click.option(
-    "--target",
-    multiple=True,
-    metavar="KIND=VALUE",
-    help="What is kept: KIND is channels, params, macs, size, memory or latency; VALUE 0.5, 50%, 1/16, 2.5M, 2MB or 8ms. "
-    "Repeatable; all hold. macs=0.5 if left out.",
-)
-@click.option(
-    "--criterion",
-    default="auto",
-    show_default=True,
-    metavar="NAME",
-    help="Saliency; 'list' prints all. Left out: synflow for an untrained network, l1 for a trained one.",
-)
-@click.option(
-    "--aggregate", default="sum", show_default=True, metavar="NAME", help="How a unit's sites count: sum, mean, max or normalized."
-)
-@click.option("--data", metavar="SOURCE", help="Samples, for criteria and repairs: .npz, .npy, images or package.module:function.")
-@click.option("--samples", default=128, show_default=True, metavar="N", help="How many of the samples are used.")
-@click.option("--batch-size", default=0, metavar="N", help="Samples at a time; automatic if left out.")
-@click.option("--image", multiple=True, metavar="KEY=VALUE", help="How images are prepared: resize, crop, mean, std, order.")
-@click.option("--loss", metavar="NAME", help="cross-entropy, squared-norm, an ONNX model, or a scalar tensor of the network.")
-@click.option("--gradients", default="ort", show_default=True, metavar="ort|torch", help="Who computes gradients.")
-@click.option(
-    "--allocate",
-    default="auto",
-    show_default=True,
-    metavar="NAME",
-    help="How the budget is spread over groups. Left out: reconvene for an untrained network, uniform for a trained one.",
-)
-@click.option("--round-to", default="auto", show_default=True, metavar="N", help="Widths are multiples of N where a group allows.")
-@click.option("--min-width", default=1, show_default=True, metavar="N", help="No group is left with fewer units.")
-@click.option("--ignore", multiple=True, metavar="PATTERN", help="Nodes or weights whose output channels stay (shell pattern).")
-@click.option("--only", multiple=True, metavar="PATTERN", help="Nodes or weights whose output channels alone may go.")
-@click.option("--keep-file", metavar="FILE", type=click.Path(), help="More of these, a table in TOML or JSON, or a plan.")
-@click.option("--steps", default=1, show_default=True, metavar="N", help="Go to the targets in N steps, scoring anew at each.")
-@click.option(
-    "--granularity",
-    default="channel",
-    show_default=True,
-    metavar="channel|weight",
-    help="Remove channels, or set single weights to zero.",
-)
+@of_a_run()
 @click.option("--plan", "plan_file", metavar="FILE.json", type=click.Path(), help="Write which units stay.")
-@click.option("--from-plan", metavar="FILE.json", type=click.Path(), help="Keep the units that a plan keeps.")
-@click.option("--keep", multiple=True, metavar="PATTERN=FRACTION", help="Keep this fraction of these channels.")
-@click.option(
-    "--attention", default="heads", show_default=True, metavar="heads|dims", help="Attention loses heads, or width of each."
-)
-@THREADS
-@click.option("--provider", default="CPUExecutionProvider", show_default=True, metavar="NAME", help="Of onnxruntime, for latency.")
-@click.option(
-    "--latency-table", metavar="FILE.json", type=click.Path(), help="Latency as measured on a device, not on this machine."
-)
-@click.option("--allow-uncounted", is_flag=True, help="Let targets leave out layers whose cost is not known.")
 @click.option(
     "--latency-job", metavar="FILE.zip", type=click.Path(), help="Write what is to be measured on a device; prune nothing."
 )
-@click.option(
-    "--rectify",
-    default="auto",
-    show_default=True,
-    metavar="MODE",
-    help="Weights of layers that were cut: none (keep), rescale, reinit (draw anew) or auto (reinit if evidently untrained).",
-)
-@click.option(
-    "--repair",
-    default="none",
-    show_default=True,
-    metavar="MODE",
-    help="Trained networks, with --data: bn (statistics and biases) or lstsq (weights of layers that lost inputs, too).",
-)
-@INPUT_SHAPE
 @click.option("--report", "report_file", metavar="FILE.json", type=click.Path(), help="Write a machine-readable report.")
 @click.option("--html", "html_file", metavar="FILE.html", type=click.Path(), help="Write a page with plots.")
-@click.option("--no-verify", is_flag=True, help="Leave out the equivalence check.")
 @click.option("--dry-run", is_flag=True, help="Do everything but write OUT.onnx, which may be left out.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), metavar="N")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @LOUD
 def prune(
@@ -159,8 +113,8 @@ def prune(
     from onnx_reconvene.files import check_spares
 
     _check_outputs(source, outputs, given)
-    options = options_of(given)
-    refuse_idle(given)
+    options = read_options(given)
+    refuse_idle([options])
     if plan_file and options.granularity == "weight":
         raise UsageError("--plan: it says which channels stay; with --granularity weight all do")
     start = time.perf_counter()
@@ -213,36 +167,40 @@ def _write_job(source: str, path: str, outputs: dict[str, str | None], given: di
         if output is not None:
             raise UsageError(f"{option} {output}: not written with --latency-job, which prunes nothing; leave it out")
     check_apart(source, {"OUT.onnx": None, "--latency-job": path}, [])
-    api.write_latency_job(source, path, input_shapes(given["input_shape"]), given["attention"])
+    options = read_options(given)
+    for name in NAMES:
+        if options.sets(name) and name not in OF_JOBS:
+            raise UsageError(f"{flag(name)}: nothing looks at it with --latency-job, which prunes nothing; leave it out")
+    api.write_latency_job(source, path, options.input_shape, options.attention)
 
 
 @click.command(cls=Command)
 @INPUT
-@INPUT_SHAPE
+@of_a_run("input_shape")
 @LOUD
-def inspect(source: str, input_shape: Sequence[str], verbose: bool) -> None:
+def inspect(source: str, verbose: bool, **given: Any) -> None:
     """Show what could be removed from a network, what is frozen and why."""
     from onnx_reconvene import api
     from onnx_reconvene.inspection import inspection
 
-    analysis = api.analyze(source, input_shapes(input_shape))
+    analysis = api.analyze(source, read_options(given).input_shape)
     _print(inspection(analysis, everything=verbose).removesuffix("\n"))
 
 
 @click.command(cls=Command)
 @click.argument("before", metavar="A.onnx", type=click.Path())
 @click.argument("after", metavar="B.onnx", type=click.Path())
-@INPUT_SHAPE
-@THREADS
+@of_a_run("input_shape", "threads")
 @LOUD
-def compare(before: str, after: str, input_shape: Sequence[str], threads: int, verbose: bool) -> None:
+def compare(before: str, after: str, verbose: bool, **given: Any) -> None:
     """Compare a network and its pruned form: size, MACs, latency, zeroed-consumer equivalence."""
     from onnx_reconvene import api
     from onnx_reconvene.report import sizes, verify_line
 
-    found = api.compare(before, after, input_shapes(input_shape), threads)
-    verdict = [verify_line(found.verdict)] if found.verdict else []
-    _print("\n".join([sizes(found.before, found.after), *found.remarks, *verdict]))
+    options = read_options(given)
+    comparison = api.compare(before, after, options.input_shape, options.threads)
+    verdict = [verify_line(comparison.verdict)] if comparison.verdict else []
+    _print("\n".join([sizes(comparison.before, comparison.after), *comparison.remarks, *verdict]))
 
 
 @click.command(cls=Command)
@@ -284,7 +242,7 @@ def sweep(
         [target.split("+") if "+" in target else target for target in listed(targets)],
         listed(criteria),
         listed(allocate),
-        options_of(given | VARIED),
+        read_options(given),
         yardstick=given["yardstick"],
         latency=not given["no_latency"],
         plot=not given["no_plot"],
@@ -300,8 +258,8 @@ def sweep(
     return 0
 
 
-VARIED = {"target": (), "criterion": "auto", "allocate": "auto", "from_plan": None, "granularity": "channel"}  # by cell, if at all
-ONE_RUN = VARIED.keys() | {"source", "output", "report_file", "plan_file", "html_file", "latency_job", "dry_run"}
+BY_CELL = {"target", "criterion", "allocate", "from_plan", "granularity"}  # if at all
+ONE_RUN = BY_CELL | {"source", "output", "report_file", "plan_file", "html_file", "latency_job", "dry_run"}
 sweep.params.extend(option for option in prune.params if option.name not in ONE_RUN)
 COMMANDS = {"inspect": inspect, "compare": compare, "sweep": sweep}
 

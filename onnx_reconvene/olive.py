@@ -20,7 +20,8 @@ from olive.package_config import OlivePackageConfig
 from olive.passes import Pass
 from olive.passes.pass_config import BasePassConfig, PassConfigParam
 
-from onnx_reconvene.api import Options, prune
+from onnx_reconvene.api import prune
+from onnx_reconvene.options import Options, flag
 
 ANYWHERE = ("supported_providers", "supported_accelerators", "supported_precisions")
 FILE = "from_plan"  # the option whose value is never but the path of a file here
@@ -31,12 +32,12 @@ class Reconvene(Pass):
 
     @classmethod
     def _default_config(cls, accelerator_spec: AcceleratorSpec) -> dict[str, PassConfigParam]:
-        types = get_type_hints(Options)
+        types = get_type_hints(Options, localns={"Plan": str})
         return {
             option.name: PassConfigParam(
                 type_=str if option.name == FILE else types[option.name],
                 default_value=option.default if option.default is not MISSING else {},
-                description=f"Option --{option.name.replace('_', '-')} of the command onnx-reconvene",
+                description=f"Option {flag(option.name)} of the command onnx-reconvene",
             )
             for option in fields(Options)
         }

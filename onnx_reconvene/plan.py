@@ -89,6 +89,11 @@ def _check_settings(settings: Mapping[str, Any], name: str) -> None:
             raise UsageError(f"{name}: {key}: expected a name, not {value!r}")
 
 
+def plan_of(plan: str | os.PathLike[str] | Plan) -> Plan:
+    """Return a plan, read if its path is given."""
+    return plan if isinstance(plan, Plan) else read_plan(plan)
+
+
 def read_fractions(path: str | os.PathLike[str]) -> tuple[dict[str, float], dict[str, float]]:
     """Read fractions to keep from TOML or JSON, by name of a group and by shell pattern: a plan, or a table PATTERN = FRACTION."""
     found = _read(path, "--keep-file")

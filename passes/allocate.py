@@ -20,6 +20,7 @@ from onnx_reconvene.graph import Source, reopen, without_weights
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.latency.runtime import CPU, Runtime
 from onnx_reconvene.notes import analysis_of, notes_of
+from onnx_reconvene.options import LATENCY
 from onnx_reconvene.passes.base import Pass, needed
 from onnx_reconvene.saliency import Context, ElementScores, Scores, criteria, element_scores
 from onnx_reconvene.saliency.masking import without
@@ -28,7 +29,6 @@ from onnx_reconvene.target import Target, parse_targets
 if TYPE_CHECKING:
     from onnx_reconvene.latency.clock import Clock
 
-LATENCY = "latency"  # the target and the allocator that need a clock
 UPAI = "synflow"  # unstructured pruning at initialization, by default
 
 

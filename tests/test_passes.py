@@ -328,8 +328,8 @@ def test_analyze(given):
 def test_options_as_object_and_as_words(network):
     model = network("resnet20")
     options = rc.Options(target=["macs=0.5"], criterion="l1", verify=False)
-    assert rc.prune(model, options).model == rc.prune(model, target="macs=0.5", criterion="l1", verify=False).model
-    assert rc.prune(model, options, criterion="random").report.criterion == "random"
+    assert rc.prune(model, options=options).model == rc.prune(model, target="macs=0.5", criterion="l1", verify=False).model
+    assert rc.prune(model, options=options, criterion="random").report.criterion == "random"
 
 
 def test_calls_can_be_repeated_in_any_order(network):

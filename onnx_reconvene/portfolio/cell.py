@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_reconvene import __version__
-from onnx_reconvene.api import Options, run
+from onnx_reconvene.api import run
 from onnx_reconvene.bridges import open_model
 from onnx_reconvene.errors import ReconveneError, UsageError
-from onnx_reconvene.passes.allocate import LATENCY
+from onnx_reconvene.options import LATENCY, Options
 from onnx_reconvene.stage import Stage
 from onnx_reconvene.target import parse_target, parse_targets
 
@@ -66,7 +66,7 @@ def product(
     Raises UsageError where a list is empty or a target cannot be read."""
     if base.from_plan is not None or base.granularity != "channel":
         raise UsageError("sweep: removes channels as its targets ask, so it goes with neither --from-plan nor --granularity weight")
-    base.check()
+    base.check_values()
     for option, values in (("--targets", targets), ("--criteria", criteria), ("--allocate", allocate)):
         if isinstance(values, str) or not values or not all(values):
             raise UsageError(f"{option}: give a list of at least one")

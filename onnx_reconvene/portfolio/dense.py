@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 import onnx_graphsurgeon as gs
 
 from onnx_reconvene import wire
-from onnx_reconvene.api import Options
+from onnx_reconvene.api import passes_of
 from onnx_reconvene.calibration import Calibration
 from onnx_reconvene.files import save
 from onnx_reconvene.graph import Source, without_weights
 from onnx_reconvene.notes import analysis_of, notes_of
+from onnx_reconvene.options import Options
 from onnx_reconvene.passes import Allocate, Load, Score
 from onnx_reconvene.passes.score import check_criterion
 from onnx_reconvene.saliency import Scores
@@ -42,8 +43,8 @@ def dense_of(graph: gs.Graph, yardstick: str, cells: Sequence[Options]) -> Dense
     """
     check_criterion(yardstick, Calibration(cells[0].data), "--yardstick")
     source = without_weights(graph)
-    steps = [step for options in cells for step in options.passes()]
-    for step in replace(cells[0], criterion=yardstick, steps=1).passes():
+    steps = [step for options in cells for step in passes_of(options)]
+    for step in passes_of(replace(cells[0], criterion=yardstick, steps=1)):
         if isinstance(step, Load | Score):
             step.run(graph)
     for step in steps:

@@ -7,21 +7,24 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from onnx_reconvene.api import AUTO, Options, chosen_options
 from onnx_reconvene.bridges import open_model
 from onnx_reconvene.errors import ModelError, UsageError
 from onnx_reconvene.files import write_whole
 from onnx_reconvene.graph import load, plain_source, without_weights
 from onnx_reconvene.latency.measure import check_provider, latencies
 from onnx_reconvene.latency.runtime import Runtime
+from onnx_reconvene.options import AUTO, Common, Options, chosen_options, refuse_idle, with_options
 from onnx_reconvene.portfolio.cell import Cell, Target, product
 from onnx_reconvene.portfolio.dense import as_file, dense_of
 from onnx_reconvene.portfolio.row import Row, with_fronts
 from onnx_reconvene.portfolio.store import Store, files_in
 from onnx_reconvene.portfolio.workers import Outcomes, here, in_pool, on_dask, processors
 from onnx_reconvene.stage import stage_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 VERSION = 1
 VARIED = {"target": "targets", "criterion": "criteria", "allocate": "allocate"}  # options that cells differ in
@@ -33,6 +36,7 @@ def unwatched(steps: Iterable[Any], count: int) -> Iterable[Any]:
     return steps
 
 
+@with_options
 def sweep(
     model: Any,
     outdir: str | os.PathLike[str],
@@ -47,11 +51,11 @@ def sweep(
     jobs: int = 0,
     dask: str | None = None,
     watch: Watch = unwatched,
-    **given: Any,
+    **keywords: Unpack[Common],
 ) -> list[Row]:
     """Cut a network by every target, criterion and allocator; write the cuts and a portfolio of them to the folder outdir.
 
-    model, options and given: as for `prune`, the same for all cells; data and loss have to be named by text, as cells are cut in
+    model, options and keywords: as for `prune`, the same for all cells; data and loss have to be named by text, as cells are cut in
     other processes. A target may be several that all hold. yardstick: the criterion whose scores kept make rows comparable.
     latency: whether each cut is timed, in turn with the network before it and once all are cut, as the options threads and provider
     say. plot: whether portfolio.svg and portfolio.html are drawn. jobs: how many cells at a time, 0 for as many as there are
@@ -65,11 +69,12 @@ def sweep(
         from onnx_reconvene.pages import check_plots
 
         check_plots("sweep", "; or leave the plots out (--no-plot)")
-    base = _base(chosen_options(options, given))
+    base = _base(chosen_options(options, keywords))
     if latency:
         check_provider(base.provider)
     graph, _ = open_model(model)
     cells = product(_stem(model), base, stage_of(plain_source(graph)), targets, criteria, allocate)
+    refuse_idle([cell.options for cell in cells], timed=latency)
     store = Store(Path(outdir), dense_of(graph, yardstick, [cell.options for cell in cells]), files_in(base))
     failed = _cut_missing(store, cells, jobs, dask, watch)
     done = [cell for cell in cells if cell.name not in failed]
@@ -82,7 +87,7 @@ def sweep(
 def _base(options: Options) -> Options:
     """Return what all cells have in common. Raises UsageError where that is something in which they differ."""
     for name, varied in VARIED.items():
-        if getattr(options, name) != getattr(Options(), name):
+        if options.sets(name):
             raise UsageError(f"sweep: {name} goes by cell; give {varied}=[...]")
     return options
 

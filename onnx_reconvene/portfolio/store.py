@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from onnx_reconvene import __version__
-from onnx_reconvene.api import Options
 from onnx_reconvene.calibration.data import files_of
 from onnx_reconvene.errors import UsageError
 from onnx_reconvene.files import check_writable, remove, write_whole
+from onnx_reconvene.options import Options
 from onnx_reconvene.portfolio.cell import Cell, Outcome
 from onnx_reconvene.portfolio.dense import Dense
 from onnx_reconvene.report import score_kept
