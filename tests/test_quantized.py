@@ -113,6 +113,6 @@ def test_bytes_of_short_numbers_and_of_none(parsed):
 
 @pytest.mark.parametrize("criterion", ["synflow-exact", "snip", "grasp", "hutchinson"])
 def test_what_has_no_gradient_is_named(pair, criterion):
-    data = {"x": np.ones((4, 4, 6, 6), np.float32)}
+    data = {"data": {"x": np.ones((4, 4, 6, 6), np.float32)}} if rc.criteria[criterion].needs_data else {}
     with pytest.raises(UsageError, match="'q' is quantized and has no gradient"):
-        rc.prune(pair[0], criterion=criterion, data=data)
+        rc.prune(pair[0], criterion=criterion, **data)
