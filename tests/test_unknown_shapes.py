@@ -105,3 +105,9 @@ def test_the_command_refuses_and_allows(run: Callable[..., Ran], file: Callable[
     assert run(*words).status == 4
     assert run(*words, "--allow-uncounted").status == 0
     assert json.loads(report.read_text())["uncounted"].keys() == {"b", "y"}
+
+
+def test_criteria_with_data_see_channels_behind_sizes_that_depend_on_data() -> None:
+    data = {"x": np.random.default_rng(0).standard_normal((8, 5), np.float32)}
+    result = rc.prune(points(), target="macs=0.5", criterion="activation-mean", data=data, round_to=1, rectify="none")
+    assert result.report.verify.status == "exact"

@@ -118,6 +118,11 @@ class Builder:
         dims = kind.tensor_type.shape.dim
         return tuple(d.dim_value for d in dims) if all(d.HasField("dim_value") for d in dims) else None
 
+    def rank(self, name: str) -> int | None:
+        """Return the number of axes of a tensor, None where it is not known before the network runs."""
+        kind = self._types.get(name)
+        return len(kind.tensor_type.shape.dim) if kind is not None and kind.tensor_type.HasField("shape") else None
+
     def dtype(self, name: str) -> np.dtype[Any]:
         """Return the element type of a tensor. Raises ModelError where it is unknown."""
         if name not in self._types:
@@ -209,8 +214,9 @@ class Tensor:
 
     @property
     def rank(self) -> int:
-        """The number of axes."""
-        return len(self.shape)
+        """The number of axes. Raises ModelError where it depends on data."""
+        rank = self.builder.rank(self.name)
+        return len(self.shape) if rank is None else rank
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -15,10 +15,10 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from onnx_reconvene.autodiff.builder import Builder, Tensor
+from onnx_reconvene.autodiff.builder import Builder, Tensor, where
 from onnx_reconvene.autodiff.paths import through_steps_alone
 from onnx_reconvene.autodiff.prepare import prepare
-from onnx_reconvene.calibration.backend import Feeds, Network, Run, Tap, backend, compiled, grown, summed, vector
+from onnx_reconvene.calibration.backend import Feeds, Network, Run, Tap, backend, compiled, grown, vector
 from onnx_reconvene.calibration.data import Data, element_type, inputs_of
 from onnx_reconvene.calibration.given import Calibration, Place
 from onnx_reconvene.calibration.losses import NOISE, Loss, check_range, choose, scalar
@@ -116,8 +116,7 @@ class Objective:
             tensors = [builder.tensor(place.tensor) for place in places]
             outputs = []
             for place, tensor in zip(places, tensors, strict=True):
-                size = math.prod(tensor.shape) // tensor.shape[place.channels]
-                outputs.append((summed(of(tensor), Tap(tensor.name, place.channels, None), count) * (1 / size)).name)
+                outputs.append(_mean(of(tensor), place.channels).name)
             return compiled(grown(builder, prepared), outputs, planned=True)
 
         for count, run in self._passes(build):
@@ -322,6 +321,14 @@ class Objective:
 
 def _run(run: Run, feeds: Feeds, others: Feeds) -> list[Array]:
     return run({**feeds, **others})
+
+
+def _mean(x: Tensor, channels: int) -> Tensor:
+    """Return the mean of x over all positions of a channel, [1, channels]; 0 where, as sizes depend on data, there are none."""
+    mean = x.mean([axis for axis in range(x.rank) if axis != channels], keepdims=False)
+    if x.builder.shape(x.name) is None:
+        mean = where(x.apply("Size").equals(0), mean.beside(0), mean)
+    return mean.apply("Reshape", x.builder.integers([1, -1]))
 
 
 def with_shapes_behind_bodies(source: Source, shapes: Mapping[str, Shape]) -> Source:
