@@ -10,12 +10,13 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper, numpy_helper, shape_inference
 
+from onnx_reconvene.contrib_shapes import FLOATS, NEEDED, SHAPES
 from onnx_reconvene.flow import dtype_of
 from onnx_reconvene.shapes import Integers, Shape
 from onnx_reconvene.twins import ABSENT, RESULT, TWINS, Twin, qualified
 
 WITH_SUM = ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")  # of what they read, as their fourth output
-LIKE_FIRST = ("GroupNormalization", "MeanVarianceNormalization", "MultiHeadAttention", "SimplifiedLayerNormalization", *WITH_SUM)
+LIKE_FIRST = ("GroupNormalization", "MeanVarianceNormalization", "RotaryEmbedding", "SimplifiedLayerNormalization", *WITH_SUM)
 
 
 def _twin_of(proto: onnx.NodeProto, version: int) -> Twin | None:
@@ -87,6 +88,25 @@ def _from_front(proto: onnx.NodeProto, rank: int) -> onnx.NodeProto:
     return helper.make_node(proto.op_type, proto.input, proto.output, proto.name, domain=proto.domain, **attributes)
 
 
+def _of_contrib(call: _Call, twin: Twin | None) -> dict[str, onnx.TypeProto] | None:
+    """Return the types of the outputs of an operator, or of a form of one, that has a rule of its own; None where it has none."""
+    proto = call.node
+    attributes = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
+    name = qualified(proto.op_type, proto.domain) if twin is None else twin.plain
+    if name not in SHAPES:
+        return None
+    operands = range(len(proto.input)) if twin is None else twin.operands(len(proto.input), attributes).inputs
+    read = [proto.input[i] if 0 <= i < len(proto.input) else "" for i in operands]
+    shapes = [static_shape(call.types[given]) if given in call.types else None if given else () for given in read]
+    needed = shapes[: NEEDED.get(name, 3)]
+    if None in needed:
+        return {}
+    kind = (twin and _result_type(call, twin)) or call.types[read[FLOATS.get(name, 0)]].tensor_type.elem_type
+    shapes_of_results = SHAPES[name]([shape or () for shape in shapes], attributes)
+    results = zip(proto.output, shapes_of_results, strict=False)
+    return {result: helper.make_tensor_type_proto(kind, shape) for result, shape in results if result}
+
+
 def infer_node(
     node: gs.Node,
     proto: onnx.NodeProto,
@@ -112,6 +132,9 @@ def infer_node(
     standard = versions.get("", 1)
     call = _Call(proto, versions.get(proto.domain, standard), known)
     twin = _twin_of(proto, call.version)
+    results = _of_contrib(call, twin)
+    if results is not None:
+        return results
     element = 0 if twin is None else _result_type(call, twin)
     call = call if twin is None else _as_plain(call, twin, standard)
     if not onnx.defs.has(call.node.op_type, call.version, call.node.domain):

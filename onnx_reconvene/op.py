@@ -77,6 +77,11 @@ class Op:
         """Return the indices of the outputs that are present."""
         return [o for o, tensor in enumerate(self.node.outputs) if tensor.name]
 
+    def is_read(self, o: int) -> bool:
+        """Return True if something reads output o, or the graph returns it."""
+        tensor = self.node.outputs[o]
+        return bool(tensor.outputs) or tensor.name in self.flow.results
+
     def shape(self, i: int) -> Shape:
         """Return the shape of input i; a tensor of unknown shape is unsupported here."""
         shape = self._shape(self.tensor(i))

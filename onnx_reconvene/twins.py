@@ -140,6 +140,7 @@ TWINS = {
     "com.microsoft.FusedMatMul": Twin("MatMul", "0 1", TRANSPOSED, plain_if_not=("transBatchA", "transBatchB")),
     "com.microsoft.Gelu": Twin("Erf", "0"),
     "com.microsoft.MatMulIntegerToFloat": Twin("MatMul", "0 1 0s 1s 0z 1z +"),
+    "com.microsoft.QAttention": Twin("com.microsoft.Attention", "0 1 2 0s 1s 3 0z 1z 4"),
     "com.microsoft.QGemm": Twin("Gemm", "0 0s 0z 1 1s 1z 2 ys yz"),
     "com.microsoft.QLinearAdd": Twin("Add", BINARY),
     "com.microsoft.QLinearAveragePool": Twin("AveragePool", UNARY, plain_if_not=CHANNELS_LAST),
@@ -153,4 +154,5 @@ TWINS = {
     "com.microsoft.QLinearWhere": Twin("Where", "0 1 1s 1z 2 2s 2z ys yz"),
     "com.microsoft.QuantizeLinear": Twin("QuantizeLinear", "0 1 2", version=21),
     "com.microsoft.QuickGelu": Twin("Sigmoid", "0"),
+    "com.microsoft.RotaryEmbedding": Twin("RotaryEmbedding", "0 3 1 2"),
 }

@@ -196,6 +196,9 @@ AVERAGED = {
     "CausalConvWithState",
     "DynamicQuantizeLinear",
     "Einsum",
+    "EmbedLayerNormalization",
+    "GroupQueryAttention",
+    "QAttention",
 }
 AVERAGED |= {"CenterCropPad", "Conv", "GatherND", "If", "Loop", "Mod", "Range", "Resize", "Scan", "Slice"}  # in some of their forms
 NOT_FOLLOWED = {

@@ -18,7 +18,22 @@ def skip_norm(op: Op) -> None:
         op.emit(labels, o)
 
 
+def embed_norm(op: Op) -> None:
+    """f(words[w,c] and others at indices, scale[c], shift[c]) normalized along c -> y[b,t,c], ..., the sum itself"""
+    tables = [i for i in (2, 3, 4) if op.has(i)]
+    (channels,) = op.along(2, 1)
+    for i, axis in [*((i, 1) for i in tables[1:]), (5, 0), (6, 0)]:
+        op.equate(channels, op.along(i, axis)[0])
+    op.inexact(channels)
+    for i in tables:
+        op.layer(i, channels, op.fresh(0))
+    for o, labels in ((0, {2: channels}), (1, {}), (2, {2: channels})):
+        if o < len(op.node.outputs) and op.is_read(o):
+            op.emit(labels, o)
+
+
 OPERATORS = {
+    "com.microsoft.EmbedLayerNormalization": Operator(embed_norm),
     "com.microsoft.SkipLayerNormalization": Operator(skip_norm),
     "com.microsoft.SkipSimplifiedLayerNormalization": Operator(skip_norm),
 }

@@ -237,7 +237,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(["LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"], layer_norm),
     **dict.fromkeys(normalization.REDUCTIONS, reduction),
     **dict.fromkeys(DECIDED, decided),
-    **dict.fromkeys(["Attention", "MultiHeadAttention"], attention),
+    **dict.fromkeys(["Attention", "GroupQueryAttention", "MultiHeadAttention"], attention),
     **dict.fromkeys(["Mul", "SwiGLU"], multiply),
     **dict.fromkeys(["SkipLayerNormalization", "SkipSimplifiedLayerNormalization"], skip_norm),
     "BatchNormalization": batch_norm,

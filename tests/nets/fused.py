@@ -1,6 +1,6 @@
 """Operators that onnxruntime's optimizer fuses from several."""
 
-from tests.nets.net import DECLARED, MATMUL, Table, convs, gemms, matmuls, residual
+from tests.nets.net import DECLARED, MATMUL, Table, convs, gemms, matmuls, net, residual
 
 TOKENS = {"outputs": "float[2,5,4] y"}
 
@@ -52,6 +52,21 @@ NETS: Table = {
             frozen={"w1": "transBatchA is not followed"},
             outputs="float[5,2,4] y",
         ),
+    },
+    "com.microsoft.EmbedLayerNormalization": {
+        "": net(
+            "h, m, t = com.microsoft.EmbedLayerNormalization(i, j, d, e, f, s, o) g = Add(h, t) y = MatMul(g, w2)",
+            "8 d.1 e.1 f.1 s.0 o.0 w2.0",
+            "int32[2,5] i, int32[2,5] j",
+            inexact=True,
+            d=(9, 8),
+            e=(6, 8),
+            f=(3, 8),
+            s=(8,),
+            o=(8,),
+            w2=(8, 4),
+            **TOKENS,
+        )
     },
     "com.microsoft.SkipLayerNormalization": {
         "": matmuls(
