@@ -192,6 +192,7 @@ def _report(graph: gs.Graph, options: Options, output: str | None, nodes: int, s
         notes.repaired,
         dict(analysis.read),
         analysis.uncounted,
+        notes.rounding,
     )
 
 

@@ -20,8 +20,9 @@ def cut(analysis: Analysis, keep: Mask) -> None:
     """Remove from the analysed graph, in place, the units that keep [units] does not hold."""
     cutting = Cutting(analysis, keep)
     _slice_weights(cutting)
+    tensors = every_tensor(analysis.graph)
     for permutation in analysis.flow.permutations:
-        _permute(cutting, permutation)
+        _permute(cutting, permutation, tensors)
     for node in list(every_node(analysis.graph)):
         _follow(cutting, node)
     _declare_shapes(cutting)
@@ -49,12 +50,11 @@ def remaining(values: NDArray[Any], kept: Mapping[int, Mask]) -> NDArray[Any]:
     return values
 
 
-def _permute(cutting: Cutting, permutation: Permutation) -> None:
+def _permute(cutting: Cutting, permutation: Permutation, tensors: Mapping[str, gs.Tensor]) -> None:
     """Turn a reordering of channels by data movement into a Gather, where what stays no longer fits its blocks."""
     kept = cutting.kept_along(permutation.root, permutation.axis)
     if all(rectangular(kept[positions]) for _, positions in permutation.split):
         return
-    tensors = every_tensor(cutting.graph)
     node, root = tensors[permutation.out].inputs[0], tensors[permutation.root]
     index = (np.cumsum(kept) - 1)[permutation.index[kept[permutation.index]]]
     node.op, node.attrs = "Gather", {"axis": permutation.axis}

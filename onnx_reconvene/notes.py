@@ -16,6 +16,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnx_reconvene.allocate.budget import Rounding
 from onnx_reconvene.cost import CostModel
 from onnx_reconvene.errors import UsageError
 from onnx_reconvene.fold import fold
@@ -52,6 +53,7 @@ class Notes:
     cost: CostModel | None = None
     keep: NDArray[np.bool_] | None = None
     sensitivity: NDArray[np.float64] | None = None  # [groups]
+    rounding: Rounding | None = None  # of widths, and what it costs
     left: dict[str, float] | None = None  # of each kind of cost, where single weights were set to zero
     timing: Timing | None = None  # of one run, if a target or an allocator asks for it
     done: bool = False  # the cut has been made: analysis and keep speak of the network before it

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_reconvene.allocate.budget import Rounding
 from onnx_reconvene.axes import Widths
 from onnx_reconvene.cost import CostModel, read_line, uncounted_line
 from onnx_reconvene.groups import Analysis, Frozen
@@ -69,6 +70,7 @@ class Report:
     repair: dict[str, Any] | None = None  # what a repair did, see `repair.Repaired`
     read_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)  # of tensors in a run, where sizes depend on data
     uncounted: Mapping[str, str] = field(default_factory=dict)  # layers whose cost is not known, and why
+    rounding: Rounding | None = None  # of widths, and what it costs
 
     def json(self) -> dict[str, Any]:
         """Return the report as JSON types."""
@@ -113,6 +115,7 @@ def summary(report: Report) -> str:
     units, kept = sum(g.width for g in report.groups), sum(g.kept for g in report.groups)
     how = f"by {report.criterion}, {report.allocate}" if report.criterion and report.allocate else "as planned"
     lines.append(f"{pruned} of {len(report.groups)} groups pruned {how}: {units - kept:,} of {units:,} removable units gone")
+    lines += [rounding_line(report.rounding)] if report.rounding and report.rounding.step > 1 else []
     seen = data_lines(report.data) if report.data else []
     seen += [latency_line(report.latency)] if report.latency else []
     seen += [read_line(report.read_shapes)] if report.read_shapes else []
@@ -126,6 +129,14 @@ def summary(report: Report) -> str:
             rectify_line(report.rectify),
             *repair_lines(report.repair),
         ]
+    )
+
+
+def rounding_line(rounding: Rounding) -> str:
+    """Return one line on what rounding of widths costs."""
+    return (
+        f"rounding: widths are multiples of at most {rounding.step} channels, which ends "
+        f"{100 * rounding.unused:.1f} points below --target {rounding.target}"
     )
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_reconvene.allocate import Allocation, Budget, Limits, allocators, budget, masks, meet
+from onnx_reconvene.allocate import Allocation, Budget, Limits, allocators, budgets, masks, meet, round_finely
 from onnx_reconvene.analysis import analyze
 from onnx_reconvene.axes import Widths
 from onnx_reconvene.cost import CostModel
@@ -80,15 +81,17 @@ class Allocate(Pass):
         timed = self.allocate == LATENCY or any(target.kind == LATENCY for target in self.targets)
         clock = clock_of(graph, Runtime(self.threads, self.provider), self.latency_table) if timed else None
         cost = CostModel(analysis, clock.model if clock else None)
-        within = budget(cost, self.targets, limits, lambda: _elements(graph), self.progress, self.allow_uncounted)
+        spaces = budgets(cost, self.targets, limits, cache(partial(_elements, graph)), self.progress, self.allow_uncounted)
         scores = notes.scores if gone is None else np.where(gone, -np.inf, notes.scores)
-        found = self._found(analysis, scores, within, clock)
+        within, found = self._found(analysis, scores, spaces, clock)
         notes.timing = None if clock is None else clock.timing(found.widths)
-        notes.cost, notes.sensitivity = within.cost, found.sensitivity
+        notes.cost, notes.sensitivity, notes.rounding = cost, found.sensitivity, within.rounding(found.widths)
         notes.allocate, notes.targets, notes.keep = self.allocate, self.targets, masks(analysis, scores, found.widths)
         return True
 
-    def _found(self, analysis: Analysis, scores: Scores, within: Budget, clock: Clock | None) -> Allocation:
+    def _found(
+        self, analysis: Analysis, scores: Scores, spaces: Iterable[Budget], clock: Clock | None
+    ) -> tuple[Budget, Allocation]:
         """Allocate; where a target bounds latency and may be measured, until the measured network is within it."""
 
         def allocate(within: Budget) -> Allocation:
@@ -96,10 +99,11 @@ class Allocate(Pass):
             found = found if isinstance(found, Allocation) else Allocation(found)
             return replace(found, widths=self._checked(within, found.widths))
 
+        within, allocation = round_finely(spaces, allocate)
         judged = clock is not None and clock.may_measure and any(target.kind == LATENCY for target in self.targets)
         if clock is None or not judged or self.progress < 1:
-            return allocate(within)
-        return meet(within, allocate, clock.measure)
+            return within, allocation
+        return within, meet(within, allocate, clock.measure)
 
     def _checked(self, within: Budget, found: Any) -> Widths:
         """Return the widths that an allocator returns. Raises UsageError where they are not what they must be."""

@@ -20,6 +20,7 @@ from hypothesis import settings
 from onnx import ModelProto, helper, numpy_helper, parser, shape_inference
 
 import models
+from onnx_reconvene.allocate import budget
 from onnx_reconvene.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -112,6 +113,12 @@ def parsed() -> Callable[..., ModelProto]:
         return model
 
     return parse
+
+
+@pytest.fixture
+def blocks_of_16(monkeypatch):
+    """Let the kernels of the runtime compute 16 channels at a time."""
+    monkeypatch.setattr(budget, "channel_step", lambda: 16)
 
 
 @pytest.fixture(scope="session")

@@ -9,12 +9,14 @@ import pytest
 from onnx import numpy_helper
 
 import onnx_reconvene as rc
-from onnx_reconvene.allocate import response
-from onnx_reconvene.allocate.budget import Budget, Limits, budget
+from onnx_reconvene.allocate import allocators, response
+from onnx_reconvene.allocate.budget import Budget, Limits, budgets
 from onnx_reconvene.allocate.density import DensitySolver
+from onnx_reconvene.allocate.meet import MOST_UNUSED
 from onnx_reconvene.allocate.reconvene import _kept, shares_of_units
 from onnx_reconvene.allocate.unstructured import Histogram, Unstructured, best
 from onnx_reconvene.cost import CostModel
+from onnx_reconvene.report import rounding_line, summary
 from onnx_reconvene.saliency import Context, ElementScores, criteria, element_scores, layer_weights
 from onnx_reconvene.target import parse_target
 
@@ -280,7 +282,7 @@ def test_reconvene_chooses_what_to_cut_before_widths_are_rounded(network):
     cost, target = CostModel(analysis), parse_target("macs=1/2")
 
     def kept(step):
-        within = budget(cost, [target], Limits(step), lambda: elements)
+        within = next(budgets(cost, [target], Limits(step), lambda: elements))
         return _kept(shares, within, lambda x: x * cost.dense)
 
     assert kept(8) == kept(1)
@@ -304,3 +306,36 @@ def test_reconvene_takes_densities_from_synflow_where_the_criterion_has_none(net
 def test_shares_of_what_there_is(text, share):
     target = parse_target(f"params={text}")
     assert (target.value, target.relative) == (pytest.approx(share, rel=1e-12), True)
+
+
+TWO_LAYERS = """<ir_version: 8, opset_import: ["": 17]>
+    g (float[1,3,8,8] x) => (float[1,8,8,8] y) { h = Conv(x, a)  r = Relu(h)  s = Conv(r, b)  t = Relu(s)  y = Conv(t, c) }"""
+
+
+@pytest.mark.parametrize("allocate", sorted({*allocators} - {"latency"}))
+@pytest.mark.parametrize("target", ["macs=0.5", "params=0.75"])
+def test_automatic_rounding_costs_little(parsed, blocks_of_16, allocate, target):
+    model = parsed(TWO_LAYERS, a=(32, 3, 3, 3), b=(48, 32, 1, 1), c=(8, 48, 1, 1))
+    report = prune(model, target=target, criterion="l1", allocate=allocate, round_to=0).report
+    kind, share = target.split("=")
+    unused = float(share) - getattr(report.after, kind) / getattr(report.before, kind)
+    assert 0 <= unused <= MOST_UNUSED
+    assert (report.rounding.target, report.rounding.unused) == (target, pytest.approx(unused))
+
+
+def test_rounding_stays_as_coarse_as_a_target_allows(parsed, blocks_of_16):
+    model = parsed(TWO_LAYERS, a=(32, 3, 3, 3), b=(48, 32, 1, 1), c=(8, 48, 1, 1))
+    fits = prune(model, target="channels=0.8", criterion="l1", round_to=0).report
+    assert {group.kept % 16 for group in fits.groups} == {0}
+    assert rounding_line(fits.rounding) in summary(fits)
+    assert "at most 16 channels, which ends 0.0 points below --target channels=0.8" in rounding_line(fits.rounding)
+    whole = prune(model, target="channels=0.8", criterion="l1").report
+    assert "rounding:" not in summary(whole)
+
+
+def test_rounding_that_is_asked_for_stays_and_says_what_it_costs(parsed):
+    model = parsed(TWO_LAYERS, a=(32, 3, 3, 3), b=(48, 32, 1, 1), c=(8, 48, 1, 1))
+    report = prune(model, target="channels=0.59", criterion="l1", round_to=16).report
+    assert {group.kept % 16 for group in report.groups} == {0}
+    assert report.rounding.unused == pytest.approx(0.59 - sum(g.kept for g in report.groups) / 80)
+    assert report.json()["rounding"]["step"] == 16

@@ -5,8 +5,20 @@ from onnx_reconvene.allocate import equal as equal
 from onnx_reconvene.allocate import latency as latency
 from onnx_reconvene.allocate import reconvene as reconvene
 from onnx_reconvene.allocate import threshold as threshold
-from onnx_reconvene.allocate.budget import Budget, Limits, budget, masks
-from onnx_reconvene.allocate.meet import meet
+from onnx_reconvene.allocate.budget import Budget, Limits, Rounding, budgets, masks
+from onnx_reconvene.allocate.meet import meet, round_finely
 from onnx_reconvene.allocate.registry import Allocation, Allocator, allocator, allocators
 
-__all__ = ["Allocation", "Allocator", "Budget", "Limits", "allocator", "allocators", "budget", "masks", "meet"]
+__all__ = [
+    "Allocation",
+    "Allocator",
+    "Budget",
+    "Limits",
+    "Rounding",
+    "allocator",
+    "allocators",
+    "budgets",
+    "masks",
+    "meet",
+    "round_finely",
+]

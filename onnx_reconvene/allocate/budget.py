@@ -41,6 +41,15 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Rounding:
+    """What rounding of widths costs: how much of a target is left unused, as a share of what the network cost before."""
+
+    step: int  # channels of which widths are multiples, at most
+    target: str
+    unused: float
+
+
+@dataclass(frozen=True)
 class Budget:
     """The search space of an allocator: the widths each group may have, and the targets that bound their cost."""
 
@@ -49,10 +58,21 @@ class Budget:
     targets: tuple[Target, ...]
     bounds: tuple[float, ...]
     upai: Callable[[], ElementScores]  # unstructured pruning at initialization
+    step: int = 1  # channels of which widths are multiples, at most
 
     def holds(self, widths: Widths) -> bool:
         """Tell whether all targets hold at these widths."""
         return all(self.cost(t.kind, widths) <= bound * (1 + 1e-12) for t, bound in zip(self.targets, self.bounds, strict=True))
+
+    def rounding(self, widths: Widths) -> Rounding:
+        """Return how much of its target the kind of cost that comes closest leaves unused; nothing if no group is cut."""
+        dense = [self.cost(t.kind, self.cost.dense) for t in self.targets]
+        unused = [
+            (max(0.0, min(bound, before) - self.cost(t.kind, widths)) / before if before else 0.0, str(t))
+            for t, bound, before in zip(self.targets, self.bounds, dense, strict=True)
+        ]
+        share, target = min(unused)
+        return Rounding(self.step, target, 0.0 if np.array_equal(widths, self.largest) else share)
 
     @cached_property
     def smallest(self) -> Widths:
@@ -85,28 +105,31 @@ class Budget:
         return int(self.allowed[group][place]) if place < len(self.allowed[group]) else None
 
 
-def budget(
+def budgets(
     cost: CostModel,
     targets: Sequence[Target],
     limits: Limits,
     upai: Callable[[], ElementScores],
     progress: float = 1.0,
     allow_uncounted: bool = False,
-) -> Budget:
-    """Return the search space for these targets, or for the way to them: progress is how much is done, on a logarithmic scale.
+) -> Iterator[Budget]:
+    """Yield the search space for these targets, or for the way to them: progress is how much is done, on a logarithmic scale.
 
-    upai scores elements, for allocators that ask for it. Where widths are rounded automatically, the step is halved until the
-    targets can be reached. Raises TargetError, naming the best that can be reached, where even the narrowest network is above a
-    target, and where there is nothing of what a target is to save.
+    upai scores elements, for allocators that ask for it. Where widths are rounded automatically, ever finer spaces follow, each
+    with half the step of the one before, from the first in which the targets can be reached. Raises TargetError, naming the best
+    that can be reached, where even the narrowest network is above a target, and where there is nothing of what one is to save.
     """
     check_savable(cost, targets, allow_uncounted)
     bounds = tuple(_on_the_way(cost(t.kind, cost.dense), t, progress) for t in targets)
-    for widths in _choices(cost.analysis, limits):
-        found = Budget(cost, tuple(widths), tuple(targets), bounds, upai)
-        hopeless = not found.allowed and any(t.relative and t.value < 1 for t in targets)
-        if not hopeless and found.holds(found.smallest):
-            return found
-    raise TargetError(_unreachable(found))
+    reachable = False
+    for step, widths in _choices(cost.analysis, limits):
+        within = Budget(cost, tuple(widths), tuple(targets), bounds, upai, step)
+        hopeless = not within.allowed and any(t.relative and t.value < 1 for t in targets)
+        if not hopeless and within.holds(within.smallest):
+            reachable = True
+            yield within
+    if not reachable:
+        raise TargetError(_unreachable(within))
 
 
 def check_savable(cost: CostModel, targets: Sequence[Target], allow_uncounted: bool = False) -> None:
@@ -121,14 +144,15 @@ def check_savable(cost: CostModel, targets: Sequence[Target], allow_uncounted: b
             raise TargetError(f"--target {target}: {NONE[target.kind]}")
 
 
-def _choices(analysis: Analysis, limits: Limits) -> Iterator[list[Widths]]:
-    """Yield the widths that groups may have; where they are rounded automatically, ever finer ones."""
+def _choices(analysis: Analysis, limits: Limits) -> Iterator[tuple[int, list[Widths]]]:
+    """Yield steps, and the widths that groups may have in these; where they are rounded automatically, ever finer ones."""
     if limits.round_to:
-        yield [_allowed(k, group, limits, _multiples(group, limits.round_to)) for k, group in enumerate(analysis.groups)]
+        step = limits.round_to
+        yield step, [_allowed(k, group, limits, _multiples(group, step)) for k, group in enumerate(analysis.groups)]
         return
     alignment, step = Alignment.of(analysis), channel_step()
     while step:
-        yield [_allowed(k, group, limits, alignment.widths(k, group, step)) for k, group in enumerate(analysis.groups)]
+        yield step, [_allowed(k, group, limits, alignment.widths(k, group, step)) for k, group in enumerate(analysis.groups)]
         step //= 2
 
 

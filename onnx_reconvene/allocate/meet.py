@@ -1,9 +1,9 @@
-"""Latency targets: widths are chosen by prediction, judged by measurement."""
+"""Targets that one allocation does not meet well: widths that are rounded too much, and latency, which is judged by measurement."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -16,10 +16,28 @@ from onnx_reconvene.errors import TargetError
 ROUNDS = 8
 AIM, NEAR = 0.985, 0.97  # of the target: what is aimed at, and what is near enough
 
+MOST_UNUSED = 0.03  # of what a network costs: what rounding may leave of a target
+
+Allocate = Callable[[Budget], Allocation]
 Measure = Callable[[Widths], float]
 
 
-def meet(within: Budget, allocate: Callable[[Budget], Allocation], measure: Measure) -> Allocation:
+def round_finely(spaces: Iterable[Budget], allocate: Allocate) -> tuple[Budget, Allocation]:
+    """Return the first of ever finer search spaces in which rounding leaves little of the targets, with the allocation there; where
+    it always leaves much, the space in which it leaves least."""
+    least: tuple[float, Budget, Allocation] | None = None
+    for within in spaces:
+        allocation = allocate(within)
+        unused = within.rounding(allocation.widths).unused
+        if least is None or unused < least[0]:
+            least = unused, within, allocation
+        if unused <= MOST_UNUSED:
+            break
+    assert least is not None
+    return least[1:]
+
+
+def meet(within: Budget, allocate: Allocate, measure: Measure) -> Allocation:
     """Return the widest allocation found whose measured latency is within the target.
 
     The bound on predicted latency that allocate sees is moved by how far the measured latency was off, between the largest bound
