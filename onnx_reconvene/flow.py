@@ -135,14 +135,26 @@ class Macs:
 
 @dataclass(frozen=True)
 class Quantized:
-    """What a quantized weight stands for: (value - zero) * scale, both broadcastable to it."""
+    """What a quantized weight stands for: (value - zero) * scale, both broadcastable to it.
+
+    Where each byte packs several values of so many bits, the first in its lowest bits, they lie along the last axis.
+    """
 
     zero: NDArray[Any]
     scale: NDArray[Any]
+    bits: int = 0
 
     def real(self, values: NDArray[Any]) -> NDArray[np.float32]:
         """Return the numbers that values stand for."""
+        if self.bits:
+            shifts = np.arange(0, 8, self.bits, dtype=np.uint8)
+            values = (values[..., None] >> shifts & (1 << self.bits) - 1).reshape(*values.shape[:-1], -1)
         return np.asarray((values.astype(np.float32) - self.zero.astype(np.float32)) * self.scale.astype(np.float32), np.float32)
+
+    @property
+    def stored_zero(self) -> NDArray[Any]:
+        """What stands for zero in the weight as it is stored."""
+        return np.asarray(sum(self.zero << shift for shift in range(0, 8, self.bits))) if self.bits else self.zero
 
 
 class Flow:
@@ -183,7 +195,7 @@ class Flow:
 
     def zero_of(self, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
         """Return what stands for zero in a weight of this type."""
-        return self.quantized[name].zero if name in self.quantized else np.zeros((), dtype)
+        return self.quantized[name].stored_zero if name in self.quantized else np.zeros((), dtype)
 
     def value(self, tensor: gs.Tensor) -> Value:
         """Return the labels of tensor; a weight that is looked at for the first time gets fresh ones on each axis."""

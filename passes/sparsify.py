@@ -63,6 +63,8 @@ class Sparsify(Pass):
         for name, share in density.items():
             constant = weight_constant(analysis.flow.weights[name])
             if constant is not None and share < 1:
+                if elements.by_weight[name].shape != constant.values.shape:
+                    raise UsageError(f"'{name}' packs several numbers in each byte: --granularity weight cannot set single ones")
                 stays = best(elements.by_weight[name], share)
                 constant.values = np.where(stays, constant.values, analysis.flow.zero_of(name, constant.values.dtype))
         unite(graph.shared)

@@ -10,6 +10,7 @@ from onnx_reconvene.cost import CostModel
 from onnx_reconvene.errors import UsageError
 from onnx_reconvene.saliency import Context
 from onnx_reconvene.target import parse_target
+from tests.oracle import run
 
 HEAD = '< ir_version: 9, opset_import: ["" : 18] > g (float[n,4,6,6] x) => (float[n,5,6,6] y)'
 TAIL = "b = Relu (a) y = Conv (b, w2) }"
@@ -116,3 +117,23 @@ def test_what_has_no_gradient_is_named(pair, criterion):
     data = {"data": {"x": np.ones((4, 4, 6, 6), np.float32)}} if rc.criteria[criterion].needs_data else {}
     with pytest.raises(UsageError, match="'q' is quantized and has no gradient"):
         rc.prune(pair[0], criterion=criterion, **data)
+
+
+def test_four_bits_stand_for_what_onnxruntime_makes_of_them(parsed):
+    """Single ones cannot be set."""
+    text = """< ir_version: 9, opset_import: ["" : 18, "com.microsoft" : 1] > g (float[32,32] x) => (float[32,4] y) {
+        a = com.microsoft.MatMulNBits <K = 32, N = 6, bits = 4, block_size = 16> (x, q, s, z) y = MatMul (a, w) }"""
+    rng = np.random.default_rng(0)
+    stored = {
+        "q": rng.integers(0, 256, (6, 2, 8)).astype(np.uint8),
+        "s": rng.uniform(0.1, 0.2, (6, 2)).astype(np.float32),
+        "z": rng.integers(0, 256, (6, 1)).astype(np.uint8),
+        "w": rng.normal(size=(6, 4)).astype(np.float32),
+    }
+    model = parsed(text)
+    model.graph.initializer.extend(from_array(array, name) for name, array in stored.items())
+    real = rc.analyze(model).flow.quantized["q"].real(stored["q"]).reshape(6, 32)
+    (y,) = run(model, {"x": np.eye(32, dtype=np.float32)})
+    np.testing.assert_allclose(real.T @ stored["w"], y, rtol=1e-4, atol=1e-4)
+    with pytest.raises(UsageError, match="'q' packs several numbers in each byte"):
+        sparse(model)

@@ -198,6 +198,7 @@ AVERAGED = {
     "Einsum",
     "EmbedLayerNormalization",
     "GroupQueryAttention",
+    "MatMulNBits",
     "QAttention",
 }
 AVERAGED |= {"CenterCropPad", "Conv", "GatherND", "If", "Loop", "Mod", "Range", "Resize", "Scan", "Slice"}  # in some of their forms

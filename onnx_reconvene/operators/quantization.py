@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from onnx_reconvene.flow import UnsupportedError
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onnx_reconvene.flow import Quantized, UnsupportedError, weight_values
 from onnx_reconvene.op import Op
 from onnx_reconvene.operators.rule import Operator
+
+if TYPE_CHECKING:
+    from onnx_reconvene.cutting import CutOp
 
 
 def linear(op: Op) -> None:
@@ -31,7 +38,52 @@ def dynamic_linear(op: Op) -> None:
         op.emit({}, o)
 
 
+def few_bits(op: Op) -> None:
+    """x[..., k] * w[n,k] + bias[n] -> y[..., n], w[n,blocks,bytes] of few bits, with a scale and zero point for each block"""
+    bits, size = int(op.attr("bits", 4)), int(op.attr("block_size"))
+    if bits not in (2, 4, 8) or op.has(4):
+        raise UnsupportedError("its weight is packed in a way that is not followed")
+    *rest, x = op.axes(0)
+    out, blocks = op.along(1, 0, 1)
+    op.equate(x, np.repeat(blocks, size)[: x.size])
+    for i in [i for i in (2, 3) if op.has(i)]:
+        if len(op.shape(i)) != 2:
+            raise UnsupportedError("its scales or zero points lie in one row")
+        rows, columns = op.axes(i)
+        op.equate(out, rows)
+        op.equate(blocks, np.repeat(columns, -(-blocks.size // columns.size))[: blocks.size])
+    if op.has(5):
+        op.equate(out, op.along(5, 0)[0])
+    op.layer(1, out, blocks)
+    op.emit(dict(enumerate([*rest, out])))
+    _enter_packed(op, bits)
+
+
+def _enter_packed(op: Op, bits: int) -> None:
+    """Enter what the weight of MatMulNBits stands for, where its scales and zero points are constant bytes."""
+    weight, scale = (weight_values(op.tensor(i)) for i in (1, 2))
+    zero = weight_values(op.tensor(3)) if op.has(3) else None
+    if weight is None or scale is None or (op.has(3) and (zero is None or zero.dtype != np.uint8)):
+        raise UnsupportedError("its weight, scales or zero points are not stored as bytes")
+    if zero is None:
+        zero = np.full(scale.shape, 1 << (bits - 1), np.uint8)
+    else:
+        zero = Quantized(np.zeros(()), np.ones(()), bits).real(zero)[:, : scale.shape[1]].astype(np.uint8)
+    op.flow.quantized[op.tensor(1).name] = Quantized(zero[..., None], scale[..., None], bits)
+
+
+def few_bits_macs(op: Op) -> None:
+    """the elements of the output, each a sum over the inner axis"""
+    op.macs({0: [len(op.shape(0)) - 1]}, range(len(op.out_shape())))
+
+
+def matrix_size(cut: CutOp) -> None:
+    """`K` and `N` are how many rows and columns remain"""
+    cut.node.attrs |= {"K": int(cut.kept(0, -1).sum()), "N": int(cut.kept(1, 0).sum())}
+
+
 OPERATORS = {
+    "com.microsoft.MatMulNBits": Operator(few_bits, matrix_size, macs=few_bits_macs),
     "DequantizeLinear": Operator(linear),
     "DynamicQuantizeLinear": Operator(dynamic_linear),
     "QuantizeLinear": Operator(linear),

@@ -32,6 +32,15 @@ def linear(middle: str, groups: str, **more: object) -> Net:
     return matmuls(middle, groups, **{**STEP, **weights, **more})
 
 
+def four_bits(groups: str, **more: object) -> Net:
+    """Two matrix products, and in the middle one of a weight of four bits: 64 rows in blocks of 16, seven columns."""
+    call = f"{MICROSOFT}MatMulNBits<K = 64, N = 7, bits = 4, block_size = 16>(a, d, v, {'z' if 'z' in more else ''}"
+    packed = np.random.default_rng(4).integers(0, 256, (7, 4, 8)).astype(np.uint8)
+    return linear(
+        f"h = {call}{', , e' if 'e' in more else ''})", groups, **{"w1": (6, 64), "b1": (64,), "d": packed, "v": (7, 4), **more}
+    )
+
+
 PER_COLUMN = "8 w1.1 b1.0 d.0 | 7 d.1 v.0 z.0 w2.0"
 CONTRIB: Table = {
     "DequantizeLinear": {
@@ -101,6 +110,13 @@ CONTRIB: Table = {
             w2=(7, 5),
             outputs="float[4,5] y",
         ),
+    },
+    "MatMulNBits": {
+        "channels in, whole blocks": four_bits("4 w1.1 b1.0 d.1 v.1 | 7 d.0 v.0 e.0 w2.0", e=(7,)),
+        "zero points of two blocks in a byte": four_bits(
+            "2 w1.1 b1.0 d.1 v.1 z.1 | 7 d.0 v.0 z.0 w2.0", z=np.full((7, 2), 0x88, np.uint8)
+        ),
+        "scales in a row": four_bits("", v=(28,), frozen={"w1": "in one row"}),
     },
     "DynamicQuantizeMatMul": {
         "": linear(
