@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_reconvene.flow import NO_CHANNELS, Flow, Split, UnsupportedError, weight_values
+from onnx_reconvene.errors import one_line
+from onnx_reconvene.flow import MOST, NO_CHANNELS, Flow, Split, UnsupportedError, weight_values
 from onnx_reconvene.fold import moved_constants
 from onnx_reconvene.graph import bodies_of, every_graph, every_node
 from onnx_reconvene.groups import Analysis, collect
@@ -19,6 +20,8 @@ from onnx_reconvene.op import Op
 from onnx_reconvene.operators import Operator, rule_for, why_frozen
 from onnx_reconvene.shapes import Integers, Shape
 from onnx_reconvene.sizes import input_sizes
+
+UNFIT = (ArithmeticError, AttributeError, IndexError, KeyError, MemoryError, TypeError, ValueError)  # of what goes into a rule
 
 
 def analyze(
@@ -132,6 +135,8 @@ def _visit(flow: Flow, node: gs.Node, settled: frozenset[int]) -> None:
     """Let labels flow through node, and before that through the bodies that it runs."""
     op = Op(flow, node)
     operator, why = rule_for(node), why_frozen(node)
+    if operator is not None and (large := _enlarged(op)) is not None:
+        operator, why = None, f"it makes an axis of {large:,} positions"
     if operator is not None and operator.enter is not None:
         operator, why = _try(operator, operator.enter, op)
     if operator is None:
@@ -170,14 +175,20 @@ def _count(op: Op) -> None:
         op.flow.uncounted[op.output] = str(error)
 
 
+def _enlarged(op: Op) -> int | None:
+    """Return the size of an axis that is too large to follow and that no input of op has, None if there is none."""
+    sizes = [{size for t in tensors for size in op.flow.shapes.get(t.name, ())} for tensors in (op.node.outputs, op.node.inputs)]
+    return max((size for size in sizes[0] - sizes[1] if size > MOST), default=None)
+
+
 def _try(operator: Operator, rule: Callable[[Op], None], op: Op) -> tuple[Operator | None, str]:
     """Run one rule of operator; return it, or None and why it cannot follow the node."""
     try:
         rule(op)
     except UnsupportedError as error:
         return None, str(error)
-    except (ValueError, IndexError) as error:  # numpy, on labels that do not fit: the node is not what its rule takes it for
-        return None, f"its inputs do not fit each other ({error})"
+    except UNFIT as error:  # the node is not what its rule takes it for
+        return None, f"its inputs do not fit each other ({one_line(str(error))})"
     return operator, ""
 
 

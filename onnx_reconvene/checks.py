@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from onnx import GraphProto, ModelProto, SparseTensorProto, TensorProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, helper
 
 from onnx_reconvene.errors import ModelError
 from onnx_reconvene.plain import graphs_in
@@ -26,10 +26,7 @@ def check_fields(model: ModelProto, name: str) -> None:
         for sparse in _sparse_tensors(graph):
             _check_sparse(sparse, text)
         for node in graph.node:
-            for attribute in node.attribute:
-                if attribute.ref_attr_name:
-                    what = f"{node.op_type} '{node.name}': attribute '{attribute.name}' refers to one of a function"
-                    raise ModelError(f"{text} {what}, outside of any")
+            _check_attributes(node, text)
 
 
 def _texts(model: ModelProto, graphs: Sequence[GraphProto]) -> Iterator[str]:
@@ -66,6 +63,15 @@ def _sparse_tensors(graph: GraphProto) -> Iterator[SparseTensorProto]:
             if attribute.HasField("sparse_tensor"):
                 yield attribute.sparse_tensor
             yield from attribute.sparse_tensors
+
+
+def _check_attributes(node: NodeProto, text: str) -> None:
+    for attribute in node.attribute:
+        what = f"{text} {node.op_type} '{node.name}': attribute '{attribute.name}'"
+        if attribute.ref_attr_name:
+            raise ModelError(f"{what} refers to one of a function, outside of any")
+        if node.op_type == "Split" and attribute.name == "num_outputs" and attribute.i != len(node.output):
+            raise ModelError(f"{what} is {attribute.i}, not {len(node.output)}")  # onnx's shape inference would abort
 
 
 def _check_tensor(tensor: TensorProto, text: str) -> None:

@@ -69,7 +69,8 @@ class Cutting:
         value = self.analysis.flow.values.get(name, Value())
         if old is None or not (value.labels or value.pending):
             return old
-        return tuple(int(self.kept_along(name, axis).sum()) for axis in range(len(old)))
+        bears = value.by_axis()
+        return tuple(int(self.kept_along(name, axis).sum()) if axis in bears else size for axis, size in enumerate(old))
 
     def constant(self, owner: str, role: str, values: Sequence[int] | NDArray[Any]) -> gs.Constant:
         """Return a new integer constant, named after the tensor it serves."""

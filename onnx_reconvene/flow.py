@@ -8,6 +8,7 @@ settles them first: one of the two axes absorbs the removal, equal positions alo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,10 +19,12 @@ from numpy.typing import NDArray
 from onnx import helper
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
-from onnx_reconvene.labels import Equalities, Labels
+from onnx_reconvene.labels import Equalities, Labels, all_frozen
+from onnx_reconvene.process import memory
 from onnx_reconvene.shapes import Integers, Shape
 
 Movement = Callable[[NDArray[Any]], NDArray[Any]]
+MOST = 2**24  # positions along an axis that are followed one by one where no weight lies along it
 NO_CHANNELS = "counts positions, not channels"  # of an axis
 
 
@@ -59,7 +62,7 @@ class Value:
         own, pending = self.labels.get(axis), self.pending
         if pending is None or axis not in (pending.axes if pending.blocks is None else pending.axes[1:]):
             return False
-        return own is None or bool((own < 0).all())
+        return own is None or all_frozen(own)
 
     def over(self, axis: int) -> Labels | None:
         """Return the labels along an axis, of pending ones those at the first place on all others; None if there are none."""
@@ -71,6 +74,11 @@ class Value:
         """Return the labels along all axes that carry any."""
         axes = set(self.labels) | set(range(self.pending.positions.ndim) if self.pending else ())
         return {axis: labels for axis in axes if (labels := self.over(axis)) is not None}
+
+
+def is_left_out(labels: Labels) -> bool:
+    """Return True if an axis carries no labels as they would only say that it is frozen, at many positions."""
+    return labels.size > MOST and all_frozen(labels)
 
 
 def along(axis: int, rank: int) -> list[int]:
@@ -223,7 +231,8 @@ class Flow:
     def frozen_value(self, name: str, reason: str) -> Value:
         """Return the labels of a tensor none of whose channels can be removed."""
         shape = self.shapes.get(name, ())
-        return Value({axis: self.equalities.frozen(size, reason) for axis, size in enumerate(shape) if size > 1})
+        labels = {axis: self.equalities.frozen(size, reason) for axis, size in enumerate(shape) if size > 1}
+        return Value({axis: along for axis, along in labels.items() if not is_left_out(along)})
 
     def settle(self, tensor: gs.Tensor) -> None:
         """Let one axis of tensor absorb the removal of its pending labels; equal positions along the others go together."""
@@ -245,7 +254,7 @@ class Flow:
         self.settled[tensor.name] = Split(labels.ravel(), first.ravel(), len(varying))
         value.pending = None
         there = value.labels.get(absorbs)
-        if there is not None and not (there < 0).all():
+        if there is not None and not all_frozen(there):
             for both in (there, first.ravel()):
                 self.equalities.freeze(both, f"two kinds of channels share axis {absorbs} of '{tensor.name}'")
         value.labels[absorbs] = first.ravel()
@@ -259,7 +268,7 @@ def weight_values(tensor: gs.Tensor) -> NDArray[Any] | None:
     node = tensor.inputs[0] if len(tensor.inputs) == 1 else None
     shape = weight_constant(node.inputs[0]) if node is not None and node.op == "ConstantOfShape" else None
     sizes = shape.values.tolist() if shape is not None else _plain_ints(node)
-    if node is None or sizes is None:
+    if node is None or sizes is None or math.prod(sizes) > memory() // 64:  # nothing is stored of it, but its values are computed
         return None
     value = node.attrs["value"].values.reshape(-1)[0] if "value" in node.attrs else np.float32(0)
     return np.broadcast_to(value, tuple(sizes)) if value.dtype.kind == "f" else None

@@ -59,6 +59,12 @@ class Solution:
         return np.flatnonzero(self.reason < 0)
 
 
+def all_frozen(labels: Labels) -> bool:
+    """Return True if none of labels is free; at once for one label that is spread over many positions."""
+    one = labels[:1] if labels.strides == (0,) else labels
+    return one.max(initial=-1) < 0
+
+
 class Equalities:
     """Hands out labels and records which of them are equal, frozen or inexact."""
 
@@ -75,11 +81,13 @@ class Equalities:
         return np.arange(self.count - size, self.count)
 
     def frozen(self, size: int, reason: str) -> Labels:
-        """Return `size` labels that must stay because of `reason`."""
-        return np.full(size, -1 - self._reasons.setdefault(reason, len(self._reasons)))
+        """Return `size` labels that must stay because of `reason`: one, however many there are in memory."""
+        return np.broadcast_to(np.int64(-1 - self._reasons.setdefault(reason, len(self._reasons))), (size,))
 
     def equate(self, a: Labels, b: Labels) -> None:
         """Record that a and b, broadcast together, are equal pair by pair."""
+        if all_frozen(a) and all_frozen(b):
+            return
         if a.shape != b.shape:
             a, b = np.broadcast_arrays(a, b)
         if a is not b:
@@ -92,7 +100,7 @@ class Equalities:
 
     def freeze(self, labels: Labels, reason: str) -> None:
         """Record that labels must stay."""
-        if labels.max(initial=-1) >= 0:
+        if not all_frozen(labels):
             self.equate(labels, self.frozen(1, reason))
 
     def inexact(self, labels: Labels, reason: str) -> None:

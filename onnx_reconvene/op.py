@@ -23,10 +23,11 @@ from onnx_reconvene.flow import (
     Quantized,
     UnsupportedError,
     Value,
+    is_left_out,
     weight_values,
 )
 from onnx_reconvene.inference import has_free_sizes
-from onnx_reconvene.labels import Labels
+from onnx_reconvene.labels import Labels, all_frozen
 from onnx_reconvene.names import first_output
 from onnx_reconvene.shapes import Shape
 from onnx_reconvene.twins import ABSENT, Operands
@@ -143,7 +144,10 @@ class Op:
         value = self.flow.value(tensor)
         if axis not in value.labels:
             reason = f"axis {axis} of '{tensor.name}' {NO_CHANNELS}"
-            value.labels[axis] = self.flow.equalities.frozen(self._shape(tensor)[axis], reason)
+            frozen = self.flow.equalities.frozen(self._shape(tensor)[axis], reason)
+            if is_left_out(frozen):
+                return frozen
+            value.labels[axis] = frozen
         return value.labels[axis]
 
     def fresh(self, size: int) -> Labels:
@@ -220,7 +224,7 @@ class Op:
 
     def inexact(self, labels: Labels, what: str = "computes statistics over them") -> None:
         """Record that removing some of labels changes what this node makes of the others."""
-        if (labels >= 0).any():
+        if not all_frozen(labels):
             self.flow.equalities.inexact(labels, f"{self} {what}")
             self.flow.over_channels.setdefault(id(self.node), (self.node, []))[1].append(labels.ravel())
 
@@ -235,9 +239,9 @@ class Op:
         for axis, along in labels.items():
             if along.size != shape[axis]:
                 raise UnsupportedError(f"axis {axis} of '{tensor.name}' has {shape[axis]} elements, not {along.size}")
-            if along.size and along[0] == along[-1] and (along == along[0]).all():
+            if along.size and along[0] == along[-1] and not all_frozen(along) and (along == along[0]).all():
                 self.freeze(along[:1], "makes a tensor with this one channel")
-        self.flow.values[tensor.name] = Value({a: x for a, x in labels.items() if x.size > 1})
+        self.flow.values[tensor.name] = Value({a: x for a, x in labels.items() if x.size > 1 and not is_left_out(x)})
 
     def stop(self, tensor: gs.Tensor, why: str) -> None:
         """Freeze all channels of a tensor, which has labels already or gets frozen ones, because of this node."""
@@ -291,6 +295,8 @@ class Op:
         moved: dict[int, Labels] = {}
         pending: list[Pending] = []
         for axis, labels in value.labels.items():
+            if is_left_out(labels):
+                continue
             positions = np.arange(labels.size).reshape([-1 if a == axis else 1 for a in range(len(shape))])
             self._land(Pending(labels, movement(positions), source.name, axis, (movement,)), moved, pending, o)
         if value.pending:
@@ -305,7 +311,7 @@ class Op:
 
     def _land(self, step: Pending, moved: dict[int, Labels], pending: list[Pending], o: int) -> bool:
         """Sort one moved array of labels into those that vary along one axis and those that are pending."""
-        if (step.labels < 0).all():  # frozen from the start: the reason goes along
+        if all_frozen(step.labels):  # frozen from the start: the reason goes along
             moved.update({a: np.resize(step.labels, n) for a, n in enumerate(step.positions.shape) if n > 1 and a not in moved})
             return True
         positions = constant_axes_dropped(step.positions, step.labels)
@@ -317,7 +323,7 @@ class Op:
             self.freeze(labels.ravel(), "moves them in a way that cannot be followed")
         elif not self._may_land(step, varying[0], positions.ravel(), o):
             return False
-        elif varying[0] in moved and not (moved[varying[0]] < 0).all():
+        elif varying[0] in moved and not all_frozen(moved[varying[0]]):
             fewer, more = sorted((moved[varying[0]], labels.ravel()), key=self._matter)
             self.freeze(fewer, "merges two kinds of channels into one axis")
             self.flow.preferred.append(more)

@@ -11,6 +11,11 @@ from collections.abc import Iterator
 
 from onnx_reconvene.errors import UsageError
 
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None  # type: ignore[assignment]
+
 PROGRAMS = os.path.join(os.path.dirname(__file__), "isolated")
 TIME_LIMIT = 600  # seconds
 
@@ -26,8 +31,12 @@ def workplace(purpose: str) -> Iterator[str]:
 
 
 def memory() -> int:
-    """Return the bytes of memory that this machine has."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**40
+    """Return the bytes of memory that this process may use."""
+    if resource is None:
+        return 2**40
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return machine if limit == resource.RLIM_INFINITY else min(limit, machine)
 
 
 def isolated(program: str, *words: str) -> subprocess.CompletedProcess[str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnx_reconvene.labels import Labels
+from onnx_reconvene.labels import Labels, all_frozen
 from onnx_reconvene.op import Op
 from onnx_reconvene.operators.rule import Operator
 
@@ -54,7 +54,7 @@ def broadcast_labels(op: Op, inputs: Sequence[int], shape: Sequence[int], inner:
                 result[axis] = along
             else:
                 op.equate(known, along)
-                if (known < 0).all():
+                if all_frozen(known):
                     result[axis] = along
     return result
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_reconvene.flow import UnsupportedError
+from onnx_reconvene.labels import all_frozen
 from onnx_reconvene.op import Op
 from onnx_reconvene.operators.elementwise import broadcast_labels
 from onnx_reconvene.operators.rule import Operator
@@ -100,7 +101,7 @@ def concat(op: Op) -> None:
         for a in range(rank):
             if a != axis:
                 op.equate(out[a], labels[a])
-                out[a] = labels[a] if (out[a] < 0).all() else out[a]
+                out[a] = labels[a] if all_frozen(out[a]) else out[a]
     op.emit({**out, axis: np.concatenate([labels[axis] for labels in inputs])})
 
 
@@ -249,7 +250,7 @@ def pad(op: Op) -> None:
         before, after = int(pads[k]), int(pads[k + len(axes)])
         if before == after == 0:
             continue
-        if (labels[axis] < 0).all():
+        if all_frozen(labels[axis]):
             del labels[axis]
         elif op.attr("mode", "constant") == "constant" and before >= 0 and after >= 0:
             labels[axis] = np.concatenate([op.fresh(before), labels[axis], op.fresh(after)])

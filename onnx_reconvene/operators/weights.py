@@ -8,7 +8,7 @@ import numpy as np
 
 from onnx_reconvene.errors import ModelError
 from onnx_reconvene.flow import UnsupportedError
-from onnx_reconvene.labels import Labels
+from onnx_reconvene.labels import Labels, all_frozen
 from onnx_reconvene.op import Op
 from onnx_reconvene.operators.elementwise import broadcast_labels
 from onnx_reconvene.operators.rule import Operator
@@ -49,7 +49,7 @@ def _slid_over(op: Op) -> dict[int, Labels]:
     """Return channels that lie where others have space (channel attention); a kernel that keeps their number passes them."""
     if any(stride != 1 for stride in op.attr("strides", [])) or op.shape(0)[2:] != op.out_shape()[2:]:
         return {}
-    slid = {axis: labels for axis, labels in enumerate(op.axes(0)) if axis > 1 and (labels >= 0).any()}
+    slid = {axis: labels for axis, labels in enumerate(op.axes(0)) if axis > 1 and not all_frozen(labels)}
     for labels in slid.values():
         op.inexact(labels, "slides over them")
     return slid
