@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_reconvene.errors import one_line
+from onnx_reconvene.errors import ModelError, one_line
 from onnx_reconvene.flow import MOST, NO_CHANNELS, Flow, Split, UnsupportedError, weight_values
 from onnx_reconvene.fold import moved_constants
 from onnx_reconvene.graph import bodies_of, every_graph, every_node
@@ -19,6 +20,7 @@ from onnx_reconvene.names import names_of
 from onnx_reconvene.op import Op
 from onnx_reconvene.operators import Operator, rule_for, why_frozen
 from onnx_reconvene.shapes import Integers, Shape
+from onnx_reconvene.sizes import MOST as MOST_ELEMENTS
 from onnx_reconvene.sizes import input_sizes
 
 UNFIT = (ArithmeticError, AttributeError, IndexError, KeyError, MemoryError, TypeError, ValueError)  # of what goes into a rule
@@ -39,6 +41,7 @@ def analyze(
     """
     inputs = input_sizes(graph, sizes or {})
     shapes, integers, assumed = infer_all(graph, inputs, read or {})
+    _check_sizes(shapes)
     static = moved_constants(graph, integers)
     program = _program(graph, integers)
     outward: dict[str, int] = {}
@@ -55,6 +58,12 @@ def analyze(
         if not further:
             return collect(graph, *best[1:], inputs, read or {})
         outward = {**outward, **further}
+
+
+def _check_sizes(shapes: Mapping[str, Shape]) -> None:
+    for name, shape in shapes.items():
+        if math.prod(shape) > MOST_ELEMENTS:
+            raise ModelError(f"'{name}' of shape {list(shape)} is more than any tensor holds; give sizes with --input-shape")
 
 
 def _removable(flow: Flow, solution: Solution) -> float:

@@ -215,7 +215,7 @@ class CutOp:
         constant = self.cutting.constant(owner, f"input{i}", wanted)
         computed = not isinstance(tensor, gs.Constant) and tensor.inputs and tensor.inputs[0].op != "Constant"
         varies = has_free_sizes(self.cutting.graph) or self.cutting.analysis.integers.varies(tensor.name)
-        if now is None or not computed or not varies or now.shape != wanted.shape:
+        if now is None or now.dtype == bool or not computed or not varies or now.shape != wanted.shape:
             return constant
         return self._scaled(tensor, constant, wanted, now)
 

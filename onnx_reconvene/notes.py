@@ -149,7 +149,7 @@ def _read(model: onnx.ModelProto) -> dict[str, Any]:
                 for kind in PER_UNIT:
                     for values in dict(found.get(kind, {})).values():
                         np.asarray(values, float).reshape(len(values))
-            except (ValueError, TypeError, AttributeError) as error:
+            except (ValueError, TypeError, AttributeError, RecursionError) as error:
                 raise UsageError(f"the metadata entry '{KEY}' is damaged ({error}); remove it") from error
             return found
     return {}

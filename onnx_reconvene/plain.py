@@ -6,15 +6,20 @@ initializers of their own. Where nothing was changed the way back leads to the m
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from numpy.typing import NDArray
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, inliner
 
+from onnx_reconvene.errors import ModelError
+
 MARK = "onnx_reconvene.mark"  # a domain of nodes that stand around what a function call is inlined to
 BEGIN, END = "Begin", "End"
+MOST_NODES, MOST_BYTES = 200_000, 2**31  # that local functions are inlined to
 Key = tuple[str, str, str]  # domain, name and overload of a function
 
 
@@ -99,6 +104,7 @@ def _key(node: NodeProto | FunctionProto) -> Key:
 def _inline(model: ModelProto) -> list[NodeProto]:
     """Inline the local functions of model, each call between two marks that bear its number; returns the calls."""
     functions = {_key(function): function for function in model.functions}
+    _check_expansion(model, functions)
     imported = {o.domain for o in model.opset_import}
     for needed in [o for function in model.functions for o in function.opset_import]:
         if needed.domain not in imported:
@@ -121,6 +127,23 @@ def _inline(model: ModelProto) -> list[NodeProto]:
         _put_nodes(graph, marked)
     model.CopyFrom(inliner.inline_local_functions(model))
     return calls
+
+
+def _check_expansion(model: ModelProto, functions: dict[Key, FunctionProto]) -> None:
+    """Raise ModelError where functions call each other in a circle, or would be inlined to too much."""
+    calls = {key: Counter(filter(functions.__contains__, map(_key, _with_inner(f.node)))) for key, f in functions.items()}
+    try:
+        order = list(TopologicalSorter(calls).static_order())
+    except CycleError as error:
+        raise ModelError(f"not a valid ONNX model: local function '{error.args[1][0][1]}' calls itself") from error
+    nodes: dict[Key, int] = {}
+    content: dict[Key, int] = {}  # bytes
+    for key in order:
+        nodes[key] = len(functions[key].node) + sum(count * nodes[callee] for callee, count in calls[key].items())
+        content[key] = functions[key].ByteSize() + sum(count * content[callee] for callee, count in calls[key].items())
+    called = [key for key in map(_key, nodes_in(model.graph)) if key in functions]
+    if sum(nodes[key] for key in called) > MOST_NODES or sum(content[key] for key in called) > MOST_BYTES:
+        raise ModelError(f"local functions are called so often that they stand for more than {MOST_NODES:,} nodes or 2 GB")
 
 
 def _give_defaults(node: NodeProto, function: FunctionProto) -> None:

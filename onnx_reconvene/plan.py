@@ -114,7 +114,7 @@ def _read(path: str | os.PathLike[str], option: str) -> dict[str, Any]:
         found = tomllib.loads(text) if path.endswith(".toml") else json.loads(text)
     except OSError as error:
         raise UsageError(f"{option} {path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{option} {path}: neither TOML (.toml) nor JSON: {error}") from error
     if not isinstance(found, dict):
         raise UsageError(f"{option} {path}: expected a table, not {type(found).__name__}")

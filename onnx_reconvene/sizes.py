@@ -56,7 +56,7 @@ def input_sizes(graph: gs.Graph, given: Mapping[str, Sequence[int]]) -> dict[str
     raise ModelError(f"no size tried for the free dimensions is legal ({failure}); give one with --input-shape {name}=1,...")
 
 
-MOST = 2**60  # elements of a tensor whose bytes can be counted in 64 bits
+MOST = 2**59  # elements of a tensor whose bytes can be counted in 64 bits
 CANDIDATES = [1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 224, 256, 299, 320, 384, 416, 512, 640, 800, 1024]
 PASSING = {"AveragePool", "BatchNormalization", "Cast", "DequantizeLinear", "Identity", "MaxPool", "QuantizeLinear"}  # channels
 FIRST = [2, 3, 4, 6, 8, 12, 16]  # for the first dimension, where some network needs a multiple

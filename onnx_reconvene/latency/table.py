@@ -60,7 +60,7 @@ def read_table(path: str) -> Table:
             raise ValueError("it does not say with which threads and provider")
     except OSError as error:
         raise UsageError(f"--latency-table {path}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"--latency-table {path}: not a table as tools/measure_device.py writes it ({error})") from error
     return Table(content["setting"], content["values"])
 

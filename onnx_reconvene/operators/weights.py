@@ -60,7 +60,7 @@ def _covered(op: Op) -> list[int]:
     rank = len(op.shape(0))
     plain = op.type == "Conv" and not any(op.attr("pads", [])) and op.attr("auto_pad", "NOTSET") in ("NOTSET", "VALID")
     whole = [a for a in range(2, rank) if plain and op.shape(0)[a] == op.shape(1)[a] and op.out_shape()[a] == 1]
-    return [axis for axis in whole if op.shape(0)[axis] > 1 and (op.axes(0)[axis] >= 0).any()]
+    return [axis for axis in whole if op.shape(0)[axis] > 1 and not all_frozen(op.axes(0)[axis])]
 
 
 def conv_transpose(op: Op) -> None:

@@ -45,7 +45,7 @@ class Store:
         try:
             report: Report = json.loads(self._report(cell).read_bytes())
             done = cell.network(self.folder).is_file() and report[SECTION]["key"] == self._key(cell)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
         return report if done else None
 
