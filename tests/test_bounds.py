@@ -44,7 +44,8 @@ def test_sizes_beyond_any_tensor_are_refused():
 
 
 def test_repetitions_beyond_memory_freeze_what_they_repeat():
-    text = """<ir_version: 9, opset_import: ["": 18]> net (float[1,4] x) => (float[1,8796093022208] y) <int64[2] n = {1, 1099511627776}> {
+    text = """<ir_version: 9, opset_import: ["": 18]>
+    net (float[1,4] x) => (float[1,8796093022208] y) <int64[2] n = {1, 1099511627776}> {
         a = MatMul (x, w)
         y = Tile (a, n)
     }"""
