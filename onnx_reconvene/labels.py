@@ -62,7 +62,7 @@ class Solution:
 def all_frozen(labels: Labels) -> bool:
     """Return True if none of labels is free; at once for one label that is spread over many positions."""
     one = labels[:1] if labels.strides == (0,) else labels
-    return one.max(initial=-1) < 0
+    return bool(one.max(initial=-1) < 0)
 
 
 class Equalities:
