@@ -17,14 +17,14 @@ from onnx_reconvene.bridges import open_model
 from onnx_reconvene.calibration import Calibration
 from onnx_reconvene.cost import CostModel
 from onnx_reconvene.errors import ModelError
-from onnx_reconvene.files import write_whole
+from onnx_reconvene.files import Output, write_whole
 from onnx_reconvene.graph import plain_source, without_weights
 from onnx_reconvene.groups import Analysis
-from onnx_reconvene.kinds import FILE, texts
+from onnx_reconvene.kinds import OUTPUT, texts
 from onnx_reconvene.latency.runtime import Runtime
 from onnx_reconvene.match import match
 from onnx_reconvene.notes import analysis_of, forget, notes_of
-from onnx_reconvene.options import PLANNED, File, Keywords, Options, chosen_options, with_options
+from onnx_reconvene.options import PLANNED, Keywords, Options, chosen_options, with_options
 from onnx_reconvene.passes import Allocate, Cut, Emit, Load, Pass, Rectify, Repair, Replay, Score, Sparsify, Verify
 from onnx_reconvene.passes.allocate import builder
 from onnx_reconvene.plan import Plan, plan_of, read_fractions
@@ -93,35 +93,36 @@ class Result:
 
     @property
     def model(self) -> Any:
-        """The pruned network, of the type that was given; for a path, the path of a file that holds it."""
+        """The pruned network, of the type that was given; a ModelProto for a path, bytes or a file."""
         if self._model is None:
             self._model = self._back(self.graph)
         return self._model
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the pruned network to path, whole or not at all. Raises UsageError where path cannot be written."""
-        Emit(path).run(self.graph)
-        self.report = replace(self.report, output=os.fspath(path))
+    def save(self, output: Output) -> None:
+        """Write the pruned network to a path, whole or not at all, or to a binary file. Raises UsageError where that cannot be."""
+        OUTPUT.check("output", output)
+        Emit(output).run(self.graph)
+        self.report = replace(self.report, output=_path(output))
 
 
 @with_options
 def prune(
     model: Any,
-    output: File | None = None,
+    output: Output | None = None,
     *,
     options: Options | None = None,
     **keywords: Unpack[Keywords],
 ) -> Result:
-    """Prune a network and, if output names a file, write it there.
+    """Prune a network and write it to output, if that is given.
 
-    model: a path, onnx.ModelProto, onnx_ir.Model, onnx_graphsurgeon.Graph or torch.onnx.ONNXProgram; it is not modified.
-    Options are given by keyword, see `Options`; options: some to start from. Raises UsageError, ModelError, TargetError or
-    VerificationError, each with one line that names what to mend.
+    model: a path, bytes, a binary file, onnx.ModelProto, onnx_ir.Model, onnx_graphsurgeon.Graph or torch.onnx.ONNXProgram; it is
+    not modified. output: a path, or a binary file. Options are given by keyword, see `Options`; options: some to start from. Raises
+    UsageError, ModelError, TargetError or VerificationError, each with one line that names what to mend.
     """
     chosen = chosen_options(options, keywords)
     chosen.check()
     if output is not None:
-        FILE.check("output", output)
+        OUTPUT.check("output", output)
     start = time.perf_counter()
     graph, back = open_model(model)
     return run(graph, back, chosen, output, start)
@@ -131,7 +132,7 @@ def run(
     graph: gs.Graph,
     back: Callable[[gs.Graph], Any],
     options: Options,
-    output: File | None = None,
+    output: Output | None = None,
     start: float | None = None,
     watch: Watch = iter,
 ) -> Result:
@@ -143,7 +144,7 @@ def run(
 
 
 def _run(
-    graph: gs.Graph, back: Callable[[gs.Graph], Any], options: Options, output: File | None, begin: float, watch: Watch
+    graph: gs.Graph, back: Callable[[gs.Graph], Any], options: Options, output: Output | None, begin: float, watch: Watch
 ) -> Result:
     if not notes_of(graph).done:
         forget(graph)  # what passes have noted before says nothing of this run
@@ -155,11 +156,15 @@ def _run(
     notes, analysis = notes_of(graph), analysis_of(graph)
     assert notes.keep is not None
     seconds["total"] = time.perf_counter() - begin
-    report = _report(graph, options, None if output is None else os.fspath(output), nodes, seconds)
+    report = _report(graph, options, _path(output), nodes, seconds)
     settings = {key: getattr(options, key) for key in PLANNED}
     plan = Plan.of(analysis, notes.keep, settings | {"criterion": report.criterion, "rectify": report.rectify.mode})
     forget(graph)
     return Result(graph, report, plan, back)
+
+
+def _path(output: Output | None) -> str | None:
+    return os.fspath(output) if isinstance(output, str | os.PathLike) else None
 
 
 def _report(graph: gs.Graph, options: Options, output: str | None, nodes: int, seconds: dict[str, float]) -> Report:

@@ -57,6 +57,7 @@ def read_options(given: Mapping[str, Any]) -> Options:
     return options
 
 
+STREAM = "-"  # standard input or output in place of a file
 OF_JOBS = ("input_shape", "attention")  # options that a job for a device depends on
 LOUD = click.option("-v", "--verbose", is_flag=True, help="Say more; add the traceback to an error.")
 
@@ -96,13 +97,13 @@ def prune(
 ) -> None:
     """Prune an ONNX network: whole low-sensitivity channels go, and every shape that depended on them follows.
 
-    Other commands: inspect IN.onnx (what could be removed, what is frozen and why); compare A.onnx B.onnx (size, MACs, latency,
-    equivalence); sweep IN.onnx OUTDIR (a portfolio of many cuts).
+    IN.onnx and OUT.onnx may be -, standard input and output. Other commands: inspect IN.onnx (what could be removed, what is frozen
+    and why); compare A.onnx B.onnx (size, MACs, latency, equivalence); sweep IN.onnx OUTDIR (a portfolio of many cuts).
     """
     if given["criterion"] == "list":
         _list_criteria()
         return
-    outputs = {"OUT.onnx": output, "--report": report_file, "--plan": plan_file, "--html": html_file}
+    outputs = {"OUT.onnx": None if output == STREAM else output, "--report": report_file, "--plan": plan_file, "--html": html_file}
     if source is not None and latency_job is not None:
         _write_job(source, latency_job, outputs, given)
         return
@@ -118,13 +119,26 @@ def prune(
     if plan_file and options.granularity == "weight":
         raise UsageError("--plan: it says which channels stay; with --granularity weight all do")
     start = time.perf_counter()
-    graph, back = open_model(source)
+    graph, back = open_model(_model(source))
     for path in filter(None, outputs.values()):
         check_spares(path, graph.source)
-    result = api.run(graph, back, options, None if dry_run else output, start, watch=iter if quiet else passes_bar)
+    out = None if dry_run or output is None else _standard_output() if output == STREAM else output
+    result = api.run(graph, back, options, out, start, watch=iter if quiet else passes_bar)
     _write(result, report_file, plan_file, html_file)
     if not quiet:
-        _show(result.report, given["verbose"])
+        _show(result.report, given["verbose"], apart=output == STREAM)
+
+
+def _model(source: str) -> Any:
+    """Return what to read a model from: standard input for a dash."""
+    return sys.stdin.buffer if source == STREAM else source
+
+
+def _standard_output() -> Any:
+    """Return standard output to write a model to. Raises UsageError where that is a terminal."""
+    if sys.stdout.isatty():
+        raise UsageError("OUT.onnx -: standard output is a terminal; send it to a file or a program")
+    return sys.stdout.buffer
 
 
 def _check_outputs(source: str, outputs: dict[str, str | None], given: dict[str, Any]) -> None:
@@ -150,13 +164,13 @@ def _write(result: Result, report_file: str | None, plan_file: str | None, html_
         api.write_page(result.report, html_file)
 
 
-def _show(report: Report, verbose: bool) -> None:
+def _show(report: Report, verbose: bool, apart: bool) -> None:
+    """Print what was done; apart: to standard error, where the model goes to standard output."""
     from onnx_reconvene.report import group_table, summary
 
-    _print(summary(report))
-    if verbose:
-        _print(group_table(report))
-        _print("seconds: " + ", ".join(f"{stage} {s:.3f}" for stage, s in report.seconds.items()))
+    seconds = "seconds: " + ", ".join(f"{stage} {s:.3f}" for stage, s in report.seconds.items())
+    for text in (summary(report), *((group_table(report), seconds) if verbose else ())):
+        _print(text, apart)
 
 
 def _write_job(source: str, path: str, outputs: dict[str, str | None], given: dict[str, Any]) -> None:
@@ -171,7 +185,7 @@ def _write_job(source: str, path: str, outputs: dict[str, str | None], given: di
     for name in NAMES:
         if options.sets(name) and name not in OF_JOBS:
             raise UsageError(f"{flag(name)}: nothing looks at it with --latency-job, which prunes nothing; leave it out")
-    api.write_latency_job(source, path, options.input_shape, options.attention)
+    api.write_latency_job(_model(source), path, options.input_shape, options.attention)
 
 
 @click.command(cls=Command)
@@ -183,7 +197,7 @@ def inspect(source: str, verbose: bool, **given: Any) -> None:
     from onnx_reconvene import api
     from onnx_reconvene.inspection import inspection
 
-    analysis = api.analyze(source, read_options(given).input_shape)
+    analysis = api.analyze(_model(source), read_options(given).input_shape)
     _print(inspection(analysis, everything=verbose).removesuffix("\n"))
 
 
@@ -197,8 +211,10 @@ def compare(before: str, after: str, verbose: bool, **given: Any) -> None:
     from onnx_reconvene import api
     from onnx_reconvene.report import sizes, verify_line
 
+    if before == after == STREAM:
+        raise UsageError("compare - -: standard input holds one network; name a file for the other")
     options = read_options(given)
-    comparison = api.compare(before, after, options.input_shape, options.threads)
+    comparison = api.compare(_model(before), _model(after), options.input_shape, options.threads)
     verdict = [verify_line(comparison.verdict)] if comparison.verdict else []
     _print("\n".join([sizes(comparison.before, comparison.after), *comparison.remarks, *verdict]))
 
@@ -237,7 +253,7 @@ def sweep(
     from onnx_reconvene.report import aligned
 
     rows = grid.sweep(
-        source,
+        _model(source),
         outdir,
         [target.split("+") if "+" in target else target for target in listed(targets)],
         listed(criteria),
@@ -294,10 +310,11 @@ def _run(words: list[str]) -> int:
         return _fail(f"internal error, please report it: {described(error)}", DefectError.exit_status, loud)
 
 
-def _print(text: str) -> None:
-    """Print a text. That nobody reads it is no failure; raises UsageError for what else is wrong with standard output."""
+def _print(text: str, apart: bool = False) -> None:
+    """Print a text, apart on standard error. That nobody reads it is no failure; raises UsageError for what else is wrong with
+    standard output."""
     try:
-        click.echo(text)
+        click.echo(text, err=apart)
     except OSError as error:
         sys.stdout = io.StringIO()  # else Python would try again in the end, and complain
         if not isinstance(error, BrokenPipeError):

@@ -23,19 +23,40 @@ from onnx_reconvene.graph import Source
 PROTOBUF_LIMIT = 2**31 - 1  # bytes in one message
 
 
-def save(bare: Source, path: str | os.PathLike[str]) -> None:
-    """Write a model to path so that the file there is whole, old or new, whatever happens.
+Output = str | os.PathLike[str] | IO[bytes]  # a path, or a binary file that is open
+
+
+def save(bare: Source, path: Output) -> None:
+    """Write a model to path so that the file there is whole, old or new, whatever happens; or to a file that is open already.
 
     A model over 2 GB keeps its weights beside it, in a file of another name for other weights: what is at path refers to a whole
     one, old or new. That of the old model goes. Raises UsageError where path cannot be written.
     """
+    if not isinstance(path, str | os.PathLike):
+        _send(bare, path)
+        return
     old, new = _data_of(path), None
-    if sum(array.nbytes for array in bare.arrays.values()) + bare.model.ByteSize() + 2**20 <= PROTOBUF_LIMIT:
+    if _is_one_message(bare):
         with replacing(os.fspath(path)) as file:
             file.writelines(wire.join(bare.model, bare.arrays))
     else:
         new = _save_apart(bare, path)
     _discard(old - {new})
+
+
+def _send(bare: Source, file: IO[bytes]) -> None:
+    if not _is_one_message(bare):
+        raise UsageError("the output: a network over 2 GB keeps its weights in a second file; name a file to write")
+    try:
+        file.writelines(wire.join(bare.model, bare.arrays))
+        file.flush()
+    except OSError as error:
+        raise UsageError(f"the output: cannot be written: {error.strerror or error}") from error
+
+
+def _is_one_message(bare: Source) -> bool:
+    size: int = sum(array.nbytes for array in bare.arrays.values()) + bare.model.ByteSize() + 2**20
+    return size <= PROTOBUF_LIMIT
 
 
 def remove(path: str | os.PathLike[str]) -> None:
@@ -110,9 +131,9 @@ def write_whole(path: str, content: bytes) -> None:
         file.write(content)
 
 
-def check_spares(path: str | os.PathLike[str], source: Source) -> None:
+def check_spares(path: Output, source: Source) -> None:
     """Raise UsageError where writing path would take away external data that a network was read from."""
-    if os.path.realpath(path) in source.external:
+    if isinstance(path, str | os.PathLike) and os.path.realpath(path) in source.external:
         raise UsageError(f"{os.fspath(path)}: holds weights of the network that is read; name another file to write")
 
 

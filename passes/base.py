@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import onnx_graphsurgeon as gs
 
 from onnx_reconvene.boundary import boundary
-from onnx_reconvene.bridges import open_model
+from onnx_reconvene.bridges import is_file, open_model
 from onnx_reconvene.errors import UsageError
 from onnx_reconvene.notes import Notes, analysis_of, apply, notes_of
 from onnx_reconvene.reference import Reference, reference
@@ -46,10 +46,10 @@ class Pass:
         return modified
 
     def __call__(self, model: Any) -> PassResult:
-        """Run on a model of any kind (see `bridges.open_model`) and give back the same kind."""
+        """Run on a model of any kind (see `bridges.open_model`) and give back the same kind, a ModelProto for what is read."""
         graph, back = open_model(model, in_place=True)
         modified = self.run(graph)
-        return PassResult(back(graph) if modified else model, modified)
+        return PassResult(back(graph) if modified or is_file(model) else model, modified)
 
     def to_ir(self) -> Any:
         """Return this pass as a pass of onnx_ir."""

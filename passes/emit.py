@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
-from onnx_reconvene.files import check_spares, check_writable, save
+from onnx_reconvene.files import Output, check_spares, check_writable, save
 from onnx_reconvene.graph import without_weights
 from onnx_reconvene.notes import restore, strip
 from onnx_reconvene.passes.base import Pass
@@ -16,15 +16,17 @@ from onnx_reconvene.passes.base import Pass
 
 @dataclass(frozen=True)
 class Emit(Pass):
-    """Write the network to path without the notes of passes, every field as it was read but for what was cut."""
+    """Write the network to a path or a binary file, without the notes of passes; what was not cut is as it was read, field by
+    field."""
 
     stage: ClassVar[str] = "write"
 
-    path: str | os.PathLike[str]
+    path: Output
 
     def requires(self, graph: gs.Graph) -> None:
         """The path can be written, and is no part of what was read."""
-        check_writable(self.path)
+        if isinstance(self.path, str | os.PathLike):
+            check_writable(self.path)
         check_spares(self.path, graph.source)
 
     def call(self, graph: gs.Graph) -> bool:

@@ -778,6 +778,32 @@ def test_dry_run_writes_nothing(run, file, out, with_output, tmp_path):
     assert ran.out == run(path, out).out
 
 
+def piped(*words, stdin):
+    """Run the command line in a process of its own, a model on its standard input; what it prints stays bytes."""
+    line = [sys.executable, "-m", "onnx_reconvene", *map(str, words)]
+    return subprocess.run(line, cwd=Path(__file__).parents[1], input=stdin, capture_output=True, check=False)
+
+
+def test_a_dash_is_standard_input_and_output(run, file, out):
+    path, options = file("resnet20"), ["--criterion", "l1", "--no-verify"]
+    printed = run(path, out, *options).out
+    ran = piped("-", "-", *options, stdin=path.read_bytes())
+    assert (ran.returncode, ran.stderr.decode()) == (0, printed)
+    assert ran.stdout == out.read_bytes()
+    ran = piped("-", "-", "--target", "macs=0.0001", stdin=path.read_bytes())
+    assert (ran.returncode, ran.stdout) == (4, b"")
+    ran = piped("-", "-", stdin=b"no model")
+    assert (ran.returncode, ran.stdout) == (3, b"")
+    assert ran.stderr.startswith(b"onnx-reconvene: standard input: not an ONNX model")
+
+
+def test_a_dash_is_standard_input_for_inspect_and_compare(run, file):
+    path = file("resnet20")
+    assert piped("inspect", "-", stdin=path.read_bytes()).stdout.decode() == run("inspect", path).out
+    assert b"verification: exact" in piped("compare", path, "-", stdin=path.read_bytes()).stdout
+    assert piped("compare", "-", "-", stdin=path.read_bytes()).returncode == 2
+
+
 def test_criteria_are_listed_with_summary_and_source(run):
     ran = run("--criterion", "list")
     assert ran.status == 0

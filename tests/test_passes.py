@@ -1,7 +1,9 @@
 """Passes and Python calls: any kind of model in, the same kind out, one by one or in a row, with the result of the command."""
 
+import io
 import os
 import pathlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +19,7 @@ import pytest
 import onnx_reconvene as rc
 from onnx_reconvene.passes import Allocate, Cut, Emit, Load, Pass, PassResult, Rectify, Score, Sequential, Verify
 
-KINDS = ["str", "Path", "ModelProto", "gs.Graph", "onnx_ir.Model", "ONNXProgram"]
+KINDS = ["str", "Path", "bytes", "file", "ModelProto", "gs.Graph", "onnx_ir.Model", "ONNXProgram"]
 MODIFIES = {Load: False, Score: True, Allocate: True, Cut: True, Verify: False, Rectify: True}
 OPTIONS = ["--criterion", "l1", "--allocate", "global", "--target", "params=0.4", "--round-to", "2", "--no-verify"]
 STEPS = [Load(), Score("l1"), Allocate("params=0.4", "global", 2), Cut()]
@@ -30,11 +32,35 @@ class ONNXProgram:
         self.model, self.extra = model, "kept"
 
 
+class Pipe:
+    """A binary file that can only be read from its start, again once it has been read; and be written to."""
+
+    def __init__(self, content: bytes = b"") -> None:
+        self.content, self._at = content, 0
+
+    def read(self, size: int) -> bytes:
+        part = self.content[self._at : self._at + min(size, 4096)]
+        self._at = self._at + len(part) if part else 0
+        return part
+
+    def writelines(self, parts: Iterable[bytes]) -> None:
+        self.content += b"".join(parts)
+
+    write = flush = lambda self: None
+
+
+def type_of_result(model: Any) -> type:
+    """Return the type that a model of some kind comes back as."""
+    return onnx.ModelProto if isinstance(model, str | Path | bytes | Pipe) else type(model)
+
+
 def as_kind(kind: str, path: Path) -> Any:
     """Return the model at path as some kind of object."""
     return {
         "str": lambda: str(path),
         "Path": lambda: path,
+        "bytes": path.read_bytes,
+        "file": lambda: Pipe(path.read_bytes()),
         "ModelProto": lambda: onnx.load(path),
         "gs.Graph": lambda: gs.import_onnx(onnx.load(path)),
         "onnx_ir.Model": lambda: ir.from_proto(onnx.load(path)),
@@ -46,6 +72,8 @@ def as_proto(model: Any) -> onnx.ModelProto:
     """Return any kind of model as a ModelProto, by means that are not ours."""
     if isinstance(model, str | os.PathLike):
         return onnx.load(model)
+    if isinstance(model, bytes | Pipe):
+        return onnx.load_from_string(model if isinstance(model, bytes) else model.content)
     if isinstance(model, gs.Graph):
         return gs.export_onnx(model, do_type_check=False)
     if isinstance(model, ONNXProgram):
@@ -98,9 +126,10 @@ def test_one_by_one(given, tmp_path):
     for step in [*STEPS, Verify(original=given.model), Rectify(original=given.model)]:
         result = step(model)
         assert isinstance(result, PassResult)
-        assert type(result.model) is type(given.model)
+        assert type(result.model) is type_of_result(given.model)
         assert result.modified == MODIFIES[type(step)]
-        assert (result.model is model) == (not result.modified or (given.kind == "gs.Graph" and model is not given.model))
+        same = not result.modified and not (model is given.model and type_of_result(model) is not type(model))
+        assert (result.model is model) == (same or (given.kind == "gs.Graph" and model is not given.model))
         model = result.model
     assert given.untouched()
     assert runs(model)
@@ -111,7 +140,7 @@ def test_one_by_one(given, tmp_path):
 
 def test_in_a_row(given, tmp_path):
     result = Sequential(*STEPS, Verify(), Rectify(), Emit(tmp_path / "emitted.onnx"))(given.model)
-    assert type(result.model) is type(given.model)
+    assert type(result.model) is type_of_result(given.model)
     assert result.modified
     assert given.untouched()
     assert runs(result.model)
@@ -233,7 +262,7 @@ def test_a_pass_of_ones_own(given):
     result = Halve()(given.model)
     after = next(t for t in as_proto(result.model).graph.initializer if t.name == "fc.bias")
     assert np.array_equal(onnx.numpy_helper.to_array(after), onnx.numpy_helper.to_array(before) / 2)
-    assert type(result.model) is type(given.model)
+    assert type(result.model) is type_of_result(given.model)
     assert given.untouched()
 
 
@@ -287,7 +316,7 @@ def test_onnx_ir_with_external_data_elsewhere(network, tmp_path):
 
 def test_prune(given, tmp_path):
     result = rc.prune(given.model, criterion="l1", allocate="global", target="params=0.4", round_to=2)
-    assert type(result.model) is type(given.model)
+    assert type(result.model) is type_of_result(given.model)
     assert given.untouched()
     assert runs(result.model)
     assert getattr(result.model, "extra", "kept") == "kept"
@@ -341,10 +370,39 @@ def test_calls_can_be_repeated_in_any_order(network):
         assert rc.allocators
 
 
-@pytest.mark.parametrize("model", [42, None, b"bytes", np.zeros(3), pathlib])
+@pytest.mark.parametrize("model", [42, None, np.zeros(3), pathlib])
 def test_prune_refuses_what_is_no_model(model):
     with pytest.raises(rc.UsageError, match="is no model"):
         rc.prune(model)
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "text"),
+    [(b"bytes", rc.ModelError, "the model: not an ONNX model"), (io.StringIO("text"), rc.UsageError, "open it in binary mode")],
+)
+def test_bytes_and_files_that_are_no_model(model, error, text):
+    with pytest.raises(error, match=text) as caught:
+        rc.prune(model)
+    assert "\n" not in str(caught.value)
+
+
+def test_prune_writes_to_paths_and_files(file, tmp_path):
+    path, stream = file("resnet20"), Pipe()
+    options = {"criterion": "l1", "verify": False}
+    result = rc.prune(path, tmp_path / "out.onnx", **options)
+    rc.prune(path.read_bytes(), output=stream, **options)
+    assert stream.content == (tmp_path / "out.onnx").read_bytes()
+    assert onnx.load_from_string(stream.content) == result.model
+    assert (result.report.input, result.report.output) == (str(path), str(tmp_path / "out.onnx"))
+    with pytest.raises(rc.UsageError, match=r"^output 3: expected"):
+        rc.prune(path, 3)
+
+
+def test_what_came_from_a_file_outlives_it(file):
+    path = file("resnet20")
+    result = rc.prune(path, verify=False)
+    path.unlink()
+    assert runs(result.model)
 
 
 def test_prune_refuses_unknown_options(network):

@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -188,9 +189,9 @@ def test_nothing_but_values_of_weights_changes(classifier: ModelProto) -> None:
         np.testing.assert_array_equal(numpy_helper.to_array(new), expected)
 
 
-def test_a_file_gives_a_file(classifier: ModelProto, file: Callable[..., Any]) -> None:
+def test_a_file_gives_a_model_and_may_be_written(classifier: ModelProto, file: Callable[..., Any], tmp_path: Path) -> None:
     path = file(classifier)
-    assert onnx.load(rc.from_torch(path, rc.to_torch(path))) == classifier
+    assert rc.from_torch(path, rc.to_torch(path), output=tmp_path / "out.onnx") == onnx.load(tmp_path / "out.onnx") == classifier
 
 
 def test_weights_keep_their_types(parsed: Parse) -> None:

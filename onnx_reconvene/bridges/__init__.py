@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import atexit
 import copy
+import io
 import os
-import pathlib
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import IO, Any
 
 import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_reconvene import notes
-from onnx_reconvene.errors import UsageError
-from onnx_reconvene.files import save
-from onnx_reconvene.graph import from_model, load, reopen, to_model, without_weights
+from onnx_reconvene.errors import ReconveneError, UsageError
+from onnx_reconvene.graph import from_model, load, reopen, to_model
+from onnx_reconvene.process import workplace
 
 
 def open_model(model: Any, in_place: bool = False) -> tuple[gs.Graph, Callable[[gs.Graph], Any]]:
     """Return model as a graph to work on, and the function that turns such a graph back into the type of model.
 
-    model: a path, onnx.ModelProto, onnx_graphsurgeon.Graph, onnx_ir.Model or torch.onnx.ONNXProgram. None of them is modified,
-    but in_place for a graph that came from here. A path comes back as the path of a temporary file.
+    model: a path, bytes, a binary file to read, onnx.ModelProto, onnx_graphsurgeon.Graph, onnx_ir.Model or torch.onnx.ONNXProgram.
+    None of them is modified, but in_place for a graph that came from here. What is read comes back as a ModelProto.
     """
-    if isinstance(model, str | os.PathLike):
-        return load(model), lambda graph: _to_path(graph, type(model))
+    if is_file(model):
+        return _read(model), _to_proto
     if isinstance(model, onnx.ModelProto):
         return from_model(model), _to_proto
     if isinstance(model, gs.Graph):
@@ -40,9 +37,8 @@ def open_model(model: Any, in_place: bool = False) -> tuple[gs.Graph, Callable[[
         return _from_ir(model)
     if kind.__name__ == "ONNXProgram":
         return _from_program(model)
-    raise UsageError(
-        f"a {kind.__module__}.{kind.__name__} is no model: give a path, ModelProto, gs.Graph, onnx_ir.Model or ONNXProgram"
-    )
+    kinds = "a path, bytes, a binary file, ModelProto, gs.Graph, onnx_ir.Model or ONNXProgram"
+    raise UsageError(f"a {kind.__module__}.{kind.__name__} is no model: give {kinds}")
 
 
 def _to_proto(graph: gs.Graph) -> onnx.ModelProto:
@@ -52,15 +48,37 @@ def _to_proto(graph: gs.Graph) -> onnx.ModelProto:
     return model
 
 
-def _to_path(graph: gs.Graph, kind: type) -> Any:
-    folder = tempfile.mkdtemp(prefix="reconvene-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    path = os.path.join(folder, os.path.basename(graph.source.path or "model.onnx"))
-    notes.restore(graph)
-    bare = without_weights(graph)
-    notes.write(graph, bare.model)
-    save(bare, path)
-    return path if kind is str else pathlib.Path(path)
+def is_file(model: Any) -> bool:
+    """Return True if model is a file or its content: what has to be read."""
+    return isinstance(model, str | os.PathLike | bytes | bytearray | memoryview) or callable(getattr(model, "read", None))
+
+
+def _read(file: Any) -> gs.Graph:
+    if isinstance(file, str | os.PathLike):
+        return load(file)
+    if isinstance(file, bytes | bytearray | memoryview):
+        return _spooled(io.BytesIO(file), "the model")
+    name = str(getattr(file, "name", "the model"))
+    return _spooled(file, "standard input" if name == "<stdin>" else name)
+
+
+def _spooled(file: IO[bytes], name: str) -> gs.Graph:
+    """Return the graph of the model in a binary file, which need not be seekable; large weights are mapped from a temporary copy
+    of it that has no name any more."""
+    with workplace(f"reading {name}") as folder:
+        path = os.path.join(folder, "model.onnx")
+        with open(path, "wb") as copy_:
+            while part := file.read(2**20):
+                if isinstance(part, str):
+                    raise UsageError(f"{name}: is read as text; open it in binary mode")
+                copy_.write(part)
+        try:
+            graph = load(path)
+        except ReconveneError as error:
+            error.args = (str(error).replace(path, name),)
+            raise
+    graph.source.path = None
+    return graph
 
 
 def _from_ir(model: Any) -> tuple[gs.Graph, Callable[[gs.Graph], Any]]:

@@ -17,7 +17,8 @@ from onnx_reconvene.executor.node import STANDARD
 from onnx_reconvene.executor.prepare import prepare
 from onnx_reconvene.executor.program import Plan, Program, Watch, operator_of
 from onnx_reconvene.executor.values import proto_to_tensor, to_array, to_tensor
-from onnx_reconvene.graph import Source, every_tensor, plain_source
+from onnx_reconvene.files import Output, check_spares, save
+from onnx_reconvene.graph import Source, every_tensor, plain_source, without_weights
 from onnx_reconvene.plain import nodes_in
 
 PLANS = 16  # kept for this many combinations of input shapes
@@ -172,11 +173,12 @@ def to_torch(model: Any) -> GraphModule:
     return GraphModule(plain_source(graph)).eval()
 
 
-def from_torch(model: Any, module: nn.Module) -> Any:
+def from_torch(model: Any, module: nn.Module, output: Output | None = None) -> Any:
     """Return model with the weights of a module that came from it by `to_torch`; nothing else differs, in any field.
 
-    model: as for `prune`; it is not modified, and the result is of its type (for a path, the path of a temporary file). Weights
-    keep the element types they have in model. Raises UsageError where the module has weights that model lacks, or of other shapes.
+    model: as for `prune`; it is not modified, and the result is of its type (a ModelProto for a path, bytes or a file). output: a
+    path or a binary file to write the result to. Weights keep the element types they have in model. Raises UsageError where the
+    module has weights that model lacks, or of other shapes, and where output cannot be written.
     """
     graph, back = open_model(model)
     state = module.state_dict()
@@ -185,6 +187,9 @@ def from_torch(model: Any, module: nn.Module) -> Any:
     for name, tensor in every_tensor(graph).items():
         if name in state and isinstance(tensor, gs.Constant):
             _put(tensor, state[name])
+    if output is not None:
+        check_spares(output, graph.source)
+        save(without_weights(graph), output)
     return back(graph)
 
 
