@@ -18,7 +18,7 @@ from onnx_reconvene.inference import infer_all
 from onnx_reconvene.labels import Labels, Solution
 from onnx_reconvene.names import names_of
 from onnx_reconvene.op import Op
-from onnx_reconvene.operators import Operator, rule_for, why_frozen
+from onnx_reconvene.operators import FROZEN, Operator, rule_for, why_frozen
 from onnx_reconvene.shapes import Integers, Shape
 from onnx_reconvene.sizes import MOST as MOST_ELEMENTS
 from onnx_reconvene.sizes import input_sizes
@@ -171,6 +171,8 @@ def _visit(flow: Flow, node: gs.Node, settled: frozenset[int]) -> None:
 def _count(op: Op) -> None:
     """Enter the multiply-accumulates of a layer, or that they cannot be counted."""
     operator, counted = rule_for(op.node), len(op.flow.macs)
+    if operator is None and op.type not in FROZEN and any(_is_matrix(t) for t in op.node.inputs):
+        op.flow.unruled[op.output] = op.type
     if operator is None or operator.macs is None:
         return
     try:
@@ -188,6 +190,12 @@ def _enlarged(op: Op) -> int | None:
     """Return the size of an axis that is too large to follow and that no input of op has, None if there is none."""
     sizes = [{size for t in tensors for size in op.flow.shapes.get(t.name, ())} for tensors in (op.node.outputs, op.node.inputs)]
     return max((size for size in sizes[0] - sizes[1] if size > MOST), default=None)
+
+
+def _is_matrix(tensor: gs.Tensor) -> bool:
+    """Return True for a weight of more than one axis."""
+    values = weight_values(tensor)
+    return values is not None and values.dtype.kind != "b" and sum(n > 1 for n in values.shape) > 1
 
 
 def _try(operator: Operator, rule: Callable[[Op], None], op: Op) -> tuple[Operator | None, str]:

@@ -197,6 +197,7 @@ def _report(graph: gs.Graph, options: Options, output: str | None, nodes: int, s
         notes.repaired,
         dict(analysis.read),
         analysis.uncounted,
+        analysis.unruled,
         notes.rounding,
     )
 

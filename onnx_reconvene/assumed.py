@@ -53,8 +53,11 @@ class Stated:
         return next(iter(sizes)) if len(sizes) == 1 else None
 
 
-def read_by_layer(node: gs.Node, shape: Callable[[gs.Tensor], Shape | None]) -> Partial | None:
-    """Return what the weight of a layer tells of the shape of its input 0, None where that is nothing."""
+def read_by_layer(node: gs.Node, shape: Callable[[gs.Tensor], Shape | None], like: Shape | None) -> Partial | None:
+    """Return what a layer tells of the shape of its input 0, None where that is nothing.
+
+    shape gives that of its weight; like is that of a tensor of which input 0 is computed, or that of the output.
+    """
     plain = as_plain(node)
     weight = shape(plain.inputs[1]) if len(plain.inputs) > 1 else None
     if weight is None or len(weight) < 2:
@@ -62,13 +65,22 @@ def read_by_layer(node: gs.Node, shape: Callable[[gs.Tensor], Shape | None]) -> 
     if 1 in plain.swapped:
         weight = (*weight[:-2], weight[-1], weight[-2])
     if plain.op == "Conv":
-        return [None, weight[1] * int(node.attrs.get("group", 1)), *[None] * (len(weight) - 2)]
+        return [None, weight[1] * int(plain.attrs.get("group", 1)), *[None] * (len(weight) - 2)]
     if plain.op == "ConvTranspose":
         return [None, weight[0], *[None] * (len(weight) - 2)]
     if plain.op == "Gemm":
-        inner = weight[1 if node.attrs.get("transB", 0) else 0]
-        return [inner, None] if node.attrs.get("transA", 0) else [None, inner]
+        inner = weight[1 if plain.attrs.get("transB", 0) else 0]
+        return [inner, None] if plain.attrs.get("transA", 0) else [None, inner]
+    if plain.op == "MatMul" and len(weight) == 2 and 0 not in plain.swapped and like and like[-1] in weight:
+        return [*[None] * (len(like) - 1), weight[0]]
     return [None, None, weight[2]] if plain.op in ("GRU", "LSTM", "RNN") and len(weight) == 3 else None
+
+
+def nearest(tensor: gs.Tensor, shape: Callable[[gs.Tensor], Shape | None]) -> Shape | None:
+    """Return the shape of the nearest tensor that has one and that leads to this through the first inputs of nodes."""
+    while shape(tensor) is None and tensor.inputs and tensor.inputs[0].inputs:
+        tensor = tensor.inputs[0].inputs[0]
+    return shape(tensor)
 
 
 def assumed(known: Partial, like: Shape | None) -> Shape:

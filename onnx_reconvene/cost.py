@@ -124,6 +124,13 @@ def uncounted_line(uncounted: Mapping[str, str]) -> str:
     return f"{layers} not counted in MACs, latency and memory: '{node}' ({reason}){more}"
 
 
+def unruled_line(unruled: Mapping[str, str]) -> str:
+    """Return one line on the nodes (name and type) without a rule that read weights."""
+    node, op = next(iter(unruled.items()))
+    more = f", and {len(unruled) - 1} more" if len(unruled) > 1 else ""
+    return f"what operators without a rule do with their weights is not counted: {op} '{node}'{more}"
+
+
 def read_line(read: Mapping[str, Sequence[int]]) -> str:
     """Return one line on shapes that were read in a run."""
     name, shape = next(iter(read.items()))

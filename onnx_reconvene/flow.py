@@ -192,6 +192,7 @@ class Flow:
         self.permutations: list[Permutation] = []
         self.macs: list[Macs] = []
         self.assumed: Mapping[str, Collection[int]] = {}  # by tensor, the axes whose sizes are assumed
+        self.unruled: dict[str, str] = {}  # nodes (first outputs) that no rule knows and that read weights, and their types
         self.uncounted: dict[str, str] = {}  # layers (first outputs) of unknown multiply-accumulates, and why
         self.settled: dict[str, Split] = {}  # by tensor
         self.copies: list[Labels] = []  # channels that are copies of one element

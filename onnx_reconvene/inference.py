@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import helper, shape_inference
 
-from onnx_reconvene.assumed import Partial, Stated, assumed, read_by_layer
+from onnx_reconvene.assumed import Partial, Stated, assumed, nearest, read_by_layer
 from onnx_reconvene.errors import ModelError
 from onnx_reconvene.graph import bodies_of, every_node
 from onnx_reconvene.names import first_output, name_of
@@ -254,14 +254,20 @@ class _Inference:
 
     def _demand(self, node: gs.Node) -> None:
         """Enter what a layer tells of the shape of what it reads, where nothing else does."""
-        name, known = node.inputs[0].name, read_by_layer(node, lambda tensor: self.shapes.get(tensor.name))
+        name = node.inputs[0].name
         before, axes = self.shapes.get(name), self.assumed.get(name, frozenset())
+
+        def shape(tensor: gs.Tensor) -> Shape | None:
+            return self.shapes.get(tensor.name)
+
+        like = self.shapes.get(node.outputs[0].name) or nearest(node.inputs[0], shape)
+        known = read_by_layer(node, shape, like)
         if known is None or (before is not None and len(before) != len(known)):
             return
         known = [size if before is None or axis in axes else before[axis] for axis, size in enumerate(known)]
         self.types[name] = helper.make_tensor_type_proto(self._element(name) or onnx.TensorProto.FLOAT, known)
         self.assumed.pop(name, None)
-        self._enter(name, assumed(known, before), [axis for axis, size in enumerate(known) if size is None])
+        self._enter(name, assumed(known, before or like), [axis for axis, size in enumerate(known) if size is None])
 
     def _run(self, *bodies: gs.Graph) -> None:
         for body in bodies:

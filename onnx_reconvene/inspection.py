@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnx_reconvene.cost import CostModel, read_line, uncounted_line
+from onnx_reconvene.cost import CostModel, read_line, uncounted_line, unruled_line
 from onnx_reconvene.groups import Analysis, Frozen, Group
 
 SHOWN_GROUPS, SHOWN_REASONS = 12, 7
@@ -63,6 +63,7 @@ def _totals(analysis: Analysis, cost: CostModel) -> list[str]:
         f"{free:,} of {made:,} output channels of layers can go, in {n} group{'' if n == 1 else 's'} of channels that go together",
         *([read_line(analysis.read)] if analysis.read else []),
         *([uncounted_line(analysis.uncounted)] if analysis.uncounted else []),
+        *([unruled_line(analysis.unruled)] if analysis.unruled else []),
     ]
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnx_reconvene.allocate.budget import Rounding
 from onnx_reconvene.axes import Widths
-from onnx_reconvene.cost import CostModel, read_line, uncounted_line
+from onnx_reconvene.cost import CostModel, read_line, uncounted_line, unruled_line
 from onnx_reconvene.groups import Analysis, Frozen
 from onnx_reconvene.latency.runtime import Timing
 from onnx_reconvene.rectify import Rectified
@@ -70,6 +70,7 @@ class Report:
     repair: dict[str, Any] | None = None  # what a repair did, see `repair.Repaired`
     read_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)  # of tensors in a run, where sizes depend on data
     uncounted: Mapping[str, str] = field(default_factory=dict)  # layers whose cost is not known, and why
+    unruled: Mapping[str, str] = field(default_factory=dict)  # nodes that no rule knows and that read weights, and their types
     rounding: Rounding | None = None  # of widths, and what it costs
 
     def json(self) -> dict[str, Any]:
@@ -120,6 +121,7 @@ def summary(report: Report) -> str:
     seen += [latency_line(report.latency)] if report.latency else []
     seen += [read_line(report.read_shapes)] if report.read_shapes else []
     seen += [uncounted_line(report.uncounted)] if report.uncounted else []
+    seen += [unruled_line(report.unruled)] if report.unruled else []
     return "\n".join(
         [
             *lines,

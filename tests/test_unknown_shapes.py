@@ -111,3 +111,17 @@ def test_criteria_with_data_see_channels_behind_sizes_that_depend_on_data() -> N
     data = {"x": np.random.default_rng(0).standard_normal((8, 5), np.float32)}
     result = rc.prune(points(), target="macs=0.5", criterion="activation-mean", data=data, round_to=1, rectify="none")
     assert result.report.verify.status == "exact"
+
+
+def test_channels_of_matrix_products_behind_a_plugin_go_if_its_input_tells_the_rank() -> None:
+    body = "a = MatMul(x, w1) p = my.ops.Mix(a) b = MatMul(p, w2) h = Relu(b) y = MatMul(h, w3)"
+    network = model(body, {"w1": (6, 8), "w2": (8, 10), "w3": (10, 4)}, "float[N,5,6] x", "float[N,5,4] y")
+    analysis = analyze_by_trial(from_model(network))
+    assert analysis.uncounted.keys() == {"b"}  # the output of the last is stated
+    assert [(group.name, group.width) for group in analysis.groups] == [("b", 10)]
+
+
+def test_weights_of_an_operator_without_a_rule_are_said_not_to_count() -> None:
+    body = "a = MatMul(x, w1) h = Relu(a) p = my.ops.Dense(h, w2) y = Add(p, x)"
+    network = model(body, {"w1": (6, 8), "w2": (8, 6)}, "float[N,6] x", "float[N,6] y", "float[N,6] p")
+    assert analyze_by_trial(from_model(network)).unruled == {"p": "Dense"}
