@@ -25,12 +25,12 @@ def in_single_precision(source: Source, types: Collection[int] = HALF) -> Source
     model, arrays = ModelProto(), dict(source.arrays)
     model.CopyFrom(source.model)
 
-    for tensor in model.graph.initializer:
-        if tensor.data_type in types:
-            found = arrays.pop(tensor.name, None)
-            values = numpy_helper.to_array(tensor) if found is None else found
-            put_values(tensor, values.astype(np.float32), arrays)
     for graph in graphs_in(model.graph):
+        for tensor in [*graph.initializer, *(sparse.values for sparse in graph.sparse_initializer)]:
+            if tensor.data_type in types:
+                large = arrays.pop(tensor.name, None)
+                values = numpy_helper.to_array(tensor) if large is None else large
+                put_values(tensor, values.astype(np.float32), None if large is None else arrays)
         for value in [*graph.input, *graph.output, *graph.value_info]:
             if value.type.tensor_type.elem_type in types:
                 value.type.tensor_type.elem_type = TensorProto.FLOAT

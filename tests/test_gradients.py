@@ -12,7 +12,8 @@ from onnx import ModelProto, helper, numpy_helper
 
 import onnx_reconvene as rc
 from onnx_reconvene.autodiff import TAKEN_AS_ZERO, NoDerivativeError, differentiate
-from onnx_reconvene.graph import from_model, load
+from onnx_reconvene.graph import Source, from_model, load
+from onnx_reconvene.precision import in_single_precision
 from tests.derivatives.case import Case, case, ints
 from tests.derivatives.oracle import Slope, check, run, trainable, weighted
 
@@ -217,6 +218,7 @@ KINKS = {
     "ReduceMax among equals": ("y = ReduceMax(x)", [3.0, 3.0], [0.5, 0.5]),
     "Max with itself": ("y = Max(x, x)", [3.0, 1.0], [1.0, 1.0]),
     "ReduceL2 at 0": ("y = ReduceL2(x)", [0.0, 0.0], [0.0, 0.0]),
+    "Pow at 0": ("e = Constant<value = float[2] {0.0, 1.0}>() y = Pow(x, e)", [0.0, 0.0], [0.0, 1.0]),
     "LpNormalization at 0": ("y = LpNormalization(x)", [0.0, 0.0], [1.0, 1.0]),
 }
 
@@ -235,6 +237,34 @@ def test_where_a_slope_jumps_second_derivatives_are_those_beside(bounded: str) -
     twice = rc.gradients(rc.gradients(model, ["x"]), ["x"])  # of the sum of y = (c h)^2 and its gradient
     x = np.array([-1, 0, 2], np.float32)
     np.testing.assert_array_equal(evaluate(twice, x=x)["x.grad.grad"], 1024**2 * np.array([0, 0, 2 * 2 + 2]))
+
+
+def test_powers_of_0_have_a_slope_for_base_and_exponent_twice_over() -> None:
+    model = case("y = Pow(x, e)", inputs="float[4] x, float[4] e").model
+    twice = rc.gradients(rc.gradients(model, ["x", "e"]), ["x", "e"])
+    found = evaluate(twice, x=np.zeros(4, np.float32), e=np.array([0, 1, 2, 3], np.float32))
+    np.testing.assert_array_equal(found["x.grad"], [0, 1, 0, 0])
+    np.testing.assert_array_equal(found["e.grad"], np.zeros(4))
+    assert all(np.isfinite(values).all() for values in found.values())
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_statistics_of_another_type_than_the_features(kernel: int) -> None:
+    pads = f"pads = [{kernel // 2},{kernel // 2},{kernel // 2},{kernel // 2}]"
+    body = f"c = Conv<{pads}>(x, w) n = BatchNormalization(c, s, b, m, p) r = Relu(n) f = Cast<to = 1>(r) y = Identity(f)"
+    weights = {"w": (3, 2, kernel, kernel), **dict.fromkeys("sbmp", (3,))}
+    whole = case(body.replace("Cast<to = 1>", "Identity"), inputs="float[1,2,5,5] x", **weights).model
+    mixed = ModelProto()
+    mixed.CopyFrom(case(body, inputs="float16[1,2,5,5] x", **weights).model)
+    for model in (whole, mixed):
+        half = numpy_helper.to_array(model.graph.initializer[0]).astype(np.float16)
+        kind = np.float16 if model is mixed else np.float32
+        model.graph.initializer[0].CopyFrom(numpy_helper.from_array(half.astype(kind), "w"))
+    x = np.random.default_rng(0).standard_normal((1, 2, 5, 5)).astype(np.float16)
+    expected, found = evaluate(rc.gradients(whole), x=x.astype(np.float32)), evaluate(rc.gradients(mixed), x=x)
+    for name in ("w.grad", "s.grad", "b.grad", "m.grad", "p.grad"):
+        assert found[name].dtype == (np.float16 if name == "w.grad" else np.float32)
+        np.testing.assert_allclose(found[name], expected[name], rtol=0.03, atol=0.05)
 
 
 def test_max_pool_gives_all_to_the_first_among_equals() -> None:
@@ -473,3 +503,15 @@ def test_metadata_of_an_older_network_are_kept_once(parsed: Callable[..., ModelP
     made = rc.gradients(model)
     assert [(entry.key, entry.value) for entry in made.metadata_props].count(("author", "someone")) == 1
     onnx.checker.check_model(made, full_check=True)
+
+
+def test_half_precision_is_computed_in_single_in_bodies_too(parsed: Parse) -> None:
+    branches = """then_branch = yes () => (float16[2] a) <float16[2] two = {16384, 16384}> { a = Mul(x, two) },
+                  else_branch = no () => (float16[2] b) { b = Identity(x) }"""
+    model = parsed(
+        f'<ir_version: 8, opset_import: ["": 17]> g (float16[2] x, bool c) => (float16[2] y) {{ y = If(c)<{branches}> }}'
+    )
+    single = in_single_precision(Source(model, {})).model
+    onnx.checker.check_model(single, full_check=True)
+    x = np.array([1, 3], np.float32)
+    np.testing.assert_array_equal(evaluate(single, x=x, c=np.array(True))["y"], 2 * x)

@@ -277,6 +277,8 @@ class Tensor:
 
     def cast(self, like: Tensor) -> Tensor:
         """Return this in the element type of another tensor."""
+        if self.dtype == like.dtype:
+            return self
         return self.apply("Cast", to=helper.np_dtype_to_tensor_dtype(like.dtype))
 
     def sum(self, axes: Sequence[int], keepdims: bool = True) -> Tensor:

@@ -131,7 +131,8 @@ class _Sweep:
             return
         for name, contribution in zip(proto.input, contributions, strict=True):
             if name in self._varying and contribution is not None:
-                fitting = contribution.fit(self._builder.tensor(name).shape)
+                tensor = self._builder.tensor(name)
+                fitting = contribution.cast(tensor).fit(tensor.shape)
                 self._contributions.setdefault(name, []).append(fitting)
 
     def _refuse(self, error: NoDerivativeError) -> None:

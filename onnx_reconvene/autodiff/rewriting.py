@@ -108,7 +108,7 @@ def gain_and_shift(normalization: onnx.NodeProto, builder: Builder) -> tuple[Ten
 def merged(conv: onnx.NodeProto, normalization: onnx.NodeProto, builder: Builder) -> list[onnx.NodeProto]:
     """Return the nodes that stand for the two."""
     kernel, own = builder.tensor(conv.input[1]), Node(conv, builder).optional(2)
-    gain, shift = gain_and_shift(normalization, builder)
+    gain, shift = (tensor.cast(kernel) for tensor in gain_and_shift(normalization, builder))
     weight = kernel * gain.reshape(-1, *[1] * (kernel.rank - 1))
     bias = shift if own is None else shift + own * gain
     nodes = [*builder.nodes, conv]

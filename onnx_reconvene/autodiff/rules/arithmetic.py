@@ -34,11 +34,13 @@ def modulo(node: Node, g: Tensor) -> Gradients:
 
 
 def power(node: Node, g: Tensor) -> Gradients:
-    """y = a^b: da = g b a^(b - 1), db = g y log a, which is 0 where a <= 0"""
+    """y = a^b: da = g b a^(b - 1), 0 where b = 0, as torch has it; db = g y log a, 0 where a <= 0"""
     a, b = node[0], node[1].cast(node[0])
-    positive = a > 0.0
+    positive, fixed = a > 0.0, a.builder.fixed(node[1].name)
+    never_zero = b if fixed is not None and fixed.all() else where(b.equals(0.0), b.beside(1.0), b)
     logarithm = where(positive, a, a.beside(1.0)).apply("Log")
-    return (g * b * a ** (b - 1.0), (g * node.y * logarithm).cast(node[1]))
+    db = where(positive, g * node.y * logarithm, g.beside(0.0))
+    return (g * b * a ** (never_zero - 1.0), db.cast(node[1]))
 
 
 def prelu(node: Node, g: Tensor) -> Gradients:

@@ -31,20 +31,21 @@ def per_channel(vector: Tensor, rank: int) -> Tensor:
 
 def batch_normalization(node: Node, g: Tensor | None, *running: Tensor | None) -> Gradients:
     """y = n s + b: ds = sum g n, db = sum g, and with given m and v dx = g s r, dm = -sum g s r, dv = -sum g n s r^2 / 2;
-    in training m and v are those of x"""
+    in training m and v are those of x; s, b, m and v may be of another type than x"""
     if g is None or any(running):
         raise node.no_derivative("running statistics that are differentiated")
     x, rank = node[0], node[0].rank
     axes, epsilon = [0, *range(2, rank)], node.attribute("epsilon")
-    scale = per_channel(node[1], rank)
+    gamma, _, mean, variance = (tensor.cast(x) for tensor in (node[1], node[2], node[3], node[4]))
+    scale = per_channel(gamma, rank)
     if node.attribute("training_mode"):
         n, r = standardized(x, axes, epsilon)
         dscale, dbias = (g * n).sum(axes, keepdims=False), g.sum(axes, keepdims=False)
         return (through_statistics(g * scale, n, r, axes), dscale, dbias, None, None)
-    r = (node[4] + epsilon).apply("Sqrt").apply("Reciprocal")
-    gain = node[1] * r
+    r = (variance + epsilon).apply("Sqrt").apply("Reciprocal")
+    gain = gamma * r
     dbias = g.sum(axes, keepdims=False)
-    dscale = ((g * x).sum(axes, keepdims=False) - node[3] * dbias) * r
+    dscale = ((g * x).sum(axes, keepdims=False) - mean * dbias) * r
     return (g * per_channel(gain, rank), dscale, dbias, -(gain * dbias), dscale * gain * r * -0.5)
 
 
