@@ -21,7 +21,7 @@ from onnx_reconvene.op import Op
 from onnx_reconvene.operators import FROZEN, Operator, rule_for, why_frozen
 from onnx_reconvene.shapes import Integers, Shape
 from onnx_reconvene.sizes import MOST as MOST_ELEMENTS
-from onnx_reconvene.sizes import input_sizes
+from onnx_reconvene.sizes import input_sizes, origins_of
 
 UNFIT = (ArithmeticError, AttributeError, IndexError, KeyError, MemoryError, TypeError, ValueError)  # of what goes into a rule
 
@@ -31,15 +31,18 @@ def analyze(
     sizes: Mapping[str, Sequence[int]] | None = None,
     attention: str = "heads",
     read: Mapping[str, Shape] | None = None,
+    samples: Mapping[str, Sequence[int]] | None = None,
 ) -> Analysis:
-    """Return what can be removed from graph, its free dimensions fixed as sizes says (or at the smallest legal ones).
+    """Return what can be removed from graph, its free dimensions fixed as sizes says, or else as large as those of samples, or of
+    ordinary inputs.
 
     read: shapes of tensors in a run, for those that cannot be inferred. attention: "heads" removes attention heads whole, "dims" as
     many dimensions of every head. Where a split axis turns out frozen because its innermost part absorbs the removal, or is
     reduced, the next one out is tried; of splits in a row, the last one first. That is taken which lets layers lose most channels,
     if each keeps a unit; of equals what falls into most units.
     """
-    inputs = input_sizes(graph, sizes or {})
+    given, samples = sizes or {}, samples or {}
+    inputs = input_sizes(graph, {**samples, **given})
     shapes, integers, assumed = infer_all(graph, inputs, read or {})
     _check_sizes(shapes)
     static = moved_constants(graph, integers)
@@ -56,7 +59,7 @@ def analyze(
             best = found, flow, solution
         further = _further(flow, solution, outward)
         if not further:
-            return collect(graph, *best[1:], inputs, read or {})
+            return collect(graph, *best[1:], inputs, origins_of(graph, given, samples), read or {})
         outward = {**outward, **further}
 
 

@@ -43,7 +43,8 @@ STAGES = ("analyse", "score", "allocate", "cut", "verify", "rectify", "repair", 
 
 def passes_of(options: Options) -> list[Pass]:
     """Return the passes that do what options ask, all but the last that writes."""
-    load, calibration = Load(options.input_shape, options.attention), _calibration(options)
+    calibration = _calibration(options)
+    load = Load(options.input_shape, options.attention, calibration)
     score = Score(options.criterion, options.seed, options.aggregate, calibration)
     if options.granularity == "weight":
         return [load, Sparsify(options.targets, score, options.allow_uncounted)]
@@ -184,6 +185,7 @@ def _report(graph: gs.Graph, options: Options, output: str | None, nodes: int, s
         options.seed,
         notes.stage.name,
         {name: list(shape) for name, shape in analysis.sizes.items()},
+        dict(analysis.origins),
         reports.size(notes.cost, notes.cost.dense, nodes, None, memory, before),
         reports.size(notes.cost, analysis.widths(notes.keep), len(graph.nodes), notes.left, memory, after),
         reports.group_reports(analysis, notes.keep, notes.sensitivity),

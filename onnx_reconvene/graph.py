@@ -195,6 +195,11 @@ def every_tensor(graph: gs.Graph) -> dict[str, gs.Tensor]:
     return tensors
 
 
+def is_unknown(size: int | str | None) -> bool:
+    """Return True for what is declared as the size of a dimension but says nothing: -1 and "?", as old exporters write."""
+    return size == "?" or (isinstance(size, int) and size < 0)
+
+
 def from_source(source: Source) -> gs.Graph:
     """Return the graph of a model whose large weights are kept apart."""
     _check(source)
@@ -204,6 +209,8 @@ def from_source(source: Source) -> gs.Graph:
     form = plain(source.model)
     source = source if form is None else replace(source, model=form.model, form=form)
     graph = gs.import_onnx(source.model)
+    for tensor in [*graph.inputs, *graph.outputs]:
+        tensor.shape = tensor.shape and [None if is_unknown(size) else size for size in tensor.shape]
     if source.arrays:
         tensors = every_tensor(graph)
         for name, array in source.arrays.items():

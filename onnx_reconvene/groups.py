@@ -85,6 +85,7 @@ class Analysis:
     groups: tuple[Group, ...]
     frozen: tuple[Frozen, ...]
     sizes: dict[str, Shape]  # of the graph inputs
+    origins: Mapping[str, str]  # where the sizes of inputs with free dimensions come from, see `sizes.origins_of`
     read: Mapping[str, Shape]  # shapes of tensors in a run, of those that cannot be inferred
 
     @property
@@ -215,11 +216,18 @@ class Analysis:
         return read
 
 
-def collect(graph: gs.Graph, flow: Flow, solution: Solution, sizes: dict[str, Shape], read: Mapping[str, Shape]) -> Analysis:
+def collect(
+    graph: gs.Graph,
+    flow: Flow,
+    solution: Solution,
+    sizes: dict[str, Shape],
+    origins: Mapping[str, str],
+    read: Mapping[str, Shape],
+) -> Analysis:
     """Return what the solved labels of flow say can be removed from graph."""
     borne = [(name, axis, labels) for name in flow.weights for axis, labels in sorted(flow.values[name].by_axis().items())]
     units = _number([labels for _, _, labels in borne], solution, flow)
-    analysis = Analysis(graph, flow, solution, units.of_member, (), _frozen(flow, solution), sizes, read)
+    analysis = Analysis(graph, flow, solution, units.of_member, (), _frozen(flow, solution), sizes, origins, read)
     return replace(analysis, groups=_groups(analysis, units, [(name, axis) for name, axis, _ in borne]))
 
 

@@ -18,7 +18,7 @@ from onnx import helper, shape_inference
 
 from onnx_reconvene.assumed import Partial, Stated, assumed, nearest, read_by_layer
 from onnx_reconvene.errors import ModelError
-from onnx_reconvene.graph import bodies_of, every_node
+from onnx_reconvene.graph import bodies_of, every_node, is_unknown
 from onnx_reconvene.names import first_output, name_of
 from onnx_reconvene.node_shapes import infer_node, static_shape
 from onnx_reconvene.plain import graphs_in, nodes_in
@@ -32,6 +32,7 @@ def pinned(model: onnx.ModelProto, sizes: Mapping[str, Sequence[int]]) -> onnx.M
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
+    _free_unknown(result.graph)
     for sparse in model.graph.sparse_initializer:
         value = helper.make_tensor_value_info(sparse.values.name, sparse.values.data_type, sparse.dims)
         result.graph.input.append(value)
@@ -42,6 +43,15 @@ def pinned(model: onnx.ModelProto, sizes: Mapping[str, Sequence[int]]) -> onnx.M
     if sizes:
         forget(result.graph)
     return result
+
+
+def _free_unknown(graph: onnx.GraphProto) -> None:
+    """Forget sizes of dimensions that are none, as old exporters declare those that are free."""
+    for part in graphs_in(graph):
+        for value in [*part.input, *part.output, *part.value_info]:
+            for dimension in value.type.tensor_type.shape.dim if value.type.HasField("tensor_type") else ():
+                if is_unknown(dimension.dim_param or dimension.dim_value):
+                    dimension.Clear()
 
 
 def forget(graph: onnx.GraphProto) -> None:
@@ -57,7 +67,12 @@ def forget(graph: onnx.GraphProto) -> None:
 
 def has_free_sizes(graph: gs.Graph) -> bool:
     """Tell whether some input of graph has a dimension that is not fixed."""
-    return any(t.shape is None or not all(isinstance(size, int) for size in t.shape) for t in graph.inputs)
+    return any(is_free(tensor) for tensor in graph.inputs)
+
+
+def is_free(tensor: gs.Variable) -> bool:
+    """Return True if some dimension of an input is not fixed."""
+    return tensor.shape is None or not all(isinstance(size, int) for size in tensor.shape)
 
 
 def infer(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> tuple[dict[str, Shape], Integers]:

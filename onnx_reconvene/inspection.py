@@ -11,6 +11,7 @@ import numpy as np
 
 from onnx_reconvene.cost import CostModel, read_line, uncounted_line, unruled_line
 from onnx_reconvene.groups import Analysis, Frozen, Group
+from onnx_reconvene.sizes import size_line
 
 SHOWN_GROUPS, SHOWN_REASONS = 12, 7
 LEGEND = (
@@ -58,6 +59,7 @@ def _totals(analysis: Analysis, cost: CostModel) -> list[str]:
     left = {kind: cost(kind, few) / (cost(kind, cost.dense) or 1.0) for kind in ("macs", "params")}
     n = len(analysis.groups)
     return [
+        *size_line(analysis.sizes, analysis.origins),
         f"{cost('macs', cost.dense):,.0f} MACs, {cost('params', cost.dense):,.0f} parameters; "
         f"with one unit left of each group {left['macs']:.1%} of the MACs and {left['params']:.1%} of the parameters",
         f"{free:,} of {made:,} output channels of layers can go, in {n} group{'' if n == 1 else 's'} of channels that go together",

@@ -40,6 +40,7 @@ class Notes:
     """Filled in pass by pass; None where no pass has said anything yet."""
 
     sizes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    samples: Mapping[str, Sequence[int]] = field(default_factory=dict)  # sizes of samples
     attention: str = "heads"
     restore: Callable[[], None] | None = None  # lets nodes read what they read before the analysis
     analysis: Analysis | None = None
@@ -80,7 +81,7 @@ def analysis_of(graph: gs.Graph) -> Analysis:
     notes = notes_of(graph)
     if notes.analysis is None:
         notes.restore = _prepare(graph)
-        notes.analysis = analyze_by_trial(graph, notes.sizes, notes.attention)
+        notes.analysis = analyze_by_trial(graph, notes.sizes, notes.attention, notes.samples)
         if not notes.done:
             apply(notes, notes.analysis)
     return notes.analysis

@@ -26,6 +26,7 @@ from onnx_reconvene.labels import Labels
 from onnx_reconvene.names import clear_equal_names
 from onnx_reconvene.plain import graphs_in, nodes_in
 from onnx_reconvene.shapes import Shape
+from onnx_reconvene.sizes import small_sizes
 
 Mask = NDArray[np.bool_]
 SUMS = ("Einsum", "FusedMatMul", "MatMul")  # to which zeros are as good as nothing
@@ -76,7 +77,7 @@ class Reference:
     zero: tuple[Slices, ...]
     masked: tuple[Masked, ...]
     inexact: str | None  # the first operator that computes statistics over removed channels, if any
-    sizes: Mapping[str, Sequence[int]]  # of the graph inputs
+    sizes: Mapping[str, Sequence[int]]  # of the graph inputs, small ones where they were assumed
     stays: Callable[[str, int], Mask]  # which positions along an axis of a tensor stay
 
 
@@ -85,7 +86,8 @@ def reference(analysis: Analysis, keep: Mask) -> Reference:
     masked = tuple(_masked(analysis, keep))
     inexact = next((g.inexact for g in analysis.groups if g.inexact and not keep[g.units].all()), None)
     source, zero = plain_source(analysis.graph), tuple(zeroed_slices(analysis, keep))
-    return Reference(source, zero, masked, inexact, analysis.sizes, Cutting(analysis, keep).kept_along)
+    sizes = small_sizes(analysis.graph, analysis.sizes, analysis.origins)
+    return Reference(source, zero, masked, inexact, sizes, Cutting(analysis, keep).kept_along)
 
 
 def zeroed_slices(analysis: Analysis, keep: Mask) -> list[Slices]:

@@ -68,9 +68,16 @@ class Repair:
     """A repair in progress: `values` holds what the parameters have become."""
 
     def __init__(
-        self, before: Reference, after: Source, batches: Callable[[], Iterator[Feeds]], mode: str, seed: int, folder: str
+        self,
+        before: Reference,
+        after: Source,
+        batches: Callable[[], Iterator[tuple[int, Feeds]]],
+        mode: str,
+        seed: int,
+        folder: str,
     ) -> None:
-        """batches: makes an iterator over the data, always the same; folder: an empty one with room for feature maps."""
+        """batches: makes an iterator over numbers of samples and these, always the same; folder: an empty one with room for feature
+        maps."""
         self.done = Repaired(mode)
         self._stays, self._seed = before.stays, seed
         self._plan = _Plan(before, after, mode, self.done.skipped)

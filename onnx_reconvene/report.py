@@ -16,6 +16,7 @@ from onnx_reconvene.cost import CostModel, read_line, uncounted_line, unruled_li
 from onnx_reconvene.groups import Analysis, Frozen
 from onnx_reconvene.latency.runtime import Timing
 from onnx_reconvene.rectify import Rectified
+from onnx_reconvene.sizes import size_line
 from onnx_reconvene.verify import Verdict
 
 VERSION = 1
@@ -57,6 +58,7 @@ class Report:
     seed: int
     stage: str
     input_shapes: dict[str, list[int]]
+    input_sizes: dict[str, str]  # "given", "samples" or "assumed", for inputs with free dimensions
     before: Size
     after: Size
     groups: list[GroupReport]
@@ -125,6 +127,7 @@ def summary(report: Report) -> str:
     return "\n".join(
         [
             *lines,
+            *size_line(report.input_shapes, report.input_sizes),
             *seen,
             frozen_line(report.frozen),
             verify_line(report.verify),

@@ -4,25 +4,92 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import onnx_graphsurgeon as gs
 
 from onnx_reconvene.errors import ModelError, UsageError
 from onnx_reconvene.graph import every_node
-from onnx_reconvene.inference import WINDOWED, has_free_sizes, infer
+from onnx_reconvene.inference import WINDOWED, has_free_sizes, infer, is_free
 from onnx_reconvene.names import name_of
+from onnx_reconvene.roles import BATCH, IMAGE, SEQUENCE, VOLUME, Key, Role, key_of, roles_of
 from onnx_reconvene.shapes import Integers, Shape
 
+MOST = 2**59  # elements of a tensor whose bytes can be counted in 64 bits
+ORDINARY = {IMAGE: 224, SEQUENCE: 128, VOLUME: 64}
+CANDIDATES = [1, 2, 4, 8, 16, 28, 32, 48, 64, 96, 112, 128, 160, 192, 224, 256, 288, 299, 320, 384, 416, 448, 512, 640, 800, 1024]
+SMALL = [16, *CANDIDATES[CANDIDATES.index(28) :], 8, 4, 2, 1]  # for a check of what a network computes
+FIRST = [2, 3, 4, 6, 8, 12, 16]  # for the batch, where some network needs a multiple
+TRIES = 60
+GIVEN, SAMPLES, ASSUMED = "given", "samples", "assumed"  # where sizes of free dimensions come from
+WHY = {GIVEN: "as given", SAMPLES: "as the samples", ASSUMED: "assumed, --input-shape sets another"}
+SHOWN = 3  # inputs
 
-def input_sizes(graph: gs.Graph, given: Mapping[str, Sequence[int]]) -> dict[str, Shape]:
-    """Return a shape for each graph input: the given ones; else dimensions of the same name are as large as in these, a free first
-    dimension is 1, free channels are as many as the convolution reads, and other free dimensions are all the same, the smallest
-    size at which the network is legal.
+
+def input_sizes(graph: gs.Graph, given: Mapping[str, Sequence[int]], small: bool = False) -> dict[str, Shape]:
+    """Return a shape for each graph input: the given ones; else dimensions of the same name are as large as in these, the batch
+    is 1, channels are as many as the layer that reads them takes, and other free dimensions are those of ordinary images,
+    sequences and volumes, or the nearest legal ones.
+
+    Args:
+        small: take the smallest of some sizes at which the network is legal, instead of ordinary ones.
 
     Raises UsageError for a shape that does not fit its input, ModelError where no size tried is legal.
     """
     inputs = {t.name: t for t in graph.inputs}
+    _check(inputs, given)
+    if not has_free_sizes(graph) or all(name in given for name in inputs):
+        return {t.name: tuple(given.get(t.name, t.shape)) for t in graph.inputs}
+    roles = roles_of(graph, given)
+    failures, with_empty = [], None
+    for first, size in _candidates(set(roles.values()), small):
+        sizes = _sizes(graph, given, roles, {BATCH: first, **size})
+        try:
+            shapes, integers = infer(graph, sizes)
+        except ModelError as error:
+            failures.append(str(error))
+            continue
+        failure = _illegal(graph, shapes, integers) or _empty(graph, shapes, integers)
+        if not failure:
+            return sizes
+        failures.append(failure)
+        if failure.endswith("is empty"):
+            with_empty = with_empty or (sizes, failure)
+    largest = _sizes(graph, given, roles, dict.fromkeys(ORDINARY, 224) | {BATCH: 4})
+    if with_empty is not None and _empty(graph, *infer(graph, largest)) == with_empty[1]:
+        return with_empty[0]  # it is empty at any size
+    name = next(iter([name for name, origin in origins_of(graph, given, {}).items() if origin == ASSUMED] or given))
+    raise ModelError(f"no size tried for the free dimensions is legal ({failures[0]}); give one with --input-shape {name}=1,...")
+
+
+def small_sizes(graph: gs.Graph, sizes: Mapping[str, Sequence[int]], origins: Mapping[str, str]) -> Mapping[str, Sequence[int]]:
+    """Return input sizes at which a run takes little time: as sizes, but the smallest legal ones for what was assumed."""
+    if ASSUMED not in origins.values():
+        return sizes
+    try:
+        return input_sizes(graph, {name: size for name, size in sizes.items() if origins.get(name) != ASSUMED}, small=True)
+    except ModelError:
+        return sizes
+
+
+def origins_of(graph: gs.Graph, given: Mapping[str, Sequence[int]], samples: Mapping[str, Sequence[int]]) -> dict[str, str]:
+    """Return where the sizes of the inputs with free dimensions come from."""
+    free = [t.name for t in graph.inputs if is_free(t)]
+    return {name: GIVEN if name in given else SAMPLES if name in samples else ASSUMED for name in free}
+
+
+def size_line(sizes: Mapping[str, Sequence[int]], origins: Mapping[str, str]) -> list[str]:
+    """Return one line on the sizes that costs are counted at, none where all are fixed."""
+    parts = []
+    for origin, why in WHY.items():
+        names = [name for name in sizes if origins.get(name) == origin]
+        texts = [f"{name}={','.join(map(str, sizes[name]))}" for name in names[:SHOWN]]
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        parts += [f"{' '.join(texts)}{more} ({why})"] if names else []
+    return [f"costs are those at {'; '.join(parts)}"] if parts else []
+
+
+def _check(inputs: Mapping[str, gs.Variable], given: Mapping[str, Sequence[int]]) -> None:
     for name, shape in given.items():
         declared = inputs[name].shape if name in inputs else None
         if name not in inputs:
@@ -34,63 +101,37 @@ def input_sizes(graph: gs.Graph, given: Mapping[str, Sequence[int]]) -> dict[str
     unknown = [name for name, t in inputs.items() if t.shape is None and name not in given]
     if unknown:
         raise ModelError(f"input '{unknown[0]}' declares no shape; give one with --input-shape {unknown[0]}=1,...")
-    if not has_free_sizes(graph) or all(name in given for name in inputs):
-        return _sizes(graph, given, 1, 1)
-    failure, with_empty = "", None
-    for first, size in [*((1, size) for size in CANDIDATES), *itertools.product(FIRST, (1, 32, 224))]:
-        sizes = _sizes(graph, given, first, size)
-        try:
-            shapes, integers = infer(graph, sizes)
-        except ModelError as error:
-            failure = str(error)
-            continue
-        failure = _illegal(graph, shapes, integers) or _empty(graph, shapes, integers)
-        if not failure:
-            return sizes
-        if failure.endswith("is empty"):
-            with_empty = with_empty or (sizes, failure)
-    if with_empty is not None and _empty(graph, *infer(graph, _sizes(graph, given, 4, 224))) == with_empty[1]:
-        return with_empty[0]  # it is empty at any size
-    free = [name for name, t in inputs.items() if name not in given and not all(isinstance(d, int) for d in t.shape)]
-    name = (free or list(given))[0]
-    raise ModelError(f"no size tried for the free dimensions is legal ({failure}); give one with --input-shape {name}=1,...")
 
 
-MOST = 2**59  # elements of a tensor whose bytes can be counted in 64 bits
-CANDIDATES = [1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 224, 256, 299, 320, 384, 416, 512, 640, 800, 1024]
-PASSING = {"AveragePool", "BatchNormalization", "Cast", "DequantizeLinear", "Identity", "MaxPool", "QuantizeLinear"}  # channels
-FIRST = [2, 3, 4, 6, 8, 12, 16]  # for the first dimension, where some network needs a multiple
+def _candidates(roles: set[Role], small: bool) -> Iterator[tuple[int, dict[str, int]]]:
+    """Yield batches and sizes by role in the order in which they are to be tried."""
+    kinds = [kind for kind in ORDINARY if kind in roles]
+    alike: Iterable[dict[str, int]] = [dict.fromkeys(kinds, n) for n in SMALL]
+    sizes = list(itertools.islice(alike if small and kinds else _nearest(kinds), TRIES))
+    yield from ((1, size) for size in sizes)
+    if BATCH in roles:
+        yield from itertools.product(FIRST, [sizes[0], dict.fromkeys(kinds, 32), dict.fromkeys(kinds, 1)][: 3 if kinds else 1])
 
 
-def _sizes(graph: gs.Graph, given: Mapping[str, Sequence[int]], first: int, size: int) -> dict[str, Shape]:
-    named = _named(graph, given)
-    return {t.name: tuple(given[t.name]) if t.name in given else _filled(t, named, first, size) for t in graph.inputs}
+def _nearest(kinds: Sequence[str]) -> Iterator[dict[str, int]]:
+    """Yield sizes of these kinds, those of least distance from ordinary ones first."""
+    choices = itertools.product(CANDIDATES, repeat=len(kinds))
+    ordinary = [ORDINARY[kind] for kind in kinds]
+    distance = {choice: sum(abs(math.log(a / b)) for a, b in zip(choice, ordinary, strict=True)) for choice in choices}
+    yield from (dict(zip(kinds, choice, strict=True)) for choice in sorted(distance, key=lambda choice: distance[choice]))
 
 
-def _named(graph: gs.Graph, given: Mapping[str, Sequence[int]]) -> dict[str, int]:
-    """Return the sizes of dimensions by name, as the shapes that are given say, but of names that stand for different sizes."""
-    found: dict[str, set[int]] = {}
-    for tensor in graph.inputs:
-        for dimension, n in zip(tensor.shape or (), given.get(tensor.name, ()), strict=False):
-            if isinstance(dimension, str) and dimension:
-                found.setdefault(dimension, set()).add(n)
-    return {dimension: sizes.pop() for dimension, sizes in found.items() if len(sizes) == 1}
+def _sizes(
+    graph: gs.Graph, given: Mapping[str, Sequence[int]], roles: Mapping[Key, Role], sizes: Mapping[str, int]
+) -> dict[str, Shape]:
+    def size(tensor: gs.Variable, axis: int) -> int:
+        role = roles.get(key_of(tensor, axis), tensor.shape[axis])
+        return int(role if isinstance(role, int) else sizes[role])
 
-
-def _filled(tensor: gs.Variable, named: Mapping[str, int], first: int, size: int) -> Shape:
-    known = {0: first, 1: _channels(tensor) or size}
-    return tuple(d if isinstance(d, int) else named.get(d, known.get(axis, size)) for axis, d in enumerate(tensor.shape))
-
-
-def _channels(tensor: gs.Variable) -> int | None:
-    """Return how many channels a convolution that reads a tensor reads, None where there is none."""
-    for node in tensor.outputs:
-        if node.op == "Conv" and node.inputs[0] is tensor and isinstance(node.inputs[1], gs.Constant):
-            return int(node.inputs[1].shape[1] * node.attrs.get("group", 1))
-        through = _channels(node.outputs[0]) if node.op in PASSING else None
-        if through is not None:
-            return through
-    return None
+    return {
+        t.name: tuple(given[t.name]) if t.name in given else tuple(size(t, axis) for axis in range(len(t.shape)))
+        for t in graph.inputs
+    }
 
 
 def _empty(graph: gs.Graph, shapes: Mapping[str, Shape], integers: Integers) -> str:

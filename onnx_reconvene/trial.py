@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import onnx_graphsurgeon as gs
 
@@ -20,15 +21,20 @@ from onnx_reconvene.threads import allowed
 PURPOSE = "a run to see the shapes of layers"
 
 
-def analyze_by_trial(graph: gs.Graph, sizes: Mapping[str, Sequence[int]] | None = None, attention: str = "heads") -> Analysis:
+def analyze_by_trial(
+    graph: gs.Graph,
+    sizes: Mapping[str, Sequence[int]] | None = None,
+    attention: str = "heads",
+    samples: Mapping[str, Sequence[int]] | None = None,
+) -> Analysis:
     """Return what `analyze` does, after a run of the network on random inputs where some layers could not be counted otherwise."""
-    analysis = analyze(graph, sizes, attention)
+    analysis = analyze(graph, sizes, attention, samples=samples)
     if not analysis.uncounted:
         return analysis
     outputs = [t.name for node in graph.nodes for t in node.outputs if t.name]
     unknown = [name for name in outputs if name not in analysis.shapes or name in analysis.flow.assumed]
     read = shapes_in_a_run(graph, analysis.sizes, unknown)
-    return analyze(graph, analysis.sizes, attention, read) if read else analysis
+    return replace(analyze(graph, analysis.sizes, attention, read), origins=analysis.origins) if read else analysis
 
 
 def shapes_in_a_run(graph: gs.Graph, sizes: Mapping[str, Sequence[int]], names: Iterable[str]) -> dict[str, Shape]:

@@ -8,7 +8,9 @@ from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
+from onnx_reconvene.calibration import Calibration
 from onnx_reconvene.errors import UsageError
+from onnx_reconvene.inference import is_free
 from onnx_reconvene.notes import analysis_of, notes_of
 from onnx_reconvene.passes.base import Pass
 
@@ -17,14 +19,16 @@ from onnx_reconvene.passes.base import Pass
 class Load(Pass):
     """Infer shapes, evaluate shape arithmetic and find the groups of channels. Changes nothing.
 
-    input_shapes: sizes for inputs with free dimensions, by name; others are taken at their smallest legal size.
+    input_shapes: sizes for inputs with free dimensions, by name; others are those of samples, or of ordinary inputs.
     attention: "heads" lets attention lose whole heads, "dims" dimensions of every head.
+    calibration: samples that say what sizes are, if they are given.
     """
 
     stage: ClassVar[str] = "analyse"
 
     input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     attention: str = "heads"
+    calibration: Calibration = field(default_factory=Calibration)
 
     def requires(self, graph: gs.Graph) -> None:
         """The options make sense."""
@@ -36,5 +40,17 @@ class Load(Pass):
         notes = notes_of(graph)
         if notes.analysis is None:
             notes.sizes, notes.attention = self.input_shapes, self.attention
+            notes.samples = self._sample_sizes(graph)
         analysis_of(graph)
         return False
+
+    def _sample_sizes(self, graph: gs.Graph) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the inputs with free dimensions of which none is given, for the first sample."""
+        free = [t.name for t in graph.inputs if t.name not in self.input_shapes and is_free(t)]
+        if self.calibration.data is None or not free or any(t.shape is None for t in graph.inputs):
+            return {}
+        from onnx_reconvene.calibration.data import Data, inputs_of
+
+        data = Data(self.calibration.data, inputs_of(graph, self.input_shapes), self.calibration.image)
+        sample = data.first()
+        return {i.name: i.sizes(i.shape[0] or 1, *sample[i.name].shape[1:]) for i in data.inputs if i.name in free}

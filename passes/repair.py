@@ -69,10 +69,11 @@ class Repair(Pass):
         fixed = {i.shape[0] for i in inputs if i.shape} - {None}
         size = int(min(n for n in fixed if n is not None)) if fixed else given.batch_size or BATCH
 
-        def batches() -> Iterator[dict[str, NDArray[Any]]]:
+        def batches() -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
             for batch in data.batches(size, given.samples):
-                if not fixed or len(batch[inputs[0].name]) == size:
-                    yield {i.name: batch[i.name] for i in inputs}
+                count = len(batch[inputs[0].name])
+                if not fixed or count == size:
+                    yield count, {i.name: i.feed(batch[i.name]) for i in inputs}
 
         with workplace("repair") as folder:
             repairing = Repairing(reference, plain_source(graph), batches, self.mode, self.seed, folder)

@@ -1,4 +1,4 @@
-"""Integers that networks compute from shapes are what onnxruntime computes; free input sizes get the smallest legal values."""
+"""Integers that networks compute from shapes are what onnxruntime computes; free input sizes are ordinary ones."""
 
 import numpy as np
 import onnx
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from onnx_reconvene.errors import ModelError, UsageError
 from onnx_reconvene.graph import from_model
 from onnx_reconvene.inference import infer
-from onnx_reconvene.sizes import input_sizes
+from onnx_reconvene.sizes import input_sizes, origins_of, small_sizes
 from tests.nets.net import FAR, net, sizes
 from tests.oracle import run
 
@@ -192,37 +192,75 @@ UNSHUFFLED = (
 )
 
 
+PATCHES = f"{sizes('n', 0, 3, -1, 16)} y = Reshape(x, n)"
+
+
 @pytest.mark.parametrize(
     ("graph", "expected"),
     [
         (free("float[2,3,5] x"), {"x": (2, 3, 5)}),
         (free("float[N,3,5] x"), {"x": (1, 3, 5)}),
-        (free("float[N,3,H,W] x"), {"x": (1, 3, 1, 1)}),
-        (free("float[N,3,H,W] x", POOLED, w=(4, 3, 3, 3)), {"x": (1, 3, 16, 16)}),
-        (free("float[N,C,H,W] x", POOLED, w=(4, 3, 3, 3)), {"x": (1, 3, 16, 16)}),
-        (free("float[N,C,H,W] x", "a = Cast<to = 1>(x) y = Conv<group = 2>(a, w)", w=(4, 3, 1, 1)), {"x": (1, 6, 1, 1)}),
-        (free("float[2,3,H] x, float[2,3,4] z", "y = Add(x, z)"), {"x": (2, 3, 1), "z": (2, 3, 4)}),
-        (free("float[N,3,H,W] x", CROPPED, w=(4, 3, 3, 3)), {"x": (1, 3, 4, 4)}),
-        (free("float[N,3,H,W] x", UNSHUFFLED, w=(4, 12, 1, 1)), {"x": (1, 3, 2, 2)}),
+        (free("float[N,3,H,W] x", POOLED, w=(4, 3, 3, 3)), {"x": (1, 3, 224, 224)}),
+        (free("float[N,H,W,C] x", "t = Transpose<perm = [0,3,1,2]>(x) y = Conv(t, w)", w=(4, 3, 5, 5)), {"x": (1, 224, 224, 3)}),
+        (free("float[3,H,W] x", f"{sizes('a', 0)} u = Unsqueeze(x, a) y = Conv(u, w)", w=(4, 3, 5, 5)), {"x": (3, 224, 224)}),
+        (free("float[N,C,H,W] x", "a = Cast<to = 1>(x) y = Conv<group = 2>(a, w)", w=(4, 3, 1, 1)), {"x": (1, 6, 224, 224)}),
+        (free("float[N,3,H,W] x", PATCHES), {"x": (1, 3, 224, 224)}),
+        (free("float[N,3,T] x", "y = Conv(x, w)", w=(4, 3, 5)), {"x": (1, 3, 128)}),
+        (free("float[N,3,D,H,W] x", "y = Conv(x, w)", w=(4, 3, 5, 5, 5)), {"x": (1, 3, 64, 64, 64)}),
+        (free("int64[batch,seq] x", "y = Gather(w, x)", w=(9, 4)), {"x": (1, 128)}),
+        (free("float[N,F] x", "y = Gemm<transB = 1>(x, w)", w=(4, 7)), {"x": (1, 7)}),
+        (free("float[seq,batch,5] x, float[2,batch,5] z", "y = Add(x, x)"), {"x": (128, 1, 5), "z": (2, 1, 5)}),
+        (free("float[N,3,H,W] x, float[N,P,3] z", "y = Conv(x, w)", w=(4, 3, 1, 1)), {"x": (1, 3, 224, 224), "z": (1, 128, 3)}),
+        (free("float[2,3,H] x, float[2,3,4] z", "y = Add(x, z)"), {"x": (2, 3, 4), "z": (2, 3, 4)}),
+        (free("float[1,1,H,W] x", "f = Flatten(x) y = Gemm(f, w)", "float[1,4] y", w=(784, 4)), {"x": (1, 1, 28, 28)}),
         (free("float[N,3,6,6] x", f"{sizes('n', -1, 4, 3, 6, 6)} y = Reshape(x, n)"), {"x": (4, 3, 6, 6)}),
-        (free("float[N,3,H,W] x", f"{sizes('s', 0)} {sizes('c', 1)} y = Slice(x, s, s, c)"), {"x": (1, 3, 1, 1)}),
+        (free("float[N,3,H,W] x", f"{sizes('s', 0)} {sizes('c', 1)} y = Slice(x, s, s, c)"), {"x": (1, 3, 224, 224)}),
     ],
     ids=[
         "fixed",
         "free batch",
-        "free image",
-        "smallest image that two poolings and a convolution leave legal",
-        "channels that a convolution reads",
+        "image",
+        "image, channels last",
+        "image without a batch",
         "channels that the groups of a convolution read",
-        "one of two",
-        "smallest image that is cropped behind a convolution",
-        "smallest image in blocks of two",
+        "image in patches",
+        "steps of a sequence",
+        "volume",
+        "integer ids",
+        "features that a Gemm reads",
+        "sequence before batch",
+        "image beside a sequence",
+        "nearest legal to an ordinary sequence",
+        "nearest legal to an ordinary image",
         "batch of four frames",
         "empty at any size",
     ],
 )
-def test_free_sizes_are_the_smallest_legal_ones(graph: gs.Graph, expected: dict[str, tuple[int, ...]]) -> None:
+def test_free_sizes_are_ordinary_ones(graph: gs.Graph, expected: dict[str, tuple[int, ...]]) -> None:
     assert input_sizes(graph, {}) == expected
+
+
+@pytest.mark.parametrize(
+    ("graph", "expected"),
+    [
+        (free("float[N,3,H,W] x", POOLED, w=(4, 3, 3, 3)), {"x": (1, 3, 16, 16)}),
+        (
+            free(
+                "float[N,3,H,W] x",
+                f"v = AveragePool<kernel_shape = [9,9], strides = [9,9]>(x) {UNSHUFFLED.replace('(x', '(v')}",
+                w=(4, 12, 1, 1),
+            ),
+            {"x": (1, 3, 96, 96)},
+        ),
+        (free("float[N,3,H,W] x", CROPPED, w=(4, 3, 3, 3)), {"x": (1, 3, 16, 16)}),
+        (free("float[2,3,H] x, float[2,3,4] z", "y = Add(x, z)"), {"x": (2, 3, 4), "z": (2, 3, 4)}),
+    ],
+    ids=["image", "larger image", "cropped image", "sequence"],
+)
+def test_sizes_to_check_at_are_small(graph: gs.Graph, expected: dict[str, tuple[int, ...]]) -> None:
+    sizes = input_sizes(graph, {})
+    assert small_sizes(graph, sizes, origins_of(graph, {}, {})) == expected
+    assert small_sizes(graph, sizes, origins_of(graph, sizes, {})) == sizes
 
 
 def test_given_shapes_are_taken() -> None:
@@ -264,7 +302,8 @@ def test_it_is_an_error_where_no_size_is_legal() -> None:
 
 
 def test_channels_that_no_size_fits_are_an_error() -> None:
-    graph = free("float[N,H,W,C] x", "t = Transpose<perm = [0,3,1,2]>(x) y = Conv(t, w)", w=(4, 3, 5, 5))
+    body = "r = Relu(x) t = Transpose<perm = [0,3,1,2]>(r) y = Conv(t, w)"
+    graph = free("float[N,H,W,C] x", body, w=(4, 3, 5, 5))
     with pytest.raises(ModelError, match=r"with a weight for 3\); give one with --input-shape x=1,"):
         input_sizes(graph, {})
     assert input_sizes(graph, {"x": (1, 7, 7, 3)}) == {"x": (1, 7, 7, 3)}

@@ -24,8 +24,8 @@ def gradients(
     """Return model with the gradients of a loss appended, as standard operators: reverse-mode differentiation.
 
     model: as for `prune`; it is not modified. The result has the outputs of model, then NAME.grad, of the shape and type of NAME,
-    for each NAME in wrt. It has an opset of at least 18, and inputs of fixed sizes: those of input_shape, or those declared, a free
-    first dimension being 1.
+    for each NAME in wrt. It has an opset of at least 18, and inputs of fixed sizes: those of input_shape, or those declared, free
+    ones being those of one ordinary input.
     wrt: names of tensors: weights, inputs, feature maps; default all floating-point initializers.
     loss: name of a scalar tensor; default the sum of all floating-point outputs.
     missing: where the gradients depend on an operator without a derivative rule, "error" raises NoDerivativeError, which names it,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import IO, Any
 
@@ -17,38 +17,44 @@ Array = NDArray[Any]
 Chunks = Callable[[int], Iterator[dict[str, Array]]]
 
 
-def array_chunks(arrays: Mapping[str, Array], name: str) -> Chunks:
-    """Return a function that yields arrays some rows at a time."""
-    lengths = {key: array.shape[0] if array.ndim else 0 for key, array in arrays.items()}
+def array_chunks(arrays: Mapping[str, Array], name: str, axes: Mapping[str, int]) -> Chunks:
+    """Return a function that yields arrays some samples at a time; axes says where samples lie on other axes than the first."""
+    lengths = {key: _size(array.shape, axes.get(key, 0)) for key, array in arrays.items()}
     _check(lengths, name)
 
     def chunks(size: int) -> Iterator[dict[str, Array]]:
         for start in range(0, min(lengths.values()), size):
-            yield {key: array[start : start + size] for key, array in arrays.items()}
+            rows = slice(start, start + size)
+            yield {key: array[(*[slice(None)] * axes.get(key, 0), rows)] for key, array in arrays.items()}
 
     return chunks
 
 
-def npz_chunks(path: str) -> Chunks:
-    """Return a function that yields the members of an .npz archive some rows at a time; none is ever held whole."""
+def npz_chunks(path: str, axes: Mapping[str, int]) -> Chunks:
+    """Return a function that yields the members of an .npz archive some samples at a time; axes as for arrays. No member is ever
+    held whole whose samples lie on the first axis."""
     name = f"--data {path}"
     with zipfile.ZipFile(path) as archive:
         keys = [member.removesuffix(".npy") for member in archive.namelist() if member.endswith(".npy")]
         lengths = {}
         for key in keys:
             with archive.open(f"{key}.npy") as file:
-                lengths[key] = _Rows(file, f"{name}: '{key}'").count
+                lengths[key] = _Rows(file, f"{name}: '{key}'", axes.get(key, 0)).count
     _check(lengths, name)
 
     def chunks(size: int) -> Iterator[dict[str, Array]]:
         with ExitStack() as stack:
             archive = stack.enter_context(zipfile.ZipFile(path))
             files = {key: stack.enter_context(archive.open(f"{key}.npy")) for key in keys}
-            rows = {key: _Rows(file, f"{name}: '{key}'") for key, file in files.items()}
+            rows = {key: _Rows(file, f"{name}: '{key}'", axes.get(key, 0)) for key, file in files.items()}
             for start in range(0, lengths[keys[0]], size):
                 yield {key: own.read(min(size, own.count - start)) for key, own in rows.items()}
 
     return chunks
+
+
+def _size(shape: Sequence[int], axis: int) -> int:
+    return int(shape[axis]) if axis < len(shape) else 0
 
 
 def _check(lengths: Mapping[str, int], name: str) -> None:
@@ -59,9 +65,9 @@ def _check(lengths: Mapping[str, int], name: str) -> None:
 
 
 class _Rows:
-    """An .npy file, opened for reading its rows one after the other."""
+    """An .npy file, opened for reading its rows one after the other, or what lies along another axis."""
 
-    def __init__(self, file: IO[bytes], name: str) -> None:
+    def __init__(self, file: IO[bytes], name: str, axis: int) -> None:
         version = np.lib.format.read_magic(file)
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, self._dtype = header(file)
@@ -69,10 +75,17 @@ class _Rows:
             raise UsageError(f"{name} lies in Fortran order; save it with numpy.ascontiguousarray")
         if self._dtype.hasobject:
             raise UsageError(f"{name} holds Python objects, not numbers")
-        self._file, self._row = file, tuple(shape[1:])
-        self.count = int(shape[0]) if shape else 0
+        self._file, self._shape, self._axis = file, tuple(shape), axis
+        self._rest: Array | None = None  # if it has to be held whole
+        self.count = _size(shape, axis)
 
     def read(self, count: int) -> Array:
-        """Return the next rows, [count, ...]."""
-        data = self._file.read(count * math.prod(self._row) * self._dtype.itemsize)
-        return np.frombuffer(data, self._dtype).reshape(count, *self._row)
+        """Return the next rows."""
+        if not self._axis:
+            return self._values(count, *self._shape[1:])
+        rest = self._values(*self._shape) if self._rest is None else self._rest
+        rows, self._rest = np.split(rest, [count], self._axis)
+        return rows
+
+    def _values(self, *shape: int) -> Array:
+        return np.frombuffer(self._file.read(math.prod(shape) * self._dtype.itemsize), self._dtype).reshape(shape)

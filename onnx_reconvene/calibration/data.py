@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -21,8 +21,10 @@ from onnx import helper
 from onnx_reconvene.calibration import images
 from onnx_reconvene.calibration.archives import array_chunks, npz_chunks
 from onnx_reconvene.errors import UsageError, blaming
+from onnx_reconvene.roles import batch_axis
 
 Array = NDArray[Any]
+T = TypeVar("T")
 Batch = dict[str, Array]  # arrays [samples, ...] by name: the inputs, and what else there is, such as labels
 LABELS = ("labels", "label", "targets", "target", "y")
 RAW_PIXELS = 32.0  # standardized data do not reach this
@@ -30,22 +32,36 @@ RAW_PIXELS = 32.0  # standardized data do not reach this
 
 @dataclass(frozen=True)
 class Input:
-    """An input of the network: its declared sizes, None where free, and its element type."""
+    """An input of the network: its declared sizes, None where free, the axis of samples first; its element type; and the axis
+    along which the network takes samples."""
 
     name: str
     shape: tuple[int | None, ...]
     dtype: np.dtype[Any]
+    axis: int = 0
+
+    def feed(self, samples: Array) -> Array:
+        """Return samples [samples, ...] as the network takes them."""
+        return np.ascontiguousarray(np.moveaxis(samples, 0, self.axis)) if self.axis else samples
+
+    def sizes(self, *samples_first: T) -> tuple[T, ...]:
+        """Return sizes, that of the axis of samples first, in the order of the network."""
+        return (*samples_first[1 : self.axis + 1], samples_first[0], *samples_first[self.axis + 1 :]) if samples_first else ()
 
 
 def inputs_of(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> list[Input]:
     """Return the inputs of graph; sizes gives the shape of those that declare none."""
 
-    def declared(tensor: gs.Tensor) -> tuple[int | None, ...]:
+    def declared(tensor: gs.Tensor) -> list[int | None]:
         if tensor.shape is None:
-            return (None, *sizes[tensor.name][1:])
-        return tuple(int(size) if isinstance(size, int | np.integer) else None for size in tensor.shape)
+            return [None, *sizes[tensor.name][1:]]
+        return [int(size) if isinstance(size, int | np.integer) else None for size in tensor.shape]
 
-    return [Input(tensor.name, declared(tensor), element_type(tensor)) for tensor in graph.inputs]
+    def described(tensor: gs.Tensor) -> Input:
+        shape, axis = declared(tensor), batch_axis(graph, tensor)
+        return Input(tensor.name, (*shape[axis : axis + 1], *shape[:axis], *shape[axis + 1 :]), element_type(tensor), axis)
+
+    return [described(tensor) for tensor in graph.inputs]
 
 
 def element_type(tensor: gs.Tensor) -> np.dtype[Any]:
@@ -65,6 +81,7 @@ class Data:
         image: how images are prepared, see `images.Preparation`. Raises UsageError where source is nothing of the kind, or fails.
         """
         self.inputs = inputs
+        self._axes = {i.name: i.axis for i in inputs if i.axis}
         self.remarks: list[str] = []
         self.name = f"--data {os.fspath(source)}" if isinstance(source, str | os.PathLike) else "data"
         if any(i.shape and i.shape[0] == 0 for i in inputs):
@@ -115,9 +132,9 @@ class Data:
         if isinstance(source, str | os.PathLike):
             return self._named(os.fspath(source), image)
         if isinstance(source, np.ndarray):
-            return array_chunks({self._only(): source}, "data")
+            return array_chunks({self._only(): source}, "data", self._axes)
         if isinstance(source, Mapping):
-            return array_chunks({name: np.asarray(array) for name, array in source.items()}, "data")
+            return array_chunks({name: np.asarray(array) for name, array in source.items()}, "data", self._axes)
         if isinstance(source, Iterator):
             raise UsageError("data: an iterator can be read but once; give a list, a DataLoader or the function that makes it")
         if callable(source):
@@ -132,9 +149,9 @@ class Data:
             self.remarks.append(str(preparation))
             return images.chunks(source, self._only(), preparation)
         if source.endswith(".npz"):
-            return npz_chunks(source)
+            return npz_chunks(source, self._axes)
         if source.endswith(".npy"):
-            return array_chunks({self._only(): np.load(source, mmap_mode="r")}, self.name)
+            return array_chunks({self._only(): np.load(source, mmap_mode="r")}, self.name, self._axes)
         if ":" in source and not os.path.exists(source):
             function = _imported(source)
             return lambda size: function()
@@ -179,16 +196,21 @@ class Data:
         return given
 
     def _fitted(self, wanted: Input, array: Array) -> Array:
-        """Return array as the input takes it. Raises UsageError with the reason where it does not fit."""
+        """Return array as the input takes it, samples first. Raises UsageError with the reason where it does not fit."""
         where = f"{self.name}: '{wanted.name}'"
+        if array.ndim == len(wanted.shape) and wanted.axis:
+            array = np.moveaxis(array, wanted.axis, 0)
         if array.ndim == len(wanted.shape) - 1 and array.dtype.kind in "fiub":
             array = array[None]
         fits = array.ndim == len(wanted.shape) and all(
             d in (None, n) for d, n in zip(wanted.shape[1:], array.shape[1:], strict=False)
         )
         if not fits:
-            expected = "x".join("n" if d is None or not axis else str(d) for axis, d in enumerate(wanted.shape))
-            raise UsageError(f"{where} has shape {'x'.join(['n', *map(str, array.shape[1:])])}, but the network takes {expected}")
+            shape, takes = (
+                "x".join(wanted.sizes("n", *("n" if d is None else str(d) for d in sizes)))
+                for sizes in (array.shape[1:], wanted.shape[1:])
+            )
+            raise UsageError(f"{where} has shape {shape}, but the network takes {takes}")
         if array.dtype.kind != wanted.dtype.kind:
             scale = "; scale it as for training" if array.dtype.kind in "iu" else ""
             raise UsageError(f"{where} is {array.dtype}, but the network takes {wanted.dtype}{scale}")

@@ -185,9 +185,14 @@ class Objective:
                 rng = np.random.default_rng((self._seed, k))
                 batch[NOISE] = rng.gumbel(size=self._shapes(count)[self.loss.noise]).astype(np.float32)
             self.samples += count
-            yield count, {self._feed(name): array.astype(single(array.dtype), copy=False) for name, array in batch.items()}
+            yield count, self._feeds(batch)
         if not self.samples:
             raise self.data.too_few(self.batch_size)
+
+    def _feeds(self, batch: Feeds) -> dict[str, Array]:
+        """Return samples under the names and in the layout that the network takes."""
+        arrays = {**batch, **{i.name: i.feed(batch[i.name]) for i in self._inputs}}
+        return {self._feed(name): array.astype(single(array.dtype), copy=False) for name, array in arrays.items()}
 
     def _feed(self, name: str) -> str:
         return name if any(i.name == name for i in self._inputs) else f"data/{name}"
@@ -265,7 +270,8 @@ class Objective:
 
     def _sizes(self, count: int) -> dict[str, Shape]:
         """Return the shapes of the inputs for this many samples."""
-        return {i.name: (i.shape[0] or count, *self._sample[i.name].shape[1:]) if i.shape else () for i in self._inputs}
+        samples = {i: self._sample[i.name].shape[1:] for i in self._inputs if i.shape}
+        return {i.name: i.sizes(i.shape[0] or count, *samples[i]) if i.shape else () for i in self._inputs}
 
     def _shapes(self, count: int) -> dict[str, Shape]:
         if count not in self._shapes_of:
@@ -312,7 +318,8 @@ class Objective:
 
         profiles = [profile(builder.tensor(name), axis).name for name, axis in axes]
         run = compiled(grown(builder, prepared), profiles)
-        before, after = (run({name: np.roll(array, by, 0) for name, array in batch.items()}) for by in (0, 1))
+        rolled = ({name: np.roll(array, by, 0) for name, array in batch.items()} for by in (0, 1))
+        before, after = (run(self._feeds(samples)) for samples in rolled)
         return [
             bool(np.abs(b - np.roll(a, len(a) // size)).max() < SAME * np.abs(b - a).max())
             for a, b in zip(before, after, strict=True)

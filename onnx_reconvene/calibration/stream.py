@@ -21,7 +21,7 @@ Array = NDArray[Any]
 class Stream:
     """A network that has been run up to some node, on every batch; `values` are those of its parameters that differ from source."""
 
-    def __init__(self, source: Source, batches: Iterable[Mapping[str, Array]], folder: str) -> None:
+    def __init__(self, source: Source, batches: Iterable[tuple[int, Mapping[str, Array]]], folder: str) -> None:
         self.values: dict[str, Array] = {}
         self._source, self._folder = source, folder
         self._nodes = list(source.model.graph.node)
@@ -30,10 +30,10 @@ class Stream:
         self._number: dict[str, int] = {}  # of a tensor, to name files by
         self._waiting: set[str] = set()
         self.samples = self._count = 0
-        for feeds in batches:
+        for samples, feeds in batches:
             self._store(self._count, feeds)
             self._count += 1
-            self.samples += len(next(iter(feeds.values())))
+            self.samples += samples
 
     def before(self, node: NodeProto) -> None:
         """Run all nodes before this one."""

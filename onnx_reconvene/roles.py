@@ -1,0 +1,145 @@
+"""What the free dimensions of a network's inputs stand for: the batch, channels, the sides of an image, the steps of a sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from onnx_reconvene.shapes import Integers
+
+BATCH, IMAGE, SEQUENCE, VOLUME = "batch", "image", "sequence", "volume"
+Key = str | tuple[str, int]  # a dimension: the symbol that names it, else its input and axis
+Role = str | int  # or how large it has to be
+SPATIAL = {1: SEQUENCE, 2: IMAGE, 3: VOLUME}  # by the number of axes over which a window slides
+PIXEL = (1, 3, 4)  # channels of an image
+
+CONVOLUTIONS = {"Conv": 1, "ConvInteger": 1, "FusedConv": 1, "QLinearConv": 3}  # and their input that holds the weight
+PRODUCTS = {"Gemm": 1, "MatMul": 1, "MatMulInteger": 1, "QLinearMatMul": 3}
+ELEMENTWISE = (
+    "Add",
+    "Cast",
+    "Clip",
+    "DequantizeLinear",
+    "Div",
+    "DynamicQuantizeLinear",
+    "Identity",
+    "Mul",
+    "QuantizeLinear",
+    "Sub",
+)
+PASSING = {*ELEMENTWISE, "AveragePool", "BatchNormalization", "MaxPool", "Pad", "Resize"}  # what keeps axes and channels
+MIXING = {"Concat", "Slice", "SpaceToDepth", "Split"}  # what keeps axes
+
+
+def key_of(tensor: gs.Variable, axis: int) -> Key:
+    """Return what a dimension of an input is known by."""
+    dimension = tensor.shape[axis]
+    return dimension if isinstance(dimension, str) and dimension else (tensor.name, axis)
+
+
+def roles_of(graph: gs.Graph, given: Mapping[str, Sequence[int]]) -> dict[Key, Role]:
+    """Return the role of every free dimension, the size of those that have the name of one in a given shape."""
+    batch = batch_keys(graph)
+    roles: dict[Key, Role] = dict.fromkeys(batch, BATCH)
+    sizes: dict[Key, set[int]] = {}
+    for tensor in graph.inputs:
+        read = dict(_read(tensor)) if tensor.shape is not None else {}
+        for axis in _free(tensor):
+            key, role = key_of(tensor, axis), read.get(axis, _undecided(tensor, axis))
+            if key not in batch:
+                roles[key] = role if roles.get(key, SEQUENCE) == SEQUENCE else roles[key]
+            if tensor.name in given:
+                sizes.setdefault(key, set()).add(given[tensor.name][axis])
+    return roles | {key: size for key, (size, *others) in sizes.items() if not others}
+
+
+def batch_keys(graph: gs.Graph) -> set[Key]:
+    """Return the free dimensions along which samples lie: those whose symbols say so, else the first of each input."""
+    free = {key_of(t, axis) for t in graph.inputs for axis in _free(t)}
+    first = {key_of(t, 0) for t in graph.inputs if 0 in _free(t)}
+    named = {key for key in free if isinstance(key, str) and "batch" in key.lower()}
+    named = named or {key for key in first if isinstance(key, str) and key.lower() in ("n", "b", "bs")}
+    return {key for key in first if not isinstance(key, str)} | (named or first)
+
+
+def batch_axis(graph: gs.Graph, tensor: gs.Variable) -> int:
+    """Return the axis of an input along which samples lie, the first where its dimensions do not say."""
+    batch = batch_keys(graph)
+    return next((axis for axis in _free(tensor) if key_of(tensor, axis) in batch), 0)
+
+
+def _free(tensor: gs.Variable) -> list[int]:
+    return [axis for axis, size in enumerate(tensor.shape or ()) if not isinstance(size, int | np.integer)]
+
+
+def _undecided(tensor: gs.Variable, axis: int) -> Role:
+    """Return the role of a dimension that no layer reads as it is: of images that are cut into patches, perhaps."""
+    free = [a for a in _free(tensor) if a]
+    is_image = len(tensor.shape) == 4 and len(free) == 2 and tensor.shape[1 if free == [2, 3] else 3] in PIXEL
+    return IMAGE if is_image and axis else SEQUENCE
+
+
+def _read(tensor: gs.Variable) -> Iterator[tuple[int, Role]]:
+    """Yield the roles that axes of an input have in the first layers that read it, with no more than movement in between."""
+    axes: tuple[int | None, ...] = tuple(range(len(tensor.shape)))
+    waiting, seen = [(tensor, axes, True)], {tensor.name}
+    while waiting:
+        tensor, axes, whole = waiting.pop()
+        for node in tensor.outputs:
+            yield from ((axis, role) for axis, role in _roles_in(node, tensor, axes, whole) if axis is not None)
+            moved = _moved(node, axes)
+            if moved is not None and node.outputs[0].name not in seen:
+                seen.add(node.outputs[0].name)
+                waiting.append((node.outputs[0], moved, whole and node.op not in MIXING))
+
+
+def _roles_in(node: gs.Node, tensor: gs.Tensor, axes: Sequence[int | None], whole: bool) -> Iterator[tuple[int | None, Role]]:
+    """Yield the roles of axes in a layer that reads tensor; whole: whether all of its channels are those of the input."""
+    index = {**CONVOLUTIONS, **PRODUCTS}.get(node.op)
+    if index is None or node.inputs[0] is not tensor:
+        return
+    shape = _stored_shape(node.inputs[index])
+    if node.op in CONVOLUTIONS:
+        yield from ((axis, SPATIAL.get(len(axes) - 2, SEQUENCE)) for axis in axes[2:])
+        if shape and whole and len(axes) > 1:
+            yield axes[1], shape[1] * int(node.attrs.get("group", 1))
+    elif shape and len(shape) == 2 and whole and axes and not node.attrs.get("transA"):
+        yield axes[-1], shape[1 if node.attrs.get("transB") else 0]
+
+
+def _stored_shape(tensor: gs.Tensor) -> Sequence[int] | None:
+    while not isinstance(tensor, gs.Constant) and tensor.inputs and tensor.inputs[0].op in ("Cast", "DequantizeLinear", "Identity"):
+        tensor = tensor.inputs[0].inputs[0]
+    return tuple(tensor.shape) if isinstance(tensor, gs.Constant) else None
+
+
+def _moved(node: gs.Node, axes: tuple[int | None, ...]) -> tuple[int | None, ...] | None:
+    """Return the axes of the first output of a node in terms of those of the input, None where it does more than move them."""
+    if node.op in PASSING | MIXING:
+        return axes
+    if node.op == "Transpose" and len(node.attrs.get("perm", axes[::-1])) == len(axes):
+        return tuple(axes[axis] for axis in node.attrs.get("perm", range(len(axes))[::-1]))
+    if node.op == "Unsqueeze":
+        return _unsqueezed(axes, node.attrs.get("axes", _constant(node.inputs[-1])))
+    return None
+
+
+def _unsqueezed(axes: Iterable[int | None], new: Iterable[int] | None) -> tuple[int | None, ...] | None:
+    if new is None:
+        return None
+    result, added = list(axes), [int(axis) for axis in new]
+    rank = len(result) + len(added)
+    for axis in sorted(axis % rank for axis in added):
+        result.insert(axis, None)
+    return tuple(result)
+
+
+def _constant(tensor: gs.Tensor) -> NDArray[Any] | None:
+    integers = Integers(1)
+    for node in tensor.inputs:
+        integers.visit(node, lambda _: None)
+    return integers.get(tensor)
