@@ -17,6 +17,7 @@ import onnx_reconvene.passes
 from onnx_reconvene.bridges import open_model
 from onnx_reconvene.calibration import Calibration, Objective
 from onnx_reconvene.calibration.data import Data, Input
+from onnx_reconvene.report import summary
 from onnx_reconvene.saliency import AGGREGATES, Context, SiteScores, combined
 from tests.nets import ALL
 
@@ -654,3 +655,81 @@ def test_what_single_weights_were_scored_by_is_reported(file):
     data = {"input": np.random.default_rng(0).standard_normal((8, 3, 32, 32)).astype(np.float32)}
     seen = rc.prune(file(), criterion="snip", data=data, granularity="weight").report.data
     assert (seen["samples"], seen["source"]) == (8, rc.prune(file(), criterion="snip", data=data).report.data["source"])
+
+
+RECURRENT = """<ir_version: 9, opset_import: ["" : 18]> net (float[batch,3,seq] x, float[2,batch,4] state) => (float[batch,4] y) {
+    a = Conv (x, w1)
+    b = Relu (a)
+    c = Conv (b, w2)
+    f = Flatten (state)
+    i = Constant <value_ints = [2]> ()
+    d = ReduceMean <keepdims = 0> (c, i)
+    j = Constant <value_ints = [0]> ()
+    e = ReduceMean <keepdims = 0> (state, j)
+    y = Add (d, e)
+}"""
+
+
+@pytest.mark.parametrize("kind", ["mapping", "npz", "function"])
+def test_samples_lie_where_the_symbol_of_the_batch_is(parsed, tmp_path, kind):
+    model, rng = parsed(RECURRENT, w1=(6, 3, 3), w2=(4, 6, 1)), np.random.default_rng(2)
+    arrays = {"x": rng.random((5, 3, 9), np.float32), "state": rng.random((2, 5, 4), np.float32)}
+    np.savez(tmp_path / "data.npz", **arrays)
+    source = {"mapping": arrays, "npz": str(tmp_path / "data.npz"), "function": lambda: [arrays]}[kind]
+    together = scores(model, "fisher", source, loss="squared-norm")
+    np.testing.assert_allclose(together, scores(model, "fisher", arrays, loss="squared-norm", batch_size=2), rtol=1e-5)
+    alone = [
+        scores(model, "fisher", {"x": x[None], "state": s[:, None]}, loss="squared-norm")
+        for x, s in zip(arrays["x"], arrays["state"].swapaxes(0, 1), strict=True)
+    ]
+    np.testing.assert_allclose(together, np.mean(alone, 0), rtol=1e-5)
+
+
+def test_samples_of_another_layout_are_refused_with_that_of_the_network(parsed):
+    wrong = {"x": np.zeros((5, 3, 9), np.float32), "state": np.zeros((5, 5, 4), np.float32)}
+    with pytest.raises(rc.UsageError, match="has shape 5xnx4, but the network takes 2xnx4"):
+        rc.prune(parsed(RECURRENT, w1=(6, 3, 3), w2=(4, 6, 1)), criterion="taylor", data=wrong)
+
+
+def test_costs_are_those_of_samples(parsed, count):
+    model, data = (
+        parsed(RECURRENT, w1=(6, 3, 3), w2=(4, 6, 1)),
+        {"x": np.ones((5, 3, 9), np.float32), "state": np.ones((2, 5, 4), np.float32)},
+    )
+    report = rc.prune(model, criterion="activation-mean", data=data).report
+    assert report.input_shapes == {"x": [1, 3, 9], "state": [2, 1, 4]}
+    assert set(report.input_sizes.values()) == {"samples"}
+    assert report.before.macs == count(model, x=(1, 3, 9), state=(2, 1, 4)).macs
+    assert "costs are those at x=1,3,9 state=2,1,4 (as the samples)" in summary(report).splitlines()
+
+
+OLD = """<ir_version: 9, opset_import: ["" : 17]> net (float[N,3,H,W] x) => (float[N,4,H,W] y) {
+    a = Conv <pads = [1, 1, 1, 1]> (x, w1)
+    b = Relu (a)
+    c = Conv <pads = [1, 1, 1, 1]> (b, w2)
+    s = Shape (c)
+    three = Constant <value_int = 3> ()
+    n = Gather (s, three)
+    f = Cast <to = 1> (n)
+    zero = Constant <value_float = 0.0> ()
+    one = Constant <value_float = 1.0> ()
+    anchors = Range (zero, f, one)
+    y = Add (c, anchors)
+}"""
+
+
+@pytest.mark.parametrize("unknown", [-1, "?"])
+def test_sizes_that_say_nothing_are_free(parsed, unknown):
+    """As old exporters declare free dimensions; ranges of floating-point numbers are as long as the map."""
+    model = parsed(OLD, w1=(16, 3, 3, 3), w2=(4, 16, 3, 3))
+    for value in [*model.graph.input, *model.graph.output]:
+        dims = value.type.tensor_type.shape.dim
+        for axis in (0, 2, 3):
+            dims[axis].Clear()
+            setattr(dims[axis], "dim_value" if unknown == -1 else "dim_param", unknown)
+    assert rc.analyze(model).sizes == {"x": (1, 3, 224, 224)}
+    data = np.random.default_rng(0).random((3, 3, 6, 10), np.float32)
+    result = rc.prune(model, criterion="taylor", data=data, loss="squared-norm", round_to=1)
+    assert [group.kept for group in result.report.groups] == [8]
+    assert result.report.verify.status == "exact"
+    assert result.model.graph.input[0] == model.graph.input[0]

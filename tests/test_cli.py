@@ -894,8 +894,8 @@ def test_no_progress_bar_when_piped(command, file, out):
 # --- the report ------------------------------------------------------------------------------------------------------
 
 KEYS = {
-    "": "version input output criterion allocate seed stage input_shapes before after groups frozen verify rectify repair seconds "
-    "data latency score_kept",
+    "": "version input output criterion allocate seed stage input_shapes input_sizes before after groups frozen verify rectify "
+    "repair seconds data latency score_kept read_shapes uncounted rounding",
     "before": "params macs bytes nodes latency_ms memory",
     "after": "params macs bytes nodes latency_ms memory",
     "verify": "status max_rel_err reason",
