@@ -184,9 +184,9 @@ def _count(op: Op) -> None:
             name for term in op.flow.macs[counted:] for name, axis in term.axes if axis in op.flow.assumed.get(name, ())
         ]:
             raise UnsupportedError(f"the shape of '{unknown[0]}' is not known")
-    except UnsupportedError as error:
+    except (UnsupportedError, *UNFIT) as error:
         del op.flow.macs[counted:]
-        op.flow.uncounted[op.output] = str(error)
+        op.flow.uncounted[op.output] = one_line(str(error))
 
 
 def _enlarged(op: Op) -> int | None:
