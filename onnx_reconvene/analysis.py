@@ -153,10 +153,12 @@ def _visit(flow: Flow, node: gs.Node, settled: frozenset[int]) -> None:
         operator, why = _try(operator, operator.enter, op)
     if operator is None:
         _freeze_inputs(op, why)
+    steps, flow.steps = flow.steps, flow.steps * _steps(op)
     for body in bodies_of(node):
         for inner in body.nodes:
             if id(inner) not in settled:
                 _visit(flow, inner, settled)
+    flow.steps = steps
     if operator is not None:
         operator, why = _try(operator, operator.flow, op)
     _count(op)
@@ -169,6 +171,20 @@ def _visit(flow: Flow, node: gs.Node, settled: frozenset[int]) -> None:
     silent = [node.outputs[o].name for o in op.outputs() if node.outputs[o].name not in flow.values]
     if any(t.outputs or t.name in flow.results for t in node.outputs if t.name in silent):
         _freeze_node(flow, op, f"no rule says what is in '{silent[0]}'")
+
+
+def _steps(op: Op) -> int:
+    """Return how often a node runs its bodies; where that is not known they count once."""
+    operator = rule_for(op.node)
+    if operator is None or operator.steps is None:
+        return 1
+    try:
+        steps = operator.steps(op)
+    except (UnsupportedError, *UNFIT):
+        steps = None
+    if steps is None:
+        op.flow.stepping[op.output] = op.type
+    return 1 if steps is None else steps
 
 
 def _count(op: Op) -> None:

@@ -15,7 +15,7 @@ from onnx_reconvene import report as reports
 from onnx_reconvene.boundary import boundary
 from onnx_reconvene.bridges import open_model
 from onnx_reconvene.calibration import Calibration
-from onnx_reconvene.cost import CostModel
+from onnx_reconvene.cost import CostModel, Counting
 from onnx_reconvene.errors import ModelError
 from onnx_reconvene.files import Output, write_whole
 from onnx_reconvene.graph import plain_source, without_weights
@@ -197,9 +197,7 @@ def _report(graph: gs.Graph, options: Options, output: str | None, nodes: int, s
         timing,
         None if notes.dense_scores is None else reports.score_kept(notes.dense_scores, notes.keep),
         notes.repaired,
-        dict(analysis.read),
-        analysis.uncounted,
-        analysis.unruled,
+        Counting.of(analysis),
         notes.rounding,
     )
 

@@ -47,9 +47,9 @@ class CostModel:
         families = [found for family in shared if (found := [name for name in family if name in stored])]
         alone = [name for name in stored if not any(name in family for family in families)]
         weights = {name: plain_axes(analysis, name) for name in [*alone, *chain.from_iterable(families)]}
-        macs = [term.axes for term in analysis.flow.macs]
+        macs, steps = [term.axes for term in analysis.flow.macs], [float(term.steps) for term in analysis.flow.macs]
         self._axes = Axes(analysis, chain.from_iterable([*macs, *weights.values()]))
-        self.macs = Products.of(self._axes, macs, np.ones(len(macs)))
+        self.macs = Products.of(self._axes, macs, steps)
         axes = [weights[name] for name in alone]
         self.params = Products.of(self._axes, axes, [float(stored[name].is_float) for name in alone])
         self.size = Products.of(self._axes, axes, [stored[name].bytes_each for name in alone])
@@ -116,6 +116,45 @@ class CostModel:
         return {} if set(kinds) <= {"params", "size"} else self.macs_by_weight()
 
 
+@dataclass(frozen=True)
+class Counting:
+    """What costs take for granted, and what they leave out.
+
+    read_shapes: of tensors in a run, where sizes depend on data. By name of the node: the layers whose cost is not known and why
+    (`uncounted`), the types of nodes that no rule knows and that read weights (`unruled`), and those of loops of which one step is
+    counted, for nothing tells how many they make (`stepping`).
+    """
+
+    read_shapes: Mapping[str, Sequence[int]]
+    uncounted: Mapping[str, str]
+    unruled: Mapping[str, str]
+    stepping: Mapping[str, str]
+
+    @classmethod
+    def of(cls, analysis: Analysis) -> Counting:
+        """Return what is said of the costs of an analysed network."""
+        flow = analysis.flow
+        named = ({flow.names[output]: why for output, why in of.items()} for of in (flow.uncounted, flow.unruled, flow.stepping))
+        return cls(dict(analysis.read), *named)
+
+    def lines(self) -> list[str]:
+        """Return one line on each kind that there is."""
+        said = [self._read()] if self.read_shapes else []
+        said += [uncounted_line(self.uncounted)] if self.uncounted else []
+        if self.unruled:
+            said.append(f"what operators without a rule do with their weights is not counted: {_first(self.unruled)}")
+        if self.stepping:
+            said.append(f"one step is counted of loops whose number of steps is not known before they run: {_first(self.stepping)}")
+        return said
+
+    def _read(self) -> str:
+        name, shape = next(iter(self.read_shapes.items()))
+        empty = sum(0 in sizes for sizes in self.read_shapes.values())
+        nothing = f"; {empty} held nothing there and count as one element" if empty else ""
+        tensors = f"{len(self.read_shapes)} tensor{'s' if len(self.read_shapes) > 1 else ''} with sizes that depend on data"
+        return f"{tensors}, as in a run on random inputs: '{name}' {'x'.join(map(str, shape)) or 'scalar'}, ...{nothing}"
+
+
 def uncounted_line(uncounted: Mapping[str, str]) -> str:
     """Return one line on the layers (name and reason) whose cost is not known."""
     node, reason = next(iter(uncounted.items()))
@@ -124,20 +163,9 @@ def uncounted_line(uncounted: Mapping[str, str]) -> str:
     return f"{layers} not counted in MACs, latency and memory: '{node}' ({reason}){more}"
 
 
-def unruled_line(unruled: Mapping[str, str]) -> str:
-    """Return one line on the nodes (name and type) without a rule that read weights."""
-    node, op = next(iter(unruled.items()))
-    more = f", and {len(unruled) - 1} more" if len(unruled) > 1 else ""
-    return f"what operators without a rule do with their weights is not counted: {op} '{node}'{more}"
-
-
-def read_line(read: Mapping[str, Sequence[int]]) -> str:
-    """Return one line on shapes that were read in a run."""
-    name, shape = next(iter(read.items()))
-    empty = sum(0 in sizes for sizes in read.values())
-    nothing = f"; {empty} held nothing there and count as one element" if empty else ""
-    tensors = f"{len(read)} tensor{'s' if len(read) > 1 else ''} with sizes that depend on data"
-    return f"{tensors}, as in a run on random inputs: '{name}' {'x'.join(map(str, shape)) or 'scalar'}, ...{nothing}"
+def _first(types: Mapping[str, str]) -> str:
+    node, op = next(iter(types.items()))
+    return f"{op} '{node}'" + (f", and {len(types) - 1} more" if len(types) > 1 else "")
 
 
 @dataclass(frozen=True)

@@ -135,10 +135,11 @@ class Permutation:
 
 @dataclass(frozen=True)
 class Macs:
-    """The multiply-accumulates of one node: the product of the sizes of these axes."""
+    """The multiply-accumulates of one node: the product of the sizes of these axes, in each step of the loop that it is in."""
 
     node: str  # its first output
     axes: tuple[tuple[str, int], ...]
+    steps: int = 1  # how often it runs
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,8 @@ class Flow:
         self.permutations: list[Permutation] = []
         self.macs: list[Macs] = []
         self.assumed: Mapping[str, Collection[int]] = {}  # by tensor, the axes whose sizes are assumed
+        self.steps = 1  # of the loops that the node at hand is in
+        self.stepping: dict[str, str] = {}  # loops (first outputs) of an unknown number of steps, and their types
         self.unruled: dict[str, str] = {}  # nodes (first outputs) that no rule knows and that read weights, and their types
         self.uncounted: dict[str, str] = {}  # layers (first outputs) of unknown multiply-accumulates, and why
         self.settled: dict[str, Split] = {}  # by tensor

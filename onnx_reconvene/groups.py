@@ -99,16 +99,6 @@ class Analysis:
         return self.flow.integers
 
     @property
-    def uncounted(self) -> dict[str, str]:
-        """The layers, by name, whose multiply-accumulates are not known, and why."""
-        return {self.flow.names[output]: reason for output, reason in self.flow.uncounted.items()}
-
-    @property
-    def unruled(self) -> dict[str, str]:
-        """The nodes, by name, that no rule knows and that read weights of more than one axis, and their types."""
-        return {self.flow.names[output]: op for output, op in self.flow.unruled.items()}
-
-    @property
     def layers(self) -> list[Layer]:
         """The weight-bearing nodes."""
         return self.flow.layers

@@ -191,7 +191,12 @@ class _Inference:
     def _compute(self, node: gs.Node) -> None:
         types, shapes, integers = self.types, self.shapes, self.integers
         outputs = [t.name for t in node.outputs if t.name]
-        if node.inputs and self.read is not None and (node.inputs[0].name in self.assumed or node.inputs[0].name not in shapes):
+        if (
+            node.inputs
+            and node.inputs[0].inputs
+            and self.read is not None
+            and (node.inputs[0].name in self.assumed or node.inputs[0].name not in shapes)
+        ):
             self._demand(node)
         if outputs and any(name not in shapes for name in outputs) and outputs[0] in self.protos:
             try:
@@ -310,27 +315,16 @@ class _Inference:
             self._set(output, results[0], shapes.pop() if len(shapes) == 1 else None)
 
     def _loop(self, node: gs.Node, body: gs.Graph) -> None:
-        count, condition, *initial = node.inputs
+        initial = node.inputs[2:]
         for counter, kind in zip(body.inputs, (onnx.TensorProto.INT64, onnx.TensorProto.BOOL), strict=False):
             self.types[counter.name], self.shapes[counter.name] = helper.make_tensor_type_proto(kind, ()), ()
         self._iterate(body, body.inputs[2:], initial, body.outputs[1:])
         for output, inner, result in zip(node.outputs, body.inputs[2:], body.outputs[1:], strict=False):
             self._set(output, result, self.shapes.get(inner.name))
-        endless = (not condition.name or self._is_true(condition)) and self._stays_true(body.outputs[0], body.inputs[1])
-        steps = self.integers.get(count) if endless and count.name else None
+        steps = loop_steps(node, self.integers)
         for output, result in zip(node.outputs[len(initial) :], body.outputs[1 + len(initial) :], strict=False):
             each = self.shapes.get(result.name)
-            self._set(output, result, None if each is None or steps is None else (int(steps), *each))
-
-    def _is_true(self, tensor: gs.Tensor) -> bool:
-        value = self.integers.get(tensor)
-        return value is not None and bool(value.all())
-
-    def _stays_true(self, tensor: gs.Tensor, before: gs.Tensor) -> bool:
-        """Tell whether a condition is true whenever the one before it is."""
-        while tensor.inputs and tensor.inputs[0].op in ("Identity", "Cast"):
-            tensor = tensor.inputs[0].inputs[0]
-        return tensor.name == before.name or self._is_true(tensor)
+            self._set(output, result, None if each is None or steps is None else (steps, *each))
 
     def _scan(self, node: gs.Node, body: gs.Graph) -> None:
         carried = len(node.inputs) - int(node.attrs["num_scan_inputs"])
@@ -369,6 +363,22 @@ class _Inference:
                 self.uncertain, self.assumed = trial.uncertain, trial.assumed
                 return
             changing |= changed
+
+
+def loop_steps(node: gs.Node, integers: Integers) -> int | None:
+    """Return how many steps a Loop makes, None where that is not known before it runs."""
+    count, condition, body = node.inputs[0], node.inputs[1], node.attrs["body"]
+    result = body.outputs[0]
+    while result.inputs and result.inputs[0].op in ("Identity", "Cast"):
+        result = result.inputs[0].inputs[0]
+    stays_true = result.name == body.inputs[1].name or _is_true(result, integers)
+    steps = integers.get(count) if count.name and stays_true and (not condition.name or _is_true(condition, integers)) else None
+    return None if steps is None else int(steps.item())
+
+
+def _is_true(tensor: gs.Tensor, integers: Integers) -> bool:
+    value = integers.get(tensor)
+    return value is not None and bool(value.all())
 
 
 def scan_axes(node: gs.Node, of: str) -> list[int]:

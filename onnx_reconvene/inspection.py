@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnx_reconvene.cost import CostModel, read_line, uncounted_line, unruled_line
+from onnx_reconvene.cost import CostModel, Counting
 from onnx_reconvene.groups import Analysis, Frozen, Group
 from onnx_reconvene.sizes import size_line
 
@@ -63,9 +63,7 @@ def _totals(analysis: Analysis, cost: CostModel) -> list[str]:
         f"{cost('macs', cost.dense):,.0f} MACs, {cost('params', cost.dense):,.0f} parameters; "
         f"with one unit left of each group {left['macs']:.1%} of the MACs and {left['params']:.1%} of the parameters",
         f"{free:,} of {made:,} output channels of layers can go, in {n} group{'' if n == 1 else 's'} of channels that go together",
-        *([read_line(analysis.read)] if analysis.read else []),
-        *([uncounted_line(analysis.uncounted)] if analysis.uncounted else []),
-        *([unruled_line(analysis.unruled)] if analysis.unruled else []),
+        *Counting.of(analysis).lines(),
     ]
 
 

@@ -285,7 +285,7 @@ class Op:
     def macs(self, inputs: Mapping[int, Iterable[int]], out: Iterable[int] = ()) -> None:
         """Enter the multiply-accumulates of this node as the product of the sizes of axes of inputs and of the output."""
         along = [(self.tensor(i).name, self.operands.axis(i, a, len(self.shape(i)))) for i, axes in inputs.items() for a in axes]
-        self.flow.macs.append(Macs(self.output, (*along, *((self.node.outputs[0].name, axis) for axis in out))))
+        self.flow.macs.append(Macs(self.output, (*along, *((self.node.outputs[0].name, axis) for axis in out)), self.flow.steps))
 
     def move(self, movement: Movement, i: int = 0, o: int = 0) -> None:
         """Run a movement of data from input i to output o on the labels themselves."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnx_reconvene.allocate.budget import Rounding
 from onnx_reconvene.axes import Widths
-from onnx_reconvene.cost import CostModel, read_line, uncounted_line, unruled_line
+from onnx_reconvene.cost import CostModel, Counting
 from onnx_reconvene.groups import Analysis, Frozen
 from onnx_reconvene.latency.runtime import Timing
 from onnx_reconvene.rectify import Rectified
@@ -70,9 +70,7 @@ class Report:
     latency: Timing | None = None  # if a target or the allocator asks for it
     score_kept: float | None = None  # see `score_kept`
     repair: dict[str, Any] | None = None  # what a repair did, see `repair.Repaired`
-    read_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)  # of tensors in a run, where sizes depend on data
-    uncounted: Mapping[str, str] = field(default_factory=dict)  # layers whose cost is not known, and why
-    unruled: Mapping[str, str] = field(default_factory=dict)  # nodes that no rule knows and that read weights, and their types
+    counting: Counting | None = None  # what costs take for granted and leave out
     rounding: Rounding | None = None  # of widths, and what it costs
 
     def json(self) -> dict[str, Any]:
@@ -121,9 +119,7 @@ def summary(report: Report) -> str:
     lines += [rounding_line(report.rounding)] if report.rounding and report.rounding.step > 1 else []
     seen = data_lines(report.data) if report.data else []
     seen += [latency_line(report.latency)] if report.latency else []
-    seen += [read_line(report.read_shapes)] if report.read_shapes else []
-    seen += [uncounted_line(report.uncounted)] if report.uncounted else []
-    seen += [unruled_line(report.unruled)] if report.unruled else []
+    seen += report.counting.lines() if report.counting else []
     return "\n".join(
         [
             *lines,

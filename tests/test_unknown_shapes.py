@@ -10,7 +10,7 @@ import pytest
 from onnx import numpy_helper
 
 import onnx_reconvene as rc
-from onnx_reconvene.cost import CostModel
+from onnx_reconvene.cost import CostModel, Counting
 from onnx_reconvene.errors import TargetError
 from onnx_reconvene.graph import from_model
 from onnx_reconvene.trial import analyze_by_trial
@@ -68,7 +68,7 @@ def test_a_target_that_depends_on_layers_of_unknown_shape_is_refused() -> None:
 
 def test_channels_behind_a_layer_of_unknown_shape_go_and_the_report_says_what_does_not_count() -> None:
     result = rc.prune(plugin(), target="channels=0.5", criterion="l2", round_to=1, rectify="none", verify=False)
-    assert result.report.uncounted.keys() == {"b", "y"}
+    assert result.report.counting.uncounted.keys() == {"b", "y"}
     assert "2 layers are not counted in MACs" in rc.report.summary(result.report)
     kept = {t.name: t.dims[0] for t in result.model.graph.initializer}
     assert kept["w1"] == 6  # the plugin reads these channels
@@ -104,7 +104,7 @@ def test_the_command_refuses_and_allows(run: Callable[..., Ran], file: Callable[
     words = [file(plugin()), tmp_path / "out.onnx", "--target", "macs=0.5", "--criterion", "l2", "--no-verify", "--report", report]
     assert run(*words).status == 4
     assert run(*words, "--allow-uncounted").status == 0
-    assert json.loads(report.read_text())["uncounted"].keys() == {"b", "y"}
+    assert json.loads(report.read_text())["counting"]["uncounted"].keys() == {"b", "y"}
 
 
 def test_criteria_with_data_see_channels_behind_sizes_that_depend_on_data() -> None:
@@ -117,11 +117,34 @@ def test_channels_of_matrix_products_behind_a_plugin_go_if_its_input_tells_the_r
     body = "a = MatMul(x, w1) p = my.ops.Mix(a) b = MatMul(p, w2) h = Relu(b) y = MatMul(h, w3)"
     network = model(body, {"w1": (6, 8), "w2": (8, 10), "w3": (10, 4)}, "float[N,5,6] x", "float[N,5,4] y")
     analysis = analyze_by_trial(from_model(network))
-    assert analysis.uncounted.keys() == {"b"}  # the output of the last is stated
+    assert Counting.of(analysis).uncounted.keys() == {"b"}  # the output of the last is stated
     assert [(group.name, group.width) for group in analysis.groups] == [("b", 10)]
 
 
 def test_weights_of_an_operator_without_a_rule_are_said_not_to_count() -> None:
     body = "a = MatMul(x, w1) h = Relu(a) p = my.ops.Dense(h, w2) y = Add(p, x)"
     network = model(body, {"w1": (6, 8), "w2": (8, 6)}, "float[N,6] x", "float[N,6] y", "float[N,6] p")
-    assert analyze_by_trial(from_model(network)).unruled == {"p": "Dense"}
+    assert Counting.of(analyze_by_trial(from_model(network))).unruled == {"p": "Dense"}
+
+
+LOOP = (
+    "<body = g (int64 i, bool c, float[N,6] s) => (bool d, float[N,6] t) { d = Identity(c) h = MatMul(s, w1) t = MatMul(h, w2) }>"
+)
+
+
+def test_layers_in_loops_count_once_for_each_step() -> None:
+    weights = {"w1": (6, 8), "w2": (8, 6), "w3": (6, 3)}
+    constants = "n = Constant<value_int = 5>() k = Constant<value = bool {1}>()"
+    network = model(f"{constants} z = Loop(n, k, x) {LOOP} y = MatMul(z, w3)", weights, "float[2,6] x", "float[2,3] y")
+    assert macs_by_layer(network) == {"h": 5 * 2 * 6 * 8, "t": 5 * 2 * 6 * 8, "y": 2 * 6 * 3}
+    body = "<num_scan_inputs = 1, body = g (float[2,6] s) => (float[2,6] t) { h = MatMul(s, w1) t = MatMul(h, w2) }>"
+    network = model(f"z = Scan(x) {body} y = MatMul(z, w3)", weights, "float[7,2,6] x", "float[7,2,3] y")
+    assert macs_by_layer(network) == {"h": 7 * 2 * 6 * 8, "t": 7 * 2 * 6 * 8, "y": 7 * 2 * 6 * 3}
+
+
+def test_of_loops_whose_steps_are_not_known_one_step_counts_and_that_is_said() -> None:
+    network = model(f"z = Loop(n, k, x) {LOOP}", {"w1": (6, 8), "w2": (8, 6)}, "float[2,6] x, int64 n, bool k", "float[2,6] z")
+    assert macs_by_layer(network) == {"h": 2 * 6 * 8, "t": 2 * 6 * 8}
+    assert Counting.of(analyze_by_trial(from_model(network))).lines() == [
+        "one step is counted of loops whose number of steps is not known before they run: Loop 'z'"
+    ]

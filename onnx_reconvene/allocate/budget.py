@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnx_reconvene.allocate.alignment import Alignment
 from onnx_reconvene.axes import Widths
-from onnx_reconvene.cost import CostModel, uncounted_line
+from onnx_reconvene.cost import CostModel, Counting, uncounted_line
 from onnx_reconvene.errors import TargetError
 from onnx_reconvene.groups import Analysis, Group
 from onnx_reconvene.latency.step import channel_step
@@ -135,7 +135,7 @@ def budgets(
 def check_savable(cost: CostModel, targets: Sequence[Target], allow_uncounted: bool = False) -> None:
     """Raise TargetError where a network that can be cut has nothing of what a target is to save, as far as that counts, or where
     what it has is not known and the user does not allow that."""
-    uncounted = {} if allow_uncounted else cost.analysis.uncounted
+    uncounted = {} if allow_uncounted else Counting.of(cost.analysis).uncounted
     for target in targets:
         if uncounted and target.kind in OF_SHAPES and not (target.relative and target.value >= 1):
             raise TargetError(f"--target {target}: {uncounted_line(uncounted)}; --allow-uncounted leaves these out")

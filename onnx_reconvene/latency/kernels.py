@@ -117,12 +117,13 @@ class Work:
         moved = [name for node in nodes if id(node) not in alone for name in self._moved(node, alone)]
         terms = [axes_of(analysis, name) for name in moved]
         named = {first_output(layer.node) for layer in self.layers}
-        macs = [term.axes for term in analysis.flow.macs if term.node not in named]
+        others = [term for term in analysis.flow.macs if term.node not in named]
+        macs, steps = [term.axes for term in others], [float(term.steps) for term in others]
         operands = [axes for layer in self.layers for o in layer.operands if o is not None for axes in o[2]]
         ends = [axis for layer in self.layers for axis in (*layer.read, *layer.made)]
         self.axes = Axes(analysis, chain(operands, ends, *terms, *macs))
         self.bytes = Products.of(self.axes, terms, [float(self.types[n].itemsize) if n in self.types else 4.0 for n in moved])
-        self.macs = Products.of(self.axes, macs, np.ones(len(macs)))
+        self.macs = Products.of(self.axes, macs, steps)
         self.read, self.made = (
             Products.of(self.axes, ends, np.ones(len(ends)))
             for ends in ([layer.read for layer in self.layers], [layer.made for layer in self.layers])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnx_graphsurgeon as gs
 
 from onnx_reconvene.flow import UnsupportedError
-from onnx_reconvene.inference import branches_taken, scan_axes
+from onnx_reconvene.inference import branches_taken, loop_steps, scan_axes
 from onnx_reconvene.labels import Labels
 from onnx_reconvene.op import Op
 from onnx_reconvene.operators.rule import Operator
@@ -66,6 +66,18 @@ def scan(op: Op) -> None:
     _stack(op, carried, body.outputs[carried:], scan_axes(op.node, "output"))
 
 
+def steps_of_loop(op: Op) -> int | None:
+    """the number that it is given, if no condition ends it before"""
+    return loop_steps(op.node, op.flow.integers)
+
+
+def steps_of_scan(op: Op) -> int | None:
+    """as many as its inputs have slices"""
+    i, axis = _carried_by_scan(op), scan_axes(op.node, "input")[0]
+    axis %= len(op.shape(i))
+    return None if axis in op.flow.assumed.get(op.node.inputs[i].name, ()) else op.shape(i)[axis]
+
+
 def _carried_by_scan(op: Op) -> int:
     if op.opset < 9:
         raise UnsupportedError("opset 8 has batches of sequences")
@@ -111,4 +123,8 @@ def _stack(op: Op, first: int, slices: Sequence[gs.Tensor], axes: Sequence[int])
                 op.stop(output, UNCOUNTED)
 
 
-OPERATORS = {"If": Operator(branch), "Loop": Operator(loop, enter=enter_loop), "Scan": Operator(scan, enter=enter_scan)}
+OPERATORS = {
+    "If": Operator(branch),
+    "Loop": Operator(loop, enter=enter_loop, steps=steps_of_loop),
+    "Scan": Operator(scan, enter=enter_scan, steps=steps_of_scan),
+}

@@ -17,9 +17,11 @@ class Operator:
     """`flow` says how the labels of a node's inputs, weights and outputs hang together; `follow`, where a node has
     attributes or integer inputs that speak of channel counts, brings them up to date after a cut; `enter`, where a node runs
     bodies that have inputs, gives labels to these before labels flow through the bodies, and `flow` comes after that; `macs`
-    enters the multiply-accumulates of a layer, which count whether or not its labels can be followed."""
+    enters the multiply-accumulates of a layer, which count whether or not its labels can be followed; `steps` returns how often a
+    node runs its body, None where that is not known."""
 
     flow: Callable[[Op], None]
     follow: Callable[[CutOp], None] | None = None
     enter: Callable[[Op], None] | None = None
     macs: Callable[[Op], None] | None = None
+    steps: Callable[[Op], int | None] | None = None
