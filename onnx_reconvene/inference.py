@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import helper, shape_inference
 
 from onnx_reconvene.assumed import Partial, Stated, assumed, nearest, read_by_layer
+from onnx_reconvene.control import branches_taken, loop_steps, scan_axes
 from onnx_reconvene.errors import ModelError
 from onnx_reconvene.graph import bodies_of, every_node, is_unknown
 from onnx_reconvene.names import first_output, name_of
@@ -138,16 +139,6 @@ def _fixed_dimensions(graph: gs.Graph) -> dict[str, NDArray[np.bool_]] | None:
     values = [v for part in graphs_in(inferred.graph) for v in [*part.input, *part.value_info, *part.output]]
     kinds = [(v.name, v.type.tensor_type.shape.dim) for v in values if v.type.tensor_type.HasField("shape")]
     return {name: np.asarray([d.HasField("dim_value") for d in dims], bool) for name, dims in kinds}
-
-
-def branches_taken(node: gs.Node, integers: Integers) -> list[gs.Graph]:
-    """Return the branches of an If that can be run: one alone where the condition follows from constants, or from sizes that are
-    not free."""
-    condition = node.inputs[0]
-    value = integers.get(condition)
-    if value is None or integers.is_free(condition.name):
-        return [node.attrs["then_branch"], node.attrs["else_branch"]]
-    return [node.attrs["then_branch" if value.all() else "else_branch"]]
 
 
 class _Inference:
@@ -363,29 +354,6 @@ class _Inference:
                 self.uncertain, self.assumed = trial.uncertain, trial.assumed
                 return
             changing |= changed
-
-
-def loop_steps(node: gs.Node, integers: Integers) -> int | None:
-    """Return how many steps a Loop makes, None where that is not known before it runs."""
-    count, condition, body = node.inputs[0], node.inputs[1], node.attrs["body"]
-    result = body.outputs[0]
-    while result.inputs and result.inputs[0].op in ("Identity", "Cast"):
-        result = result.inputs[0].inputs[0]
-    stays_true = result.name == body.inputs[1].name or _is_true(result, integers)
-    steps = integers.get(count) if count.name and stays_true and (not condition.name or _is_true(condition, integers)) else None
-    return None if steps is None else int(steps.item())
-
-
-def _is_true(tensor: gs.Tensor, integers: Integers) -> bool:
-    value = integers.get(tensor)
-    return value is not None and bool(value.all())
-
-
-def scan_axes(node: gs.Node, of: str) -> list[int]:
-    """Return the axes along which a Scan node takes its scan inputs apart, or puts its scan outputs together."""
-    count = int(node.attrs["num_scan_inputs"])
-    number = count if of == "input" else len(node.outputs) - (len(node.inputs) - count)
-    return [int(axis) for axis in node.attrs.get(f"scan_{of}_axes", [0] * number)]
 
 
 WINDOWED = ("AveragePool", "Conv", "LpPool", "MaxPool")

@@ -895,7 +895,7 @@ def test_no_progress_bar_when_piped(command, file, out):
 
 KEYS = {
     "": "version input output criterion allocate seed stage input_shapes input_sizes before after groups frozen verify rectify "
-    "repair seconds data latency score_kept read_shapes uncounted rounding",
+    "repair seconds data latency score_kept counting rounding",
     "before": "params macs bytes nodes latency_ms memory",
     "after": "params macs bytes nodes latency_ms memory",
     "verify": "status max_rel_err reason",

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import onnx_graphsurgeon as gs
 
+from onnx_reconvene.control import branches_taken, loop_steps, scan_axes
 from onnx_reconvene.flow import UnsupportedError
-from onnx_reconvene.inference import branches_taken, loop_steps, scan_axes
 from onnx_reconvene.labels import Labels
 from onnx_reconvene.op import Op
 from onnx_reconvene.operators.rule import Operator
