@@ -196,9 +196,9 @@ def _count(op: Op) -> None:
         return
     try:
         operator.macs(op)
-        if unknown := [
-            name for term in op.flow.macs[counted:] for name, axis in term.axes if axis in op.flow.assumed.get(name, ())
-        ]:
+        shapes, assumed = op.flow.shapes, op.flow.assumed
+        axes = [axis for term in op.flow.macs[counted:] for axis in term.axes]
+        if unknown := [name for name, axis in axes if axis >= len(shapes.get(name, ())) or axis in assumed.get(name, ())]:
             raise UnsupportedError(f"the shape of '{unknown[0]}' is not known")
     except (UnsupportedError, *UNFIT) as error:
         del op.flow.macs[counted:]

@@ -54,10 +54,15 @@ def _refusal(model: Any) -> str:
             path = os.path.join(folder, "model.onnx")
             with open(path, "wb") as file:
                 file.writelines(_content(model))
-        try:
-            done = isolated("validate.py", path)
-        except subprocess.TimeoutExpired:
-            return ""
+        return refusal(path)
+
+
+def refusal(path: str) -> str:
+    """Return why the ONNX checker or onnxruntime refuses the model at path, "" if they do not, or take too long."""
+    try:
+        done = isolated("validate.py", path)
+    except subprocess.TimeoutExpired:
+        return ""
     if done.returncode < 0:
         return f"the ONNX checker or onnxruntime crashes on it ({signal.Signals(-done.returncode).name})"
     return done.stdout.strip()

@@ -17,6 +17,7 @@ from onnx_reconvene.errors import DefectError, ModelError, ReconveneError, Usage
 from onnx_reconvene.kinds import FLAG
 from onnx_reconvene.options import NAMES, READ, Options, flag, listed, refuse_idle
 from onnx_reconvene.progress import cells_bar, passes_bar
+from onnx_reconvene.supervision import Ended, ending
 
 if TYPE_CHECKING:
     from onnx_reconvene.api import Result
@@ -111,7 +112,7 @@ def prune(
         raise UsageError("give IN.onnx and OUT.onnx (or --dry-run); --help shows all options")
     from onnx_reconvene import api
     from onnx_reconvene.bridges import open_model
-    from onnx_reconvene.files import check_spares
+    from onnx_reconvene.files import check_spares, together
 
     _check_outputs(source, outputs, given)
     options = read_options(given)
@@ -123,8 +124,9 @@ def prune(
     for path in filter(None, outputs.values()):
         check_spares(path, graph.source)
     out = None if dry_run or output is None else _standard_output() if output == STREAM else output
-    result = api.run(graph, back, options, out, start, watch=iter if quiet else passes_bar)
-    _write(result, report_file, plan_file, html_file)
+    with together():
+        result = api.run(graph, back, options, out, start, watch=iter if quiet else passes_bar)
+        _write(result, report_file, plan_file, html_file)
     if not quiet:
         _show(result.report, given["verbose"], apart=output == STREAM)
 
@@ -287,7 +289,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "-q" in words or "--quiet" in words:
             warnings.simplefilter("ignore")
         warnings.showwarning = lambda message, *_, **__: click.echo(f"onnx-reconvene: {message}", err=True)
-        return _run(words)
+        with ending():
+            return _run(words)
 
 
 def _run(words: list[str]) -> int:
@@ -301,9 +304,10 @@ def _run(words: list[str]) -> int:
         return _fail(error.format_message(), UsageError.exit_status, loud)
     except ReconveneError as error:
         return _fail(str(error), error.exit_status, loud)
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt, Ended) as error:
         left = "run it again to go on" if command is sweep else "nothing was written"
-        return _fail(f"interrupted; {left}", 130, False)
+        what, status = (str(error), 128 + error.number) if isinstance(error, Ended) else ("interrupted", 130)
+        return _fail(f"{what}; {left}", status, False)
     except MemoryError:
         return _fail("out of memory", ModelError.exit_status, loud)
     except Exception as error:

@@ -8,7 +8,9 @@ import hashlib
 import os
 import pathlib
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import IO
 
 import numpy as np
@@ -19,6 +21,7 @@ from onnx import TensorProto, external_data_helper
 from onnx_reconvene import wire
 from onnx_reconvene.errors import ModelError, UsageError
 from onnx_reconvene.graph import Source
+from onnx_reconvene.process import held
 
 PROTOBUF_LIMIT = 2**31 - 1  # bytes in one message
 
@@ -36,12 +39,13 @@ def save(bare: Source, path: Output) -> None:
         _send(bare, path)
         return
     old, new = _data_of(path), None
-    if _is_one_message(bare):
-        with replacing(os.fspath(path)) as file:
-            file.writelines(wire.join(bare.model, bare.arrays))
-    else:
-        new = _save_apart(bare, path)
-    _discard(old - {new})
+    with together() as outputs:
+        if _is_one_message(bare):
+            with replacing(os.fspath(path)) as file:
+                file.writelines(wire.join(bare.model, bare.arrays))
+        else:
+            new = _save_apart(bare, path)
+        outputs.after.append(lambda: _discard(old - {new}))
 
 
 def _send(bare: Source, file: IO[bytes]) -> None:
@@ -74,20 +78,15 @@ def _discard(files: Iterable[pathlib.Path]) -> None:
 
 
 def _save_apart(bare: Source, path: str | os.PathLike[str]) -> pathlib.Path:
-    """Write a model to path, its weights beside it, and return where these are. What is not written whole leaves no weights."""
+    """Write a model to path, its weights beside it, and return where these are."""
     target = pathlib.Path(os.path.realpath(path))
     digest = hashlib.sha256()
     for array in bare.arrays.values():
         digest.update(np.ascontiguousarray(array).data)
     data = target.with_name(f"{target.name}.{digest.hexdigest()[:12]}.data")
-    known = data.exists()
     with replacing(os.fspath(data)) as file:
         write_data(bare, file, data.name)
-    try:
-        write_whole(os.fspath(path), bare.model.SerializeToString())
-    except BaseException:
-        _discard([] if known else [data])
-        raise
+    write_whole(os.fspath(path), bare.model.SerializeToString())
     return data
 
 
@@ -169,22 +168,80 @@ def check_apart(source: str, outputs: Mapping[str, str | None], read: Iterable[s
         taken.add(os.path.realpath(source))
 
 
+@dataclass
+class Outputs:
+    """Files that have been written beside their places, and what is to be done once they stand there."""
+
+    stack: contextlib.ExitStack
+    moves: list[tuple[str, str]] = field(default_factory=list)
+    after: list[Callable[[], None]] = field(default_factory=list)
+
+
+_outputs: ContextVar[Outputs | None] = ContextVar("outputs", default=None)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[Outputs]:
+    """Let all files that are written meanwhile take their places in the end: all of them, or none where anything goes wrong."""
+    outer = _outputs.get()
+    if outer is not None:
+        yield outer
+        return
+    with contextlib.ExitStack() as stack:
+        outputs = Outputs(stack)
+        token = _outputs.set(outputs)
+        try:
+            yield outputs
+        finally:
+            _outputs.reset(token)
+        _move(outputs.moves)
+    for action in outputs.after:
+        action()
+
+
+def _move(moves: Iterable[tuple[str, str]]) -> None:
+    """Move files into place, each old one replaced at once; where one cannot be moved, those go that are new."""
+    new: list[str] = []
+    try:
+        for beside, target in moves:
+            known = os.path.exists(target)
+            with _writing(target):
+                os.replace(beside, target)
+            new += [] if known else [target]
+    except BaseException:
+        _discard(map(pathlib.Path, new))
+        raise
+
+
 @contextlib.contextmanager
 def replacing(path: str) -> Iterator[IO[bytes]]:
     """Yield a file to write that takes the place of the one at path in the end, whole. Raises UsageError where it cannot."""
     _check_kind(path)
     target = os.path.realpath(path)
-    beside = f"{target}.{secrets.token_hex(4)}.part"
-    try:
-        with open(beside, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+    _sweep(target)
+    with together() as outputs, _writing(path):
+        beside = pathlib.Path(f"{target}.{secrets.token_hex(4)}.part")
+        file = outputs.stack.enter_context(beside.open("xb"))
+        outputs.stack.callback(beside.unlink, missing_ok=True)
+        outputs.stack.enter_context(held(os.fspath(beside)))
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
         if os.path.exists(target):
             os.chmod(beside, os.stat(target).st_mode & 0o777)
-        os.replace(beside, target)
+        outputs.moves.append((os.fspath(beside), target))
+
+
+@contextlib.contextmanager
+def _writing(path: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UsageError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
+
+
+def _sweep(target: str) -> None:
+    """Remove what processes that were killed have left half written beside target."""
+    for beside in glob.glob(f"{glob.escape(target)}.{'[0-9a-f]' * 8}.part"):
+        with contextlib.suppress(OSError), held(beside):
             os.unlink(beside)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import glob
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,22 +15,61 @@ from collections.abc import Iterator
 from onnx_reconvene.errors import UsageError
 
 try:
+    import fcntl
     import resource
 except ImportError:  # on Windows
-    resource = None  # type: ignore[assignment]
+    fcntl = resource = None  # type: ignore[assignment]
 
 PROGRAMS = os.path.join(os.path.dirname(__file__), "isolated")
+PREFIX = "onnx-reconvene-"  # of temporary folders
 TIME_LIMIT = 600  # seconds
 
 
 @contextlib.contextmanager
 def workplace(purpose: str) -> Iterator[str]:
-    """Yield a folder for the files of a program, removed in the end. Raises UsageError, naming the purpose, if it has no room."""
-    with tempfile.TemporaryDirectory(prefix="reconvene-") as folder:
+    """Yield a folder for the files of a program, removed in the end, or by a later `sweep` if this process is killed.
+
+    Raises UsageError, naming the purpose, if it has no room.
+    """
+    sweep()
+    with contextlib.ExitStack() as stack:
         try:
-            yield folder
+            yield _new_folder(stack)
         except OSError as error:
-            raise UsageError(f"{purpose} needs room in {os.path.dirname(folder)}: {error.strerror or error}") from error
+            raise UsageError(f"{purpose} needs room in {tempfile.gettempdir()}: {error.strerror or error}") from error
+
+
+def _new_folder(stack: contextlib.ExitStack) -> str:
+    while True:
+        folder = tempfile.mkdtemp(prefix=PREFIX)
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):  # a sweep was quicker
+            stack.enter_context(held(folder))
+            if os.path.isdir(folder):
+                stack.callback(shutil.rmtree, folder, ignore_errors=True)
+                return folder
+
+
+def sweep() -> None:
+    """Remove the temporary folders of processes that were killed."""
+    for folder in glob.glob(os.path.join(glob.escape(tempfile.gettempdir()), f"{PREFIX}*")):
+        with contextlib.suppress(OSError), held(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def held(path: str) -> Iterator[None]:
+    """Hold a file or folder of this user, at most until this process ends. Raises OSError if another process holds it."""
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        if os.fstat(descriptor).st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, "belongs to somebody else", path)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def memory() -> int:

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import argparse
 import collections
+import importlib
 import itertools
 import json
 import os
 import pathlib
+import pkgutil
 import re
 import resource
 import select
@@ -44,7 +46,7 @@ from tests.nets import ALL  # noqa: E402
 
 SECONDS, MEMORY = 30, 4 * 2**30  # for one file
 CHUNK = 100  # files of one forked process
-LARGEST = 2**16  # bytes of a seed
+LARGEST = 2**16  # bytes of a seed; elements of an input that is fed
 RANDOM_NETWORKS = 300
 CASES = ROOT.parent / "shared" / "cases"
 OPTIONS = [
@@ -73,6 +75,13 @@ class Tally:
             kind = re.sub(r"'[^']*'|[-+.\d]+(e[-+]\d+)?", "_", f"{outcome}: {text}")[:100]
             if kind not in self.failures or len(content) < len(self.failures[kind][2]):
                 self.failures[kind] = seed, f"{outcome}: {text}", content
+
+
+def load_all() -> None:
+    """Import the whole program, before processes are forked and whatever becomes of its files."""
+    for module in pkgutil.walk_packages(rc.__path__, "onnx_reconvene."):
+        if not any(part in module.name for part in ("isolated", "__main__", "olive", "executor", "torch")):
+            importlib.import_module(module.name)
 
 
 def seeds() -> list[bytes]:
@@ -112,7 +121,9 @@ def outcome(content: bytes, index: int, folder: str) -> tuple[str, str]:
         return ("text" if len(text) > LONGEST or len(text.splitlines()) != 1 else type(error).__name__), text
     except BaseException as error:
         return "exception", f"{type(error).__name__}: {error}"
-    return still_runs(path, pruned, result.report.input_shapes)
+    sizes = result.report.input_shapes
+    small = all(np.prod(shape, dtype=float) <= LARGEST for shape in sizes.values())
+    return still_runs(path, pruned, sizes) if small else ("pruned", "")
 
 
 def still_runs(before: str, after: str, sizes: dict[str, list[int]]) -> tuple[str, str]:
@@ -238,6 +249,7 @@ def main() -> int:
     parser.add_argument("files", nargs="*", type=pathlib.Path, metavar="FILE.onnx")
     given = parser.parse_args()
     start = time.monotonic()
+    load_all()
     if given.files:
         chosen = [f"{path}:{index}" for path in given.files for index in range(2 * len(OPTIONS))]
     else:
