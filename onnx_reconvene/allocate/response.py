@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 
 import numpy as np
 import onnx
@@ -21,6 +22,7 @@ from onnx_reconvene.saliency import Scores
 Floats = NDArray[np.float64]
 Feeds = dict[str, NDArray[np.generic]]
 MACS, MOST_MACS = 1.6e10, 3.2e10  # that all runs together should take, and that those on a single input may take
+PER_ELEMENT = 20  # multiply-accumulates in the time in which an element is made and read
 DRAWS = 16  # inputs at most
 BLOBS, DIGITS = 4, 6  # of noise along each spatial axis; of a response
 
@@ -35,7 +37,7 @@ def responses(analysis: Analysis, scores: Scores, widths: Widths, macs: float) -
     from onnx_reconvene.calibration.backend import compiled
 
     cuts = [_cut_alone(analysis, scores, widths, g) for g in range(len(widths))]
-    total = macs * (len(cuts) + 1)
+    total = max(macs, PER_ELEMENT * sum(map(prod, analysis.shapes.values()))) * (len(cuts) + 1)
     floats = [t.name for t in analysis.graph.outputs if np.issubdtype(element_type(t), np.floating)]
     if total > MOST_MACS or not floats:
         return None

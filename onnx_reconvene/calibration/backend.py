@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -19,6 +18,7 @@ from onnx_reconvene.autodiff.builder import Builder, Tensor, total
 from onnx_reconvene.autodiff.rewriting import BOUNDS, gain_and_shift, is_normalization, sole_readers, with_pools_first
 from onnx_reconvene.errors import ModelError, UsageError
 from onnx_reconvene.graph import Source, from_source
+from onnx_reconvene.process import workplace
 from onnx_reconvene.reference import store
 from onnx_reconvene.threads import allowed
 
@@ -224,7 +224,7 @@ def compiled(source: Source, outputs: Sequence[str], threads: int = 0, planned: 
     options.log_severity_level = 4
     options.intra_op_num_threads = threads or allowed()
     options.enable_mem_pattern = planned
-    with tempfile.TemporaryDirectory(prefix="reconvene-") as folder:
+    with workplace("running the network") as folder:
         try:
             path = store(Source(model, source.arrays), folder, "network")
             session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -7,7 +7,6 @@ import itertools
 import os
 import pathlib
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +19,7 @@ from onnx_reconvene.api import run
 from onnx_reconvene.bridges import open_model
 from onnx_reconvene.errors import ReconveneError, UsageError
 from onnx_reconvene.options import LATENCY, Options
+from onnx_reconvene.process import workplace
 from onnx_reconvene.stage import Stage
 from onnx_reconvene.target import parse_target, parse_targets
 
@@ -99,7 +99,7 @@ def cut_away(files: dict[str, bytes], cell: Cell, version: str) -> tuple[Outcome
     outcome and the files to be written, the model last. version: that of the package over there."""
     if version != __version__:
         return Outcome(None, None, UsageError.exit_status, f"the worker has version {__version__}, not {version}"), {}
-    with tempfile.TemporaryDirectory(prefix="reconvene-") as folder:
+    with workplace("a cut on a worker") as folder:
         source, written = pathlib.Path(folder, "in"), pathlib.Path(folder, "out")
         for place in (source, written):
             place.mkdir()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,6 +19,7 @@ from onnx_reconvene.notes import analysis_of, notes_of
 from onnx_reconvene.options import Options
 from onnx_reconvene.passes import Allocate, Load, Score
 from onnx_reconvene.passes.score import check_criterion
+from onnx_reconvene.process import workplace
 from onnx_reconvene.saliency import Scores
 from onnx_reconvene.shapes import Shape
 
@@ -68,7 +68,7 @@ def as_file(dense: Dense) -> Iterator[str]:
     if dense.path is not None:
         yield dense.path
         return
-    with tempfile.TemporaryDirectory(prefix="reconvene-") as folder:
+    with workplace("a sweep of a model that is no file") as folder:
         path = os.path.join(folder, "model.onnx")
         save(dense.source, path)
         yield path

@@ -6,7 +6,6 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,8 @@ from onnx_reconvene.errors import ModelError, ReconveneError, UsageError
 from onnx_reconvene.files import save, write_whole
 from onnx_reconvene.graph import Source
 from onnx_reconvene.portfolio.cell import Cell, Outcome, cut, cut_away
+from onnx_reconvene.process import workplace
+from onnx_reconvene.supervision import ENDING
 from onnx_reconvene.threads import VARIABLES
 
 Outcomes = Iterator[tuple[Cell, Outcome]]
@@ -71,14 +72,16 @@ def _interrupt(process: BaseProcess) -> None:
 
 
 def _interruptible(source: str, cell: Cell, folder: Path) -> Outcome:
-    """Cut cell; an interrupt ends the process, once it has tidied up after itself."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Cut cell; a signal that ends the process does so once it has tidied up after itself."""
+    for number in ENDING:
+        signal.signal(number, signal.default_int_handler)
     try:
         return cut(source, cell, folder)
     except KeyboardInterrupt:
         os._exit(INTERRUPTED)
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        for number in ENDING:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _end_with_parent() -> None:
@@ -156,6 +159,6 @@ def on_dask(address: str, bare: Source, folder: Path, cells: Sequence[Cell]) -> 
 
 def _bundle(bare: Source) -> dict[str, bytes]:
     """Return the files of a model by name, itself first."""
-    with tempfile.TemporaryDirectory(prefix="reconvene-") as folder:
+    with workplace("sending the network to workers") as folder:
         save(bare, os.path.join(folder, "model.onnx"))
         return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir(), key=lambda path: path.suffix != ".onnx")}
