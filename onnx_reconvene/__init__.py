@@ -1,5 +1,6 @@
 """onnx-reconvene: structured pruning of ONNX networks, initialized or trained, without any framework."""
 
+import os
 import pkgutil
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from onnx_reconvene.saliency.criterion import criteria, criterion
 
 __version__ = "0.1.0"
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # of onnxruntime, wherever we start it; read when it is loaded
 
 # Run from the root of a checkout this folder is found first, and the passes in the installed package.
 __path__ = pkgutil.extend_path(__path__, __name__)
