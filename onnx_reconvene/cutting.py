@@ -215,7 +215,8 @@ class CutOp:
         constant = self.cutting.constant(owner, f"input{i}", wanted)
         computed = not isinstance(tensor, gs.Constant) and tensor.inputs and tensor.inputs[0].op != "Constant"
         varies = has_free_sizes(self.cutting.graph) or self.cutting.analysis.integers.varies(tensor.name)
-        if now is None or now.dtype == bool or not computed or not varies or now.shape != wanted.shape:
+        short = now is not None and now.dtype.itemsize < 4 and now.dtype.kind in "biu"  # too short to be scaled
+        if now is None or short or not computed or not varies or now.shape != wanted.shape:
             return constant
         return self._scaled(tensor, constant, wanted, now)
 

@@ -105,12 +105,17 @@ class Layer:
     @property
     def sources(self) -> set[str]:
         """The names of the constants that the weight is moved from, itself among them; none where it is computed from data."""
-        found, waiting = set(), [self.tensor] if self.stored else []
-        while waiting:
-            tensor = waiting.pop()
-            found.add(tensor.name)
-            waiting += [t for node in tensor.inputs for t in node.inputs if t.name not in found]
-        return found
+        return moved_from(self.tensor) if self.stored else set()
+
+
+def moved_from(tensor: gs.Tensor) -> set[str]:
+    """Return the names of the tensors that a tensor computed from constants is computed from, itself among them."""
+    found, waiting = set(), [tensor]
+    while waiting:
+        tensor = waiting.pop()
+        found.add(tensor.name)
+        waiting += [t for node in tensor.inputs for t in node.inputs if t.name not in found]
+    return found
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from onnx_reconvene.flow import (
     UnsupportedError,
     Value,
     is_left_out,
+    moved_from,
     weight_values,
 )
 from onnx_reconvene.inference import has_free_sizes
@@ -252,21 +253,26 @@ class Op:
 
     def quantized(self, i: int, scale: int, zero: int, axes: Sequence[int]) -> None:
         """Enter what a quantized weight, input i, stands for, given the inputs with its scale and zero point (or ABSENT): numbers,
-        or arrays along these axes of it."""
+        or arrays along these axes of it. What it is moved from stands for the same, where these are numbers."""
         tensor = self.node.inputs[i]
-        if (values := weight_values(tensor)) is None:
+        values = weight_values(tensor)
+        if values is None and not self.flow.is_static(tensor):
             return
 
         def parameter(index: int, default: np.generic) -> NDArray[Any]:
             array = weight_values(self.node.inputs[index]) if 0 <= index < len(self.node.inputs) else None
             if array is None or array.size == 1:
                 return np.asarray(default if array is None else array.reshape(()))
-            shape = [1] * values.ndim
+            shape = [1] * len(self.flow.shapes[tensor.name])
             for axis, size in zip(axes, array.shape, strict=True):
                 shape[axis] = size
             return array.reshape(shape)
 
-        self.flow.quantized[tensor.name] = Quantized(parameter(zero, values.dtype.type(0)), parameter(scale, np.float32(1)))
+        found = Quantized(parameter(zero, np.uint8(0)), parameter(scale, np.float32(1)))
+        if values is not None:
+            self.flow.quantized[tensor.name] = found
+        elif found.zero.size == found.scale.size == 1:
+            self.flow.quantized.update(dict.fromkeys(moved_from(tensor), found))
 
     def layer(self, weight: int, out: Labels, read: Labels) -> None:
         """Enter this node as a weight-bearing layer. Where the weight is no weight but computed from data, what it reads

@@ -115,6 +115,11 @@ MOVES = {
 RESIZING = {"ConstantOfShape", "Expand", "EyeLike", "OneHot", "Pad", "Range", "Resize", "Tile", "Upsample"}  # as their inputs say
 
 
+def counts(value: Array) -> bool:
+    """Return True if value is of a type that sizes and indices have; shorter integers are quantized numbers."""
+    return value.dtype.kind == "b" or (value.dtype.kind in "iu" and value.dtype.itemsize >= 4)
+
+
 class Integers:
     """Small tensors whose values follow from constants and shapes alone, evaluated node by node.
 
@@ -155,11 +160,11 @@ class Integers:
         return self._values[name]
 
     def is_arithmetic(self, name: str) -> bool:
-        """Tell whether a tensor has a known value that is no data: integers, or a few numbers computed from shapes."""
+        """Return True if a tensor has a known value that is no data: integers, or a few numbers computed from shapes."""
         if name not in self._values:
             return False
         value, of_shapes = self._values[name], name in self.of_shapes
-        if value.dtype.kind in "iub":
+        if counts(value):
             return of_shapes or name not in self._of_weights
         return of_shapes and value.size <= FEW
 
@@ -250,7 +255,7 @@ class Integers:
 
     def _is_weight(self, name: str) -> bool:
         value = self._values.get(name)
-        return value is not None and value.dtype.kind == "f" and value.size > 1 and name not in self.of_shapes
+        return value is not None and not counts(value) and value.size > 1 and name not in self.of_shapes
 
 
 def _plain_constant(node: gs.Node) -> Array:

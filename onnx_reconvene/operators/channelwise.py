@@ -19,6 +19,7 @@ def spatial(op: Op) -> None:
 
 def resize(op: Op) -> None:
     """x[n,c,...] -> y[n,c,...], other sizes along axes that carry no channels"""
+    op.ints(3)
     same = [axis for axis, (a, b) in enumerate(zip(op.shape(0), op.out_shape(), strict=True)) if a == b]
     labels = op.along(0, *same)
     op.emit(dict(zip(same, labels, strict=True)))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 def reshape(op: Op) -> None:
     """x[...] -> the same elements in the same order, in another shape"""
+    op.ints(1)
     op.move(functools.partial(reshape_labels, op.shape(0), op.out_shape()))
 
 
@@ -281,6 +282,7 @@ def pad_sizes(cut: CutOp) -> None:
 
 def expand(op: Op) -> None:
     """x[..., 1, ...] -> y[..., n, ...]; the copies are channels of their own"""
+    op.ints(1)
     known = broadcast_labels(op, [0], op.out_shape())
     sizes = op.out_shape()
     op.emit({axis: op.copies(sizes[axis]) if labels is None else labels for axis, labels in enumerate(known)})
@@ -296,6 +298,7 @@ def expand_shape(cut: CutOp) -> None:
 
 def constant_of_shape(op: Op) -> None:
     """one value -> y[...] of a shape that is computed; its elements are channels of their own"""
+    op.ints(0)
     op.emit({axis: op.copies(size) for axis, size in enumerate(op.out_shape())})
 
 

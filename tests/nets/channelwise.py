@@ -38,6 +38,12 @@ RESIZES: Table = {
         "scales": convs(f'{TWICE} h = Resize<mode = "nearest">(a, , f)', opset=13),
         "linear scales": convs(f'{TWICE} h = Resize<mode = "linear">(a, , f)', opset=11 + 2),
         "sizes": convs('n = Constant<value_ints = [2,8,9,9]>() h = Resize<mode = "nearest">(a, , , n)', opset=13),
+        "sizes computed at run time": convs(
+            "s = Shape(a) t = com.microsoft.ExpandDims(s, o) n = Reshape(t, m) h = Resize(a, , , n)",
+            constants="int32 o = {0}, int64[1] m = {4}",
+            outputs="float[2,5,6,6] y",
+            **stays("computed at run time"),
+        ),
         "sizes of some axes": convs('n = Constant<value_ints = [9,9]>() h = Resize<mode = "nearest", axes = [2,3]>(a, , , n)'),
         "sizes of all axes, named": convs(
             'n = Constant<value_ints = [2,8,9,9]>() h = Resize<mode = "nearest", axes = [0,1,2,3]>(a, , , n)'
