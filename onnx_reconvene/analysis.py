@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from onnx_reconvene.errors import ModelError, one_line
 from onnx_reconvene.flow import MOST, NO_CHANNELS, Flow, Split, UnsupportedError, weight_values
 from onnx_reconvene.fold import moved_constants
-from onnx_reconvene.graph import bodies_of, every_graph, every_node
+from onnx_reconvene.graph import bodies_of, dead_nodes, every_graph, every_node
 from onnx_reconvene.groups import Analysis, collect
 from onnx_reconvene.inference import infer_all
 from onnx_reconvene.labels import Labels, Solution
@@ -119,7 +119,8 @@ class _Program:
 
 def _program(graph: gs.Graph, integers: Integers) -> _Program:
     every = list(every_node(graph))
-    settled = frozenset(id(node) for node in every if _is_settled(integers, node))
+    dead = {id(node) for node in dead_nodes(graph)}  # layers read a constant of what they compute
+    settled = frozenset(id(node) for node in every if id(node) in dead or _is_settled(integers, node))
     unread = [t for node in every if id(node) not in settled for t in node.outputs if not t.outputs]
     results = frozenset(t.name for part in every_graph(graph) for t in part.outputs)
     return _Program([node for node in graph.nodes if id(node) not in settled], settled, unread, results, names_of(every))

@@ -217,7 +217,7 @@ class Flow:
     def value(self, tensor: gs.Tensor) -> Value:
         """Return the labels of tensor; a weight that is looked at for the first time gets fresh ones on each axis."""
         if tensor.name not in self.values:
-            self.values[tensor.name] = self._weight(tensor) if weight_values(tensor) is not None else Value()
+            self.values[tensor.name] = self._weight(tensor) if is_weight(tensor) else Value()
         return self.values[tensor.name]
 
     def _weight(self, tensor: gs.Tensor) -> Value:
@@ -267,6 +267,12 @@ class Flow:
             for both in (there, first.ravel()):
                 self.equalities.freeze(both, f"two kinds of channels share axis {absorbs} of '{tensor.name}'")
         value.labels[absorbs] = first.ravel()
+
+
+def is_weight(tensor: gs.Tensor) -> bool:
+    """Return True for what `weight_values` returns the values of; looks at none that are stored."""
+    constant = weight_constant(tensor)
+    return holds_weights(constant) if constant is not None else weight_values(tensor) is not None
 
 
 def weight_values(tensor: gs.Tensor) -> NDArray[Any] | None:

@@ -24,6 +24,7 @@ from onnx_reconvene.flow import (
     UnsupportedError,
     Value,
     is_left_out,
+    is_weight,
     moved_from,
     weight_values,
 )
@@ -208,7 +209,7 @@ class Op:
         """Let each of some blocks along axis 0 of weight i have channels of its own along axis 1; returns labels for those of all
         blocks in a row. None where the weight does not belong to this node alone."""
         tensor = self.tensor(i)
-        if weight_values(tensor) is None or len(tensor.outputs) > 1 or tensor in self.flow.graph.outputs:
+        if not is_weight(tensor) or len(tensor.outputs) > 1 or tensor in self.flow.graph.outputs:
             return None
         rows, size, *rest = self.shape(i)
         labels = self.fresh(blocks * size)
