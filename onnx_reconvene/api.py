@@ -152,7 +152,7 @@ def _run(
     stage = notes_of(graph).stage = stage_of(plain_source(graph))
     options = options.for_stage(stage)
     seconds = {"load": time.perf_counter() - begin}
-    nodes = len(graph.nodes)
+    nodes = reports.node_count(graph)
     seconds |= _run_all(graph, watch(passes_of(options) + ([Emit(output)] if output is not None else [])))
     notes, analysis = notes_of(graph), analysis_of(graph)
     assert notes.keep is not None
@@ -187,7 +187,7 @@ def _report(graph: gs.Graph, options: Options, output: str | None, nodes: int, s
         {name: list(shape) for name, shape in analysis.sizes.items()},
         dict(analysis.origins),
         reports.size(notes.cost, notes.cost.dense, nodes, None, memory, before),
-        reports.size(notes.cost, analysis.widths(notes.keep), len(graph.nodes), notes.left, memory, after),
+        reports.size(notes.cost, analysis.widths(notes.keep), reports.node_count(graph), notes.left, memory, after),
         reports.group_reports(analysis, notes.keep, notes.sensitivity),
         list(analysis.frozen),
         notes.verdict or Verdict("skipped", None, "not asked for"),
@@ -279,7 +279,7 @@ def _dimensions(shape: Sequence[int | str | None] | None) -> str:
 
 def _size(analysis: Analysis, latency_ms: float | None) -> Size:
     cost = CostModel(analysis)
-    return replace(reports.size(cost, cost.dense, len(analysis.graph.nodes)), latency_ms=latency_ms)
+    return replace(reports.size(cost, cost.dense, reports.node_count(analysis.graph)), latency_ms=latency_ms)
 
 
 def write_latency_job(

@@ -20,13 +20,12 @@ from onnx_reconvene.flow import dtype_of, weight_constant
 from onnx_reconvene.graph import dead_nodes, every_node
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.memory import Activations
-from onnx_reconvene.plain import graphs_in
 
 
 class CostModel:
     """Costs of a network as functions of its group widths (units kept of each group).
 
-    `KINDS` names what can be counted: `channels` (removable ones), `params` (elements of float initializers), `macs` (multiply-
+    `KINDS` names what can be counted: `channels` (removable ones), `params` (elements of float weights), `macs` (multiply-
     accumulates for one input of the analysed size), `size` (bytes of float and of quantized initializers), `memory` (these and the
     largest number of bytes that activations take at any time), `latency` (milliseconds of a run, as the function that is given
     predicts them).
@@ -186,13 +185,11 @@ def _stored_as(dims: Iterable[int], dtype: np.dtype[Any], is_quantized: bool = F
 
 
 def _initializers(graph: gs.Graph) -> dict[str, Stored]:
-    """Return the initializers of the model that count, sparse ones as if they were dense."""
+    """Return the weights that the model stores and that count, sparse ones as if they were dense."""
     model = graph.source.model.graph
     readers = [node for node in every_node(graph) if node.op in ("DequantizeLinear", "QLinearConv")]
     quantized = {tensor.name for node in readers for tensor in node.inputs}  # biases have 32 bits
-    tensors = [(t, t.dims) for t in model.initializer]
-    tensors += [(t.values, t.dims) for part in graphs_in(model) for t in part.sparse_initializer]
-    found = {t.name: _stored_as(dims, _dtype(t), t.name in quantized) for t, dims in tensors}
+    found = {t.name: _stored_as(t.dims, _dtype(t), t.name in quantized) for t in model.initializer}
     return {name: stored for name, stored in found.items() if stored is not None}
 
 

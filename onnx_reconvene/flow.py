@@ -17,7 +17,6 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import helper
-from onnx_graphsurgeon.ir.tensor import SparseValues
 
 from onnx_reconvene.labels import Equalities, Labels, all_frozen
 from onnx_reconvene.process import memory
@@ -312,9 +311,7 @@ def dtype_of(constant: gs.Constant) -> np.dtype[Any]:
 
 
 def holds_weights(constant: gs.Constant) -> bool:
-    """Tell whether constant is a dense tensor of numbers; those of 64-bit integers are shapes and indices."""
-    if isinstance(constant._values, SparseValues):
-        return False
+    """Return True if constant holds numbers that may be weights; 64-bit integers are shapes and indices."""
     dtype = dtype_of(constant)
     return dtype.name == "bfloat16" or (dtype.kind in "fiub" and dtype != np.int64)
 

@@ -26,6 +26,7 @@ from onnx_reconvene import wire
 from onnx_reconvene.boundary import boundary
 from onnx_reconvene.checks import check_fields
 from onnx_reconvene.errors import ModelError
+from onnx_reconvene.homes import PACKED
 from onnx_reconvene.plain import Plain, as_read, graphs_in, nodes_in, plain
 
 RUNTIME_OPERATORS = {"SimplifiedLayerNormalization"}  # of onnxruntime, in the standard domain
@@ -122,9 +123,6 @@ def _check_bytes(tensor: TensorProto, size: int) -> None:
         raise ModelError(f"initializer '{tensor.name}' has {size} bytes of data, not what its shape {list(tensor.dims)} needs")
 
 
-PACKED = {TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1, TensorProto.INT2, TensorProto.UINT2}
-
-
 def _map_external(model: onnx.ModelProto, folder: str, arrays: dict[str, NDArray[Any]]) -> frozenset[str]:
     """Enter external data as arrays, and return the real paths of the files that hold them."""
     files = set()
@@ -207,7 +205,8 @@ def from_source(source: Source) -> gs.Graph:
         if tensor.HasField("raw_data") and tensor.data_type not in PACKED:
             _check_bytes(tensor, len(tensor.raw_data))
     form = plain(source.model)
-    source = source if form is None else replace(source, model=form.model, form=form)
+    if form is not None:
+        source = replace(source, model=form.model, form=form, arrays=source.arrays | form.homes.arrays)
     graph = gs.import_onnx(source.model)
     for tensor in [*graph.inputs, *graph.outputs]:
         tensor.shape = tensor.shape and [None if is_unknown(size) else size for size in tensor.shape]

@@ -27,17 +27,10 @@ from onnx_reconvene.shapes import Integers, Shape
 
 
 def pinned(model: onnx.ModelProto, sizes: Mapping[str, Sequence[int]]) -> onnx.ModelProto:
-    """Return a copy of model whose inputs have the given sizes and whose other declared shapes are forgotten.
-
-    Sparse initializers, of which shape inference knows nothing, become inputs.
-    """
+    """Return a copy of model whose inputs have the given sizes and whose other declared shapes are forgotten."""
     result = onnx.ModelProto()
     result.CopyFrom(model)
     _free_unknown(result.graph)
-    for sparse in model.graph.sparse_initializer:
-        value = helper.make_tensor_value_info(sparse.values.name, sparse.values.data_type, sparse.dims)
-        result.graph.input.append(value)
-    del result.graph.sparse_initializer[:]
     for value in result.graph.input:
         if value.name in sizes:
             value.CopyFrom(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, sizes[value.name]))

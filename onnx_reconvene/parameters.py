@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
 from onnx_reconvene.graph import Source
+from onnx_reconvene.homes import NO_PARAMETERS
 from onnx_reconvene.plain import bodies, nodes_in
 
 CONVOLUTIONS = ("Conv", "FusedConv", "DeformConv")
@@ -18,7 +19,6 @@ PRODUCTS = ("Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 RECURRENT = ("RNN", "GRU", "LSTM")
 NORMS = ("GroupNormalization", "InstanceNormalization", "LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 SCALING = ("Add", "BiasGelu", "Div", "Mul", "PRelu", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "Sub")
-NO_PARAMETERS = ("Resize", "Upsample")
 FEW = 8  # numbers that are no layer's and fewer than these tell nothing
 
 
@@ -52,7 +52,6 @@ class _Reader:
         self.maker = {name: node for node in self.nodes for name in node.output}
         self._normalized = _normalized(source.model.graph, self.nodes)
         self._stored = {t.name: t for t in source.model.graph.initializer}
-        self._stored |= {n.output[0]: a.t for n in self.nodes if n.op_type == "Constant" for a in n.attribute if a.HasField("t")}
         self._arrays = dict(source.arrays)
 
     def values(self, name: str) -> NDArray[Any] | None:

@@ -1,13 +1,13 @@
 """The plain form of a model, in which it is analysed and cut, and the way back.
 
-In plain form local functions are inlined, a name means one tensor wherever it stands, and the bodies of control flow have no
-initializers of their own. Where nothing was changed the way back leads to the model as it was read.
+In plain form local functions are inlined, a name means one tensor wherever it stands, and all weights are initializers of the
+main graph (see `homes`). Where nothing was changed the way back leads to the model as it was read.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, inliner
 
 from onnx_reconvene.errors import ModelError
+from onnx_reconvene.homes import Homes, bring_together, fill, graphs_by_name, is_scattered, put_nodes, without_data
 
 MARK = "onnx_reconvene.mark"  # a domain of nodes that stand around what a function call is inlined to
 BEGIN, END = "Begin", "End"
@@ -39,7 +40,7 @@ class Plain:
     original: ModelProto
     calls: tuple[Call, ...]
     names: dict[str, str]  # those that were given to tensors in bodies -> those that they had
-    homes: dict[str, str]  # initializer -> which body it belongs to, see `_inner`
+    homes: Homes
 
 
 def bodies(node: NodeProto) -> Iterator[GraphProto]:
@@ -66,19 +67,12 @@ def nodes_in(graph: GraphProto) -> Iterator[NodeProto]:
         yield node
 
 
-def _inner(graph: GraphProto) -> Iterator[tuple[str, GraphProto]]:
-    """Yield the bodies in graph at any depth, each with a name of its own."""
-    for node in graph.node:
-        owner = next(filter(None, node.output), "")
-        for number, body in enumerate(bodies(node)):
-            yield f"{owner}/{number}", body
-            yield from _inner(body)
-
-
 def plain(original: ModelProto) -> Plain | None:
     """Return the plain form of a model, None where the model is in plain form already."""
-    if not original.functions and not any(True for node in original.graph.node for _ in bodies(node)):
+    has_bodies = any(True for node in original.graph.node for _ in bodies(node))
+    if not original.functions and not has_bodies and not is_scattered(original.graph):
         return None
+    original, arrays = without_data(original)
     model = ModelProto()
     model.CopyFrom(original)
     calls = _inline(model) if model.functions else []
@@ -89,12 +83,8 @@ def plain(original: ModelProto) -> Plain | None:
     for node in model.graph.node:
         for body in bodies(node):
             _rename(body, {}, taken, names)
-    homes: dict[str, str] = {}
-    for place, body in list(_inner(model.graph)):
-        homes |= dict.fromkeys((t.name for t in body.initializer), place)
-        model.graph.initializer.extend(body.initializer)
-        del body.initializer[:]
-    return Plain(model, original, tuple(_unmark(model.graph, calls)), names, homes)
+    called = tuple(_unmark(model.graph, calls))
+    return Plain(model, original, called, names, bring_together(model, arrays))
 
 
 def _key(node: NodeProto | FunctionProto) -> Key:
@@ -124,7 +114,7 @@ def _inline(model: ModelProto) -> list[NodeProto]:
             begin = NodeProto(op_type=BEGIN, domain=MARK, name=number, input=node.input)
             marked += [begin, node, NodeProto(op_type=END, domain=MARK, name=number, input=node.output)]
             calls.append(node)
-        _put_nodes(graph, marked)
+        put_nodes(graph, marked)
     model.CopyFrom(inliner.inline_local_functions(model))
     return calls
 
@@ -150,12 +140,6 @@ def _give_defaults(node: NodeProto, function: FunctionProto) -> None:
     """Add the attributes that a call leaves out; the inliner of onnx would drop them."""
     given = {attribute.name for attribute in node.attribute}
     node.attribute.extend(default for default in function.attribute_proto if default.name not in given)
-
-
-def _put_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
-    copy = GraphProto(node=nodes)
-    del graph.node[:]
-    graph.node.extend(copy.node)
 
 
 def _rename(body: GraphProto, outer: dict[str, str], taken: set[str], names: dict[str, str]) -> None:
@@ -210,22 +194,35 @@ def _unmark(model: GraphProto, calls: list[NodeProto]) -> Iterator[Call]:
                     if call.name and inlined.name:
                         inlined.name = f"{call.name}/{inlined.name}"
                 yield Call(call, tuple(bare[start:]))
-        _put_nodes(graph, bare)
+        put_nodes(graph, bare)
+
+
+def whole(form: Plain) -> ModelProto:
+    """Return the model as it was before, also the data of its large Constant nodes."""
+    result = ModelProto()
+    result.CopyFrom(form.original)
+    fill(result.graph, form.homes.arrays)
+    return result
 
 
 def as_read(form: Plain, changed: ModelProto, arrays: dict[str, NDArray[Any]]) -> ModelProto:
-    """Return a changed model in plain form with its function calls, names and initializers in bodies as they were, where what
-    was changed allows for it. The data of large initializers, in arrays, go into those that move to a body."""
-    result = ModelProto()
-    if changed == form.model and not arrays.keys() & form.homes.keys():
-        result.CopyFrom(form.original)
+    """Return a changed model in plain form with its function calls, names and weights as they were and where they were, as far as
+    what was changed allows for it. arrays: the data of large initializers; those that move elsewhere take theirs along."""
+    untouched = form.homes.untouched(changed.graph, arrays)
+    if changed == form.model and untouched == form.homes.by_name.keys():
+        result = whole(form)
         del result.metadata_props[:]
         result.metadata_props.extend(changed.metadata_props)
+        for name in form.homes.arrays:
+            del arrays[name]
         return result
+    result = ModelProto()
     result.CopyFrom(changed)
-    _call_again(result, form, arrays)
-    _take_home(result.graph, form.homes, arrays)
-    for _, body in _inner(result.graph):
+    form.homes.put_back(result.graph, untouched, arrays)
+    _call_again(result, form, form.homes.by_name.keys() - untouched)
+    for name, body in graphs_by_name(result.graph):
+        if not name:
+            continue
         for node in body.node:
             node.input[:] = [form.names.get(name, name) for name in node.input]
             node.output[:] = [form.names.get(name, name) for name in node.output]
@@ -235,24 +232,21 @@ def as_read(form: Plain, changed: ModelProto, arrays: dict[str, NDArray[Any]]) -
     return result
 
 
-def _call_again(model: ModelProto, form: Plain, arrays: dict[str, NDArray[Any]]) -> None:
-    """Put calls in place of nodes that are as they were inlined. A function that declares shapes of its own is not called again,
-    for these may have changed."""
-    before = {t.name: t for t in form.model.graph.initializer if t.name in form.homes}
-    same = {t.name for t in model.graph.initializer if before.get(t.name) == t and t.name not in arrays}
-    changed = form.homes.keys() - same
+def _call_again(model: ModelProto, form: Plain, changed: Collection[str]) -> None:
+    """Put calls in place of nodes that are as they were inlined, and read no weight that has changed. A function that declares
+    shapes of its own is not called again, for these may have changed."""
     nodes = {node.output[0]: node for node in nodes_in(model.graph) if node.output}
     again = {}
     for call in [] if any(function.value_info for function in form.original.functions) else form.calls:
         inlined = list(_with_inner(call.nodes))
         stays = all(nodes.get(node.output[0]) == node for node in call.nodes)
-        if call.nodes and stays and not changed.intersection(name for node in inlined for name in node.input):
+        if call.nodes and stays and not any(name in changed for node in inlined for name in node.input):
             again.update({node.output[0]: call.node if k == 0 else None for k, node in enumerate(call.nodes)})
     gone = {name for node in nodes.values() if again.get(node.output[0], node) is not node for name in node.output}
     gone -= {name for call in form.calls for name in call.node.output}
     for graph in graphs_in(model.graph):
         kept = [again.get(node.output[0], node) if node.output else node for node in graph.node]
-        _put_nodes(graph, [node for node in kept if node is not None])
+        put_nodes(graph, [node for node in kept if node is not None])
         for value in [value for value in graph.value_info if value.name in gone]:
             graph.value_info.remove(value)
     _put_functions(model, form.original)
@@ -287,14 +281,3 @@ def _called(model: ModelProto, original: ModelProto) -> set[Key]:
             found.add(key)
             waiting += _with_inner(functions[key].node)
     return found
-
-
-def _take_home(graph: GraphProto, homes: dict[str, str], arrays: dict[str, NDArray[Any]]) -> None:
-    """Move initializers to the bodies that they came from."""
-    inner = dict(_inner(graph))
-    for tensor in [tensor for tensor in graph.initializer if tensor.name in homes]:
-        if tensor.name in arrays:
-            tensor.raw_data = arrays.pop(tensor.name).tobytes()
-        if homes[tensor.name] in inner:
-            inner[homes[tensor.name]].initializer.append(tensor)
-        graph.initializer.remove(tensor)

@@ -8,11 +8,13 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
+import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_reconvene.allocate.budget import Rounding
 from onnx_reconvene.axes import Widths
 from onnx_reconvene.cost import CostModel, Counting
+from onnx_reconvene.graph import every_node
 from onnx_reconvene.groups import Analysis, Frozen
 from onnx_reconvene.latency.runtime import Timing
 from onnx_reconvene.rectify import Rectified
@@ -24,7 +26,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Size:
-    """What a network costs: elements of float initializers, multiply-accumulates, bytes of float and quantized initializers, nodes;
+    """What a network costs: elements of float weights, multiply-accumulates, bytes of float and quantized weights, nodes;
     if asked for, milliseconds of a run and bytes of memory at its peak."""
 
     params: int
@@ -90,6 +92,13 @@ def size(
     costs = {kind: cost(kind, widths) for kind in ("params", "macs", "size")} | dict(left or {})
     peak = round(cost("memory", widths)) if memory else None
     return Size(round(costs["params"]), round(costs["macs"]), round(costs["size"]), nodes, latency_ms, peak)
+
+
+def node_count(graph: gs.Graph) -> int:
+    """Return how many nodes the main graph has when it is written: with the Constant nodes of the weights that are read."""
+    homes = {} if graph.source.form is None else graph.source.form.homes.by_name
+    constants = {name for name, home in homes.items() if home.node is not None and not home.graph}
+    return len(graph.nodes) + len(constants & {t.name for node in every_node(graph) for t in node.inputs} if constants else ())
 
 
 def group_reports(analysis: Analysis, keep: NDArray[np.bool_], sensitivity: NDArray[np.float64] | None) -> list[GroupReport]:

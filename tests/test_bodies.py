@@ -23,7 +23,10 @@ def test_pruning_is_verified_and_counted(name: str) -> None:
     model = ALL[name].model
     result = rc.prune(model, target="channels=0.5", round_to=1)
     assert result.report.verify.status == ("shape-only" if ALL[name].inexact else "exact")
-    floats = [t for graph in graphs(result.model.graph) for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT]
+    parts = list(graphs(result.model.graph))
+    weights = [tensor for part in parts for tensor in part.initializer]
+    weights += [a.t for part in parts for node in part.node if node.op_type == "Constant" for a in node.attribute]
+    floats = [tensor for tensor in weights if tensor.data_type == onnx.TensorProto.FLOAT and tensor.dims]
     assert result.report.after.params == sum(int(np.prod(t.dims)) for t in floats)
     assert result.report.after.params < result.report.before.params
 

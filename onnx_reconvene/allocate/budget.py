@@ -20,8 +20,8 @@ from onnx_reconvene.saliency import ElementScores, Scores
 from onnx_reconvene.target import Target
 
 NONE = {  # why a network costs nothing of a kind
-    "params": "no initializer holds floating-point numbers; what Constant nodes hold does not count",
-    "size": "no initializer holds weights; what Constant nodes hold does not count",
+    "params": "the network stores no floating-point weights",
+    "size": "the network stores no weights",
     "macs": "no layer multiplies and accumulates",
 }
 

@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from torch import Tensor, nn
 
 from onnx_reconvene.bridges import open_model
-from onnx_reconvene.errors import ModelError, UsageError
+from onnx_reconvene.errors import UsageError
 from onnx_reconvene.executor.node import STANDARD
 from onnx_reconvene.executor.prepare import prepare
 from onnx_reconvene.executor.program import Plan, Program, Watch, operator_of
@@ -40,8 +40,6 @@ class GraphModule(nn.Module):
         super().__init__()
         self.nodes = list(source.model.graph.node)  # as given
         self._model = prepare(source.model)
-        if self._model.graph.sparse_initializer:
-            raise ModelError("sparse initializers cannot be executed in torch")
         stored = {t.name for t in source.model.graph.initializer}
         self._inputs = [value.name for value in self._model.graph.input if value.name not in stored]
         self._outputs = [value.name for value in self._model.graph.output]
