@@ -13,7 +13,7 @@ import onnx_reconvene as rc
 from onnx_reconvene.graph import from_model, load, to_model
 from onnx_reconvene.inspection import inspection
 from tests.nets import ALL
-from tests.nets.net import convs, net
+from tests.nets.net import convs, in_constant_nodes, net
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "defaults": {},
@@ -22,23 +22,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "gradients": {"criterion": "taylor", "allocate": "global", "data": "random", "rectify": "none", "repair": "lstsq"},
     "weights": {"granularity": "weight", "target": "params=0.5"},
 }
-
-
-def in_constant_nodes(model: ModelProto) -> ModelProto:
-    """Return model with its weights in Constant nodes, each right before its first reader."""
-    result = ModelProto()
-    result.CopyFrom(model)
-    waiting = {tensor.name: tensor for tensor in model.graph.initializer}
-    nodes = []
-    for node in model.graph.node:
-        for name in node.input:
-            if name in waiting:
-                tensor = waiting.pop(name)
-                nodes.append(helper.make_node("Constant", [], [name], f"{name}/node", value=tensor, doc_string="kept"))
-        nodes.append(node)
-    del result.graph.initializer[:], result.graph.node[:]
-    result.graph.node.extend(nodes)
-    return result
 
 
 def small() -> ModelProto:

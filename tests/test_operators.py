@@ -11,20 +11,10 @@ from onnx_reconvene.cut import cut
 from onnx_reconvene.graph import from_model, to_model
 from onnx_reconvene.operators import FROZEN, OPERATORS
 from tests.nets import ALL, NETS, Net, check_groups
-from tests.nets.net import convs, stays
+from tests.nets.net import convs, in_constant_nodes, stays
 from tests.oracle import check
 
 SEEDS = range(4)
-
-
-def in_constant_nodes(model: ModelProto) -> ModelProto:
-    """Return model with its weights in Constant nodes."""
-    result = ModelProto()
-    result.CopyFrom(model)
-    nodes = [helper.make_node("Constant", [], [tensor.name], value=tensor) for tensor in model.graph.initializer]
-    del result.graph.initializer[:], result.graph.node[:]
-    result.graph.node.extend([*nodes, *model.graph.node])
-    return result
 
 
 def through_identity(model: ModelProto) -> ModelProto:

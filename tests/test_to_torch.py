@@ -17,6 +17,7 @@ from onnx import ModelProto, numpy_helper
 import onnx_reconvene as rc
 from onnx_reconvene.errors import ModelError, UsageError
 from tests.derivatives.oracle import run
+from tests.nets.net import in_constant_nodes
 
 torch = pytest.importorskip("torch")
 
@@ -75,6 +76,17 @@ class Twin(nn.Module):
         """Return (n, 4)."""
         x = torch.relu(self.norm(self.conv(x))).mean((2, 3))
         return self.fc(F.dropout(x, 0.5, self.training))
+
+
+def test_weights_in_constant_nodes_are_parameters_and_stay_there(classifier: ModelProto) -> None:
+    model = in_constant_nodes(classifier)
+    module = rc.to_torch(model)
+    assert {name for name, _ in module.named_parameters()} == WEIGHTS
+    assert {name for name, _ in module.named_buffers()} == STATISTICS
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += 1
+    assert rc.from_torch(model, module) == in_constant_nodes(rc.from_torch(classifier, module))
 
 
 def twin(module: Any) -> Any:

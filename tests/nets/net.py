@@ -78,6 +78,23 @@ def draw(name: str, shape: Sequence[int]) -> NDArray[np.float32]:
     return (sign * rng.uniform(0.5, 1.5, shape)).astype(np.float32)
 
 
+def in_constant_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return model with its weights in Constant nodes, each right before its first reader."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    waiting = {tensor.name: tensor for tensor in model.graph.initializer}
+    nodes = []
+    for node in model.graph.node:
+        for name in node.input:
+            if name in waiting:
+                tensor = waiting.pop(name)
+                nodes.append(onnx.helper.make_node("Constant", [], [name], f"{name}/node", value=tensor, doc_string="kept"))
+        nodes.append(node)
+    del result.graph.initializer[:], result.graph.node[:]
+    result.graph.node.extend(nodes)
+    return result
+
+
 def int8(*shape: int) -> NDArray[np.int8]:
     """Return random 8-bit weights."""
     return np.random.default_rng(shape).integers(-99, 99, shape).astype(np.int8)
