@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnx_reconvene.control import may_run
 from onnx_reconvene.errors import ModelError, one_line
 from onnx_reconvene.flow import MOST, NO_CHANNELS, Flow, Split, UnsupportedError, weight_values
 from onnx_reconvene.fold import moved_constants
@@ -154,8 +155,9 @@ def _visit(flow: Flow, node: gs.Node, settled: frozenset[int]) -> None:
         operator, why = _try(operator, operator.enter, op)
     if operator is None:
         _freeze_inputs(op, why)
-    steps, flow.steps = flow.steps, flow.steps * _steps(op)
+    steps, each = flow.steps, flow.steps * _steps(op)
     for body in bodies_of(node):
+        flow.steps = each if may_run(node, body, flow.integers) else 0
         for inner in body.nodes:
             if id(inner) not in settled:
                 _visit(flow, inner, settled)

@@ -32,6 +32,7 @@ from onnx_reconvene.rectify import Rectified
 from onnx_reconvene.reference import reference
 from onnx_reconvene.report import Report, Size
 from onnx_reconvene.stage import stage_of
+from onnx_reconvene.values import with_values
 from onnx_reconvene.verify import Verdict, verify
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ STAGES = ("analyse", "score", "allocate", "cut", "verify", "rectify", "repair", 
 def passes_of(options: Options) -> list[Pass]:
     """Return the passes that do what options ask, all but the last that writes."""
     calibration = _calibration(options)
-    load = Load(options.input_shape, options.attention, calibration)
+    load = Load(options.input_shape, options.attention, options.input_value, calibration)
     score = Score(options.criterion, options.seed, options.aggregate, calibration)
     if options.granularity == "weight":
         return [load, Sparsify(options.targets, score, options.allow_uncounted)]
@@ -212,13 +213,15 @@ def _run_all(graph: gs.Graph, steps: Iterable[Pass]) -> dict[str, float]:
     return seconds
 
 
-def analyze(model: Any, input_shape: Mapping[str, Sequence[int]] | None = None) -> Analysis:
+def analyze(
+    model: Any, input_shape: Mapping[str, Sequence[int]] | None = None, input_value: Mapping[str, float] | None = None
+) -> Analysis:
     """Return what can be removed from a network (`groups`) and what cannot, and why (`frozen`).
 
-    model: as for `prune`. input_shape: sizes for inputs with free dimensions, by name.
+    model: as for `prune`. input_shape: sizes for inputs with free dimensions, by name. input_value: numbers for inputs of one.
     """
     graph, _ = open_model(model)
-    Load(input_shape or {}).run(graph)
+    Load(input_shape or {}, input_values=input_value or {}).run(graph)
     return analysis_of(graph)
 
 
@@ -233,7 +236,13 @@ class Comparison:
     remarks: tuple[str, ...] = ()
 
 
-def compare(before: Any, after: Any, input_shape: Mapping[str, Sequence[int]] | None = None, threads: int = 0) -> Comparison:
+def compare(
+    before: Any,
+    after: Any,
+    input_shape: Mapping[str, Sequence[int]] | None = None,
+    threads: int = 0,
+    input_value: Mapping[str, float] | None = None,
+) -> Comparison:
     """Return sizes, latencies in onnxruntime and zeroed-consumer equivalence of two networks (models as for `prune`).
 
     threads: those of onnxruntime, 0 for its own choice. Raises VerificationError where the second has the weights of the first with
@@ -244,7 +253,8 @@ def compare(before: Any, after: Any, input_shape: Mapping[str, Sequence[int]] | 
     graphs = [open_model(model)[0] for model in (before, after)]
     sources = [without_weights(graph) for graph in graphs]
     for graph in graphs:
-        Load(input_shape or {}).run(graph)
+        Load(input_shape or {}, input_values=input_value or {}).run(graph)
+    sources = [with_values(source, graph.input_values) for source, graph in zip(sources, graphs, strict=True)]
     analyses = [analysis_of(graph) for graph in graphs]
     times: dict[str, float] = {}
     remarks = []
@@ -283,7 +293,11 @@ def _size(analysis: Analysis, latency_ms: float | None) -> Size:
 
 
 def write_latency_job(
-    model: Any, path: str, input_shape: Mapping[str, Sequence[int]] | None = None, attention: str = "heads"
+    model: Any,
+    path: str,
+    input_shape: Mapping[str, Sequence[int]] | None = None,
+    attention: str = "heads",
+    input_value: Mapping[str, float] | None = None,
 ) -> None:
     """Write to path, a zip file, what has to be measured of a network on a device; arguments as for `prune`.
 
@@ -292,7 +306,7 @@ def write_latency_job(
     from onnx_reconvene.latency.clock import job_for
 
     graph, _ = open_model(model)
-    Load(input_shape or {}, attention).run(graph)
+    Load(input_shape or {}, attention, input_value or {}).run(graph)
     job_for(analysis_of(graph), builder(graph)).pack(path)
 
 

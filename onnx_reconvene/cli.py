@@ -59,7 +59,7 @@ def read_options(given: Mapping[str, Any]) -> Options:
 
 
 STREAM = "-"  # standard input or output in place of a file
-OF_JOBS = ("input_shape", "attention")  # options that a job for a device depends on
+OF_JOBS = ("input_shape", "input_value", "attention")  # options that a job for a device depends on
 LOUD = click.option("-v", "--verbose", is_flag=True, help="Say more; add the traceback to an error.")
 
 
@@ -187,26 +187,27 @@ def _write_job(source: str, path: str, outputs: dict[str, str | None], given: di
     for name in NAMES:
         if options.sets(name) and name not in OF_JOBS:
             raise UsageError(f"{flag(name)}: nothing looks at it with --latency-job, which prunes nothing; leave it out")
-    api.write_latency_job(_model(source), path, options.input_shape, options.attention)
+    api.write_latency_job(_model(source), path, options.input_shape, options.attention, options.input_value)
 
 
 @click.command(cls=Command)
 @INPUT
-@of_a_run("input_shape")
+@of_a_run("input_shape", "input_value")
 @LOUD
 def inspect(source: str, verbose: bool, **given: Any) -> None:
     """Show what could be removed from a network, what is frozen and why."""
     from onnx_reconvene import api
     from onnx_reconvene.inspection import inspection
 
-    analysis = api.analyze(_model(source), read_options(given).input_shape)
+    options = read_options(given)
+    analysis = api.analyze(_model(source), options.input_shape, options.input_value)
     _print(inspection(analysis, everything=verbose).removesuffix("\n"))
 
 
 @click.command(cls=Command)
 @click.argument("before", metavar="A.onnx", type=click.Path())
 @click.argument("after", metavar="B.onnx", type=click.Path())
-@of_a_run("input_shape", "threads")
+@of_a_run("input_shape", "input_value", "threads")
 @LOUD
 def compare(before: str, after: str, verbose: bool, **given: Any) -> None:
     """Compare a network and its pruned form: size, MACs, latency, zeroed-consumer equivalence."""
@@ -216,7 +217,7 @@ def compare(before: str, after: str, verbose: bool, **given: Any) -> None:
     if before == after == STREAM:
         raise UsageError("compare - -: standard input holds one network; name a file for the other")
     options = read_options(given)
-    comparison = api.compare(_model(before), _model(after), options.input_shape, options.threads)
+    comparison = api.compare(_model(before), _model(after), options.input_shape, options.threads, options.input_value)
     verdict = [verify_line(comparison.verdict)] if comparison.verdict else []
     _print("\n".join([sizes(comparison.before, comparison.after), *comparison.remarks, *verdict]))
 

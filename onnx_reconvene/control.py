@@ -17,6 +17,12 @@ def branches_taken(node: gs.Node, integers: Integers) -> list[gs.Graph]:
     return [node.attrs["then_branch" if value.all() else "else_branch"]]
 
 
+def may_run(node: gs.Node, body: gs.Graph, integers: Integers) -> bool:
+    """Return False for the branch of an If that is not taken at the sizes and values that costs are counted at."""
+    value = integers.get(node.inputs[0]) if node.op == "If" else None
+    return value is None or body is node.attrs["then_branch" if value.all() else "else_branch"]
+
+
 def loop_steps(node: gs.Node, integers: Integers) -> int | None:
     """Return how many steps a Loop makes, None where that is not known before it runs."""
     count, condition, body = node.inputs[0], node.inputs[1], node.attrs["body"]

@@ -28,6 +28,8 @@ class Cutting:
         self.analysis, self.graph = analysis, analysis.graph
         self.keep = keep
         self.integers = Integers(self.graph.opset or 1)
+        for name, value in self.graph.input_values.items():
+            self.integers.assume(name, value)
         self._names = set(every_tensor(analysis.graph))
         graphs = list(every_graph(analysis.graph))
         self.shared = {t.name for graph in graphs for t in graph.outputs}  # read by others than nodes

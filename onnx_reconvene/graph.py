@@ -103,7 +103,9 @@ def from_model(model: onnx.ModelProto, folder: str = "") -> gs.Graph:
 
 def reopen(graph: gs.Graph) -> gs.Graph:
     """Return a new graph of the same network, to which what was changed in graph is how it was read; no weight is copied."""
-    return from_source(without_weights(graph))
+    result = from_source(without_weights(graph))
+    result.input_values = graph.input_values
+    return result
 
 
 def _map(tensor: TensorProto, data: NDArray[np.uint8], arrays: dict[str, NDArray[Any]]) -> bool:
@@ -218,6 +220,7 @@ def from_source(source: Source) -> gs.Graph:
     for node, proto in zip(every_node(graph), nodes_in(source.model.graph), strict=True):
         source.snapshots[id(node)] = Snapshot(node, proto, _state(node))
     graph.source = source
+    graph.input_values = {}  # of inputs for which one is given, by name
     return graph
 
 

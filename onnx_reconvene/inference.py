@@ -114,6 +114,8 @@ def _walk(graph: gs.Graph, sizes: Mapping[str, Sequence[int]], read: Mapping[str
     walk = _Inference(
         graph, careful, types, shapes, Integers(graph.opset or 1, _fixed_dimensions(graph)), Stated(model, graph, sizes), read
     )
+    for name, value in graph.input_values.items():
+        walk.integers.assume(name, value)
     for node in graph.nodes:
         walk.visit(node)
     return walk

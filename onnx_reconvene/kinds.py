@@ -87,6 +87,14 @@ def _rounding(text: str) -> int:
     return 0 if text == "auto" else int(text)
 
 
+def _number(text: str) -> float:
+    """Return a number, a whole one as it is written: as a floating-point one it would lose digits."""
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
 ANYTHING = Kind("anything", lambda value: True)
 TEXT = Kind("a text", lambda value: isinstance(value, str))
 TEXTS = Kind("a text, or several", lambda value: all(isinstance(text, str) for text in texts(value)), several=True)
@@ -96,5 +104,6 @@ OUTPUT = Kind("the path of a file, or a binary file to write to", lambda value: 
 PLAN = Kind("a plan, or the path of one", lambda value: isinstance(value, str | os.PathLike) or hasattr(value, "keep"))
 ROUNDING = Kind("a whole number of at least 1, or auto", lambda value: _is_whole(value) and value >= 0, _rounding)
 FRACTIONS = _table("a fraction by name", lambda value: isinstance(value, Real) and not isinstance(value, bool), float)
+NUMBERS = _table("a number by name", lambda value: isinstance(value, Real) and not isinstance(value, bool), _number)
 SETTINGS = _table("a text by name", lambda value: isinstance(value, str))
 SHAPES = _table("sizes of at least 1 by name", _is_shape, lambda text: tuple(int(n) for n in text.split(",")))

@@ -29,6 +29,7 @@ from onnx_reconvene.sharing import separate, unite
 from onnx_reconvene.stage import Stage
 from onnx_reconvene.target import Target
 from onnx_reconvene.trial import analyze_by_trial
+from onnx_reconvene.values import input_values
 from onnx_reconvene.verify import Verdict
 
 KEY = "onnx_reconvene.notes"
@@ -41,6 +42,7 @@ class Notes:
 
     sizes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     samples: Mapping[str, Sequence[int]] = field(default_factory=dict)  # sizes of samples
+    values: Mapping[str, float] = field(default_factory=dict)  # of inputs
     attention: str = "heads"
     restore: Callable[[], None] | None = None  # lets nodes read what they read before the analysis
     analysis: Analysis | None = None
@@ -80,6 +82,7 @@ def analysis_of(graph: gs.Graph) -> Analysis:
     """Return the analysis of graph, made now if no pass has made it; written scores and masks are read against it."""
     notes = notes_of(graph)
     if notes.analysis is None:
+        graph.input_values = input_values(graph, notes.values)
         notes.restore = _prepare(graph)
         notes.analysis = analyze_by_trial(graph, notes.sizes, notes.attention, notes.samples)
         if not notes.done:

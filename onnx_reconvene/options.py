@@ -15,6 +15,7 @@ from onnx_reconvene.kinds import (
     FILE,
     FLAG,
     FRACTIONS,
+    NUMBERS,
     PLAN,
     ROUNDING,
     SETTINGS,
@@ -130,6 +131,9 @@ class Options:
     )
     input_shape: Mapping[str, Sequence[int]] = field(
         default_factory=dict, metadata=option(SHAPES, "Size of an input with free dimensions.", "NAME=1,3,224,224")
+    )
+    input_value: Mapping[str, float] = field(
+        default_factory=dict, metadata=option(NUMBERS, "Value of an input of one number, such as a sample rate.", "NAME=16000")
     )
     threads: int = field(default=0, metadata=option(at_least(0), "Of onnxruntime where latency is measured; 0: its choice.", "N"))
     provider: str = field(default=CPU, metadata=option(TEXT, "Of onnxruntime, for latency."))

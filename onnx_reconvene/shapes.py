@@ -149,6 +149,12 @@ class Integers:
         """Record that the value of a tensor depends on sizes that data decide on."""
         self._varying.add(name)
 
+    def assume(self, name: str, value: Array) -> None:
+        """Enter a value that a tensor has in the runs that count, and may not have in others."""
+        self._values[name] = value
+        self._varying.add(name)
+        self.of_shapes.add(name)
+
     def varies(self, name: str) -> bool:
         """Return True if the value of a tensor depends on sizes that data decide on."""
         return name in self._varying

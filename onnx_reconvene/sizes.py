@@ -37,6 +37,7 @@ def input_sizes(graph: gs.Graph, given: Mapping[str, Sequence[int]], small: bool
     Raises UsageError for a shape that does not fit its input, ModelError where no size tried is legal.
     """
     inputs = {t.name: t for t in graph.inputs}
+    given = {**{name: value.shape for name, value in graph.input_values.items()}, **given}
     _check(inputs, given)
     if not has_free_sizes(graph) or all(name in given for name in inputs):
         return {t.name: tuple(given.get(t.name, t.shape)) for t in graph.inputs}
@@ -74,7 +75,7 @@ def small_sizes(graph: gs.Graph, sizes: Mapping[str, Sequence[int]], origins: Ma
 
 def origins_of(graph: gs.Graph, given: Mapping[str, Sequence[int]], samples: Mapping[str, Sequence[int]]) -> dict[str, str]:
     """Return where the sizes of the inputs with free dimensions come from."""
-    free = [t.name for t in graph.inputs if is_free(t)]
+    free = [t.name for t in graph.inputs if is_free(t) and t.name not in graph.input_values]
     return {name: GIVEN if name in given else SAMPLES if name in samples else ASSUMED for name in free}
 
 

@@ -17,6 +17,7 @@ from onnx_reconvene.process import isolated, workplace
 from onnx_reconvene.reference import store
 from onnx_reconvene.shapes import Shape
 from onnx_reconvene.threads import allowed
+from onnx_reconvene.values import with_values
 
 PURPOSE = "a run to see the shapes of layers"
 
@@ -39,7 +40,7 @@ def analyze_by_trial(
 
 def shapes_in_a_run(graph: gs.Graph, sizes: Mapping[str, Sequence[int]], names: Iterable[str]) -> dict[str, Shape]:
     """Return the shapes of tensors in a run on random inputs of these sizes; none where onnxruntime does not run the network."""
-    source, names = plain_source(graph), list(names)
+    source, names = with_values(plain_source(graph), graph.input_values), list(names)
     outputs = {value.name for value in source.model.graph.output}
     for name in names:
         if name not in outputs:

@@ -26,6 +26,7 @@ from onnx_reconvene.passes.base import Pass, needed
 from onnx_reconvene.saliency import Context, ElementScores, Scores, criteria, element_scores
 from onnx_reconvene.saliency.masking import without
 from onnx_reconvene.target import Target, parse_targets
+from onnx_reconvene.values import with_values
 
 if TYPE_CHECKING:
     from onnx_reconvene.latency.clock import Clock
@@ -156,7 +157,7 @@ def builder(graph: gs.Graph) -> Callable[[Widths], Source]:
         keep = masks(found, np.zeros(found.width), widths)
         if not keep.all():
             cut(found, keep)
-        return without_weights(copy)
+        return with_values(without_weights(copy), copy.input_values)
 
     return build
 

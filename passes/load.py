@@ -13,6 +13,7 @@ from onnx_reconvene.errors import UsageError
 from onnx_reconvene.inference import is_free
 from onnx_reconvene.notes import analysis_of, notes_of
 from onnx_reconvene.passes.base import Pass
+from onnx_reconvene.values import input_values
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Load(Pass):
 
     input_shapes: sizes for inputs with free dimensions, by name; others are those of samples, or of ordinary inputs.
     attention: "heads" lets attention lose whole heads, "dims" dimensions of every head.
+    input_values: numbers that inputs of a single one have in the runs that count, by name.
     calibration: samples that say what sizes are, if they are given.
     """
 
@@ -28,6 +30,7 @@ class Load(Pass):
 
     input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     attention: str = "heads"
+    input_values: Mapping[str, float] = field(default_factory=dict)
     calibration: Calibration = field(default_factory=Calibration)
 
     def requires(self, graph: gs.Graph) -> None:
@@ -39,14 +42,16 @@ class Load(Pass):
         """Analyse graph."""
         notes = notes_of(graph)
         if notes.analysis is None:
-            notes.sizes, notes.attention = self.input_shapes, self.attention
+            notes.sizes, notes.values, notes.attention = self.input_shapes, self.input_values, self.attention
+            graph.input_values = input_values(graph, self.input_values)
             notes.samples = self._sample_sizes(graph)
         analysis_of(graph)
         return False
 
     def _sample_sizes(self, graph: gs.Graph) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the inputs with free dimensions of which none is given, for the first sample."""
-        free = [t.name for t in graph.inputs if t.name not in self.input_shapes and is_free(t)]
+        given = {*self.input_shapes, *self.input_values}
+        free = [t.name for t in graph.inputs if t.name not in given and is_free(t)]
         if self.calibration.data is None or not free or any(t.shape is None for t in graph.inputs):
             return {}
         from onnx_reconvene.calibration.data import Data, inputs_of

@@ -73,7 +73,7 @@ class Repair(Pass):
             for batch in data.batches(size, given.samples):
                 count = len(batch[inputs[0].name])
                 if not fixed or count == size:
-                    yield count, {i.name: i.feed(batch[i.name]) for i in inputs}
+                    yield count, {i.name: i.feed(batch[i.name]) for i in inputs} | graph.input_values
 
         with workplace("repair") as folder:
             repairing = Repairing(reference, plain_source(graph), batches, self.mode, self.seed, folder)

@@ -18,6 +18,7 @@ from onnx_reconvene.groups import Analysis
 from onnx_reconvene.plain import graphs_in
 from onnx_reconvene.reference import Slices, zeroed_slices
 from onnx_reconvene.saliency import Scores
+from onnx_reconvene.values import with_values
 
 Floats = NDArray[np.float64]
 Feeds = dict[str, NDArray[np.generic]]
@@ -41,7 +42,7 @@ def responses(analysis: Analysis, scores: Scores, widths: Widths, macs: float) -
     floats = [t.name for t in analysis.graph.outputs if np.issubdtype(element_type(t), np.floating)]
     if total > MOST_MACS or not floats:
         return None
-    source, weights = _with_weights_as_inputs(plain_source(analysis.graph), cuts)
+    source, weights = _with_weights_as_inputs(with_values(plain_source(analysis.graph), analysis.graph.input_values), cuts)
     run, rng = compiled(source, floats), np.random.default_rng(0)
     correlations = []
     for _ in range(int(np.clip(MACS / max(total, 1), 1, DRAWS))):

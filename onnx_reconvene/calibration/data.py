@@ -50,7 +50,7 @@ class Input:
 
 
 def inputs_of(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> list[Input]:
-    """Return the inputs of graph; sizes gives the shape of those that declare none."""
+    """Return the inputs of graph that data are for; sizes gives the shape of those that declare none."""
 
     def declared(tensor: gs.Tensor) -> list[int | None]:
         if tensor.shape is None:
@@ -61,7 +61,7 @@ def inputs_of(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> list[Input
         shape, axis = declared(tensor), batch_axis(graph, tensor)
         return Input(tensor.name, (*shape[axis : axis + 1], *shape[:axis], *shape[axis + 1 :]), element_type(tensor), axis)
 
-    return [described(tensor) for tensor in graph.inputs]
+    return [described(tensor) for tensor in graph.inputs if tensor.name not in graph.input_values]
 
 
 def element_type(tensor: gs.Tensor) -> np.dtype[Any]:

@@ -31,6 +31,7 @@ from onnx_reconvene.names import first_output, name_of
 from onnx_reconvene.plain import bodies
 from onnx_reconvene.precision import in_single_precision, single
 from onnx_reconvene.shapes import Shape
+from onnx_reconvene.values import with_values
 
 Array = NDArray[Any]
 LARGEST_BATCH = 32
@@ -52,7 +53,7 @@ class Objective:
         self.data = Data(given.data, self._inputs, given.image)
         self._sample = self.data.first()
         self._shapes_of: dict[int, dict[str, Shape]] = {}
-        self.source = in_single_precision(plain_source(graph))
+        self.source = in_single_precision(with_values(plain_source(graph), graph.input_values))
         self.batch_size = self._chosen_batch_size()
         self.samples = 0  # seen in the last pass over the data
         self.loss = self._chosen_loss()
@@ -271,7 +272,8 @@ class Objective:
     def _sizes(self, count: int) -> dict[str, Shape]:
         """Return the shapes of the inputs for this many samples."""
         samples = {i: self._sample[i.name].shape[1:] for i in self._inputs if i.shape}
-        return {i.name: i.sizes(i.shape[0] or count, *samples[i]) if i.shape else () for i in self._inputs}
+        given = {name: value.shape for name, value in self._graph.input_values.items()}
+        return given | {i.name: i.sizes(i.shape[0] or count, *samples[i]) if i.shape else () for i in self._inputs}
 
     def _shapes(self, count: int) -> dict[str, Shape]:
         if count not in self._shapes_of:
