@@ -148,3 +148,10 @@ def test_of_loops_whose_steps_are_not_known_one_step_counts_and_that_is_said() -
     assert Counting.of(analyze_by_trial(from_model(network))).lines() == [
         "one step is counted of loops whose number of steps is not known before they run: Loop 'z'"
     ]
+
+
+@pytest.mark.parametrize("equation", ["...i,io->...o", "nti,io->nto", "...i,io", "ab...i,io->ab...o"])
+def test_all_ways_to_write_a_sum_of_products_count(equation: str) -> None:
+    dims = "2,3,4,6" if "ab" in equation else "2,3,6"
+    network = model(f'y = Einsum<equation = "{equation}">(x, w)', {"w": (6, 5)}, f"float[{dims}] x", "float y")
+    assert macs_by_layer(network) == {"y": 2 * 3 * (4 if "ab" in equation else 1) * 6 * 5}

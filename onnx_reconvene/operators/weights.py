@@ -246,16 +246,29 @@ def einsum(op: Op) -> None:
 
 
 def einsum_macs(op: Op) -> None:
-    """one for each combination of what all letters stand for"""
-    operands = _operands(op)[0]
-    axes = {letter: (i, axis) for i, term in enumerate(operands) for axis, letter in enumerate(term)}
-    op.macs({i: [axis for j, axis in axes.values() if j == i] for i in op.inputs()})
+    """the elements of the output, each a sum over all that the letters stand for which it lacks"""
+    operands, result = _terms(op)
+    axes: dict[str, tuple[int, int]] = {}
+    for i, term in enumerate(operands):
+        before, dots, after = term.partition("...")
+        first = len(op.shape(i)) - len(after) if dots else len(before)
+        axes |= {letter: (i, axis) for axis, letter in enumerate(before)} | {x: (i, first + k) for k, x in enumerate(after)}
+    terms = "".join(operands)
+    arrow = "->" in str(op.attr("equation"))
+    lacking = [x for x in axes if (x not in result if arrow else terms.count(x) > 1)]
+    op.macs({i: [axes[x][1] for x in lacking if axes[x][0] == i] for i in op.inputs()}, range(len(op.out_shape())))
+
+
+def _terms(op: Op) -> tuple[list[str], str]:
+    """Return the letters of the axes of each operand, and of the result, as they are written."""
+    terms, _, result = str(op.attr("equation")).replace(" ", "").partition("->")
+    return terms.split(","), result
 
 
 def _operands(op: Op) -> tuple[list[str], str]:
-    """Return the letters of the axes of each operand, and of the result."""
-    terms, _, result = str(op.attr("equation")).replace(" ", "").partition("->")
-    operands = terms.split(",")
+    """Return the letters of the axes of each operand, and of the result, where each stands for one axis."""
+    operands, result = _terms(op)
+    terms = "".join(operands)
     if "." in terms or not result or any(len(set(term)) < len(term) for term in operands):
         raise UnsupportedError(f"equation '{op.attr('equation')}' is not followed")
     return operands, result
