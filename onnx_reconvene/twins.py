@@ -50,7 +50,7 @@ class Twin:
     swaps: attributes that say whether the last two axes of operand 0, 1, ... are swapped.
     version: of the plain operator, where that of the model may lack the types.
     plain_if_not: attributes with which the plain operator does something else.
-    dynamic: whether it quantizes what its layers read, by their range.
+    dynamic: whether it quantizes operand 0, and what else its layers read, by their range.
     """
 
     plain: str

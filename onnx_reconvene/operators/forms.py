@@ -32,8 +32,9 @@ def form(twin: Twin, plain: Operator) -> Operator:
     def flow(op: Op) -> None:
         view, count, layers = as_plain(op), len(op.node.inputs), len(op.flow.layers)
         plain.flow(view)
-        for layer in op.flow.layers[layers:] if twin.dynamic else ():
-            op.inexact(layer.read)
+        if twin.dynamic:
+            for along in [*view.axes(0), *(layer.read for layer in op.flow.layers[layers:])]:
+                op.inexact(along)
         for quantity in twin.quantities(count):
             _tie_parameters(op, view, quantity, op.flow.layers[layers:])
         for i in twin.added(count):

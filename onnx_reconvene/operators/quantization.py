@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnx_reconvene.flow import Quantized, UnsupportedError, weight_values
+from onnx_reconvene.labels import Labels
 from onnx_reconvene.op import Op
 from onnx_reconvene.operators.rule import Operator
 
@@ -47,16 +48,24 @@ def few_bits(op: Op) -> None:
     out, blocks = op.along(1, 0, 1)
     op.equate(x, np.repeat(blocks, size)[: x.size])
     for i in [i for i in (2, 3) if op.has(i)]:
-        if len(op.shape(i)) != 2:
-            raise UnsupportedError("its scales or zero points lie in one row")
-        rows, columns = op.axes(i)
-        op.equate(out, rows)
-        op.equate(blocks, np.repeat(columns, -(-blocks.size // columns.size))[: blocks.size])
+        _tie_blocks(op, i, out, blocks)
     if op.has(5):
         op.equate(out, op.along(5, 0)[0])
     op.layer(1, out, blocks)
     op.emit(dict(enumerate([*rest, out])))
     _enter_packed(op, bits)
+
+
+def _tie_blocks(op: Op, i: int, out: Labels, blocks: Labels) -> None:
+    """Tie scales or zero points to output channels, and to blocks: to several where one byte packs their zero points. Where all lie
+    in one row, blocks stay."""
+    if len(op.shape(i)) == 1:
+        op.equate(out[:, None], op.axes(i)[0].reshape(out.size, -1))
+        op.freeze(blocks if blocks.size > 1 else blocks[:0], "has scales or zero points in one row")
+        return
+    rows, columns = op.axes(i)
+    op.equate(out, rows)
+    op.equate(blocks, np.repeat(columns, -(-blocks.size // columns.size))[: blocks.size])
 
 
 def _enter_packed(op: Op, bits: int) -> None:
@@ -65,10 +74,11 @@ def _enter_packed(op: Op, bits: int) -> None:
     zero = weight_values(op.tensor(3)) if op.has(3) else None
     if weight is None or scale is None or (op.has(3) and (zero is None or zero.dtype != np.uint8)):
         raise UnsupportedError("its weight, scales or zero points are not stored as bytes")
+    scale = scale.reshape(weight.shape[:2])
     if zero is None:
         zero = np.full(scale.shape, 1 << (bits - 1), np.uint8)
     else:
-        zero = Quantized(np.zeros(()), np.ones(()), bits).real(zero)[:, : scale.shape[1]].astype(np.uint8)
+        zero = Quantized(np.zeros(()), np.ones(()), bits).real(zero.reshape(len(scale), -1))[:, : scale.shape[1]].astype(np.uint8)
     op.flow.quantized[op.tensor(1).name] = Quantized(zero[..., None], scale[..., None], bits)
 
 

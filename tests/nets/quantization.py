@@ -116,7 +116,7 @@ CONTRIB: Table = {
         "zero points of two blocks in a byte": four_bits(
             "2 w1.1 b1.0 d.1 v.1 z.1 | 7 d.0 v.0 z.0 w2.0", z=np.full((7, 2), 0x88, np.uint8)
         ),
-        "scales in a row": four_bits("", v=(28,), frozen={"w1": "in one row"}),
+        "scales in a row": four_bits("7 d.0 v.0 w2.0", v=(28,), frozen={"w1": "in one row"}),
     },
     "DynamicQuantizeMatMul": {
         "": linear(
