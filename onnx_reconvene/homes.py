@@ -129,9 +129,13 @@ def bring_together(model: ModelProto, arrays: Arrays) -> Homes:
             homes[tensor.name] = replace(home, graph=name)
             stored.append(tensor)
         if name:
-            homes |= {tensor.name: Home(name) for tensor in graph.initializer}
-            stored += graph.initializer
+            results = {value.name for value in graph.output}  # which a body must not return from outside of it
+            kept = [tensor for tensor in graph.initializer if tensor.name in results]
+            moved = [tensor for tensor in graph.initializer if tensor.name not in results]
+            homes |= {tensor.name: Home(name) for tensor in moved}
+            stored += moved
             del graph.initializer[:]
+            graph.initializer.extend(kept)
     model.graph.initializer.extend(stored)
     return Homes(homes, places, {t.name: t for t in model.graph.initializer if t.name in homes}, arrays)
 

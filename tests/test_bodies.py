@@ -129,3 +129,15 @@ def test_functions_of_another_opset_are_left_alone(parsed) -> None:  # type: ign
     assert rc.prune(model, target="channels=1.0").model == model
     frozen = rc.analyze(model).frozen
     assert any("Depthwise" in f.reason for f in frozen)
+
+
+def test_a_branch_may_return_what_it_stores(parsed):
+    """Verification runs the network with its weights outside of bodies, but no body returns what stands outside of it."""
+    text = """<ir_version: 8, opset_import: ["" : 18]> net (float[2,3,6,6] x, bool q) => (float[2,5,6,6] y, float[1] z) {
+        s = If (q) <
+            then_branch = t () => (float[1] u) <float[1] u = {2}> {}, else_branch = e () => (float[1] v) <float[1] v = {3}> {}
+        > a = Conv (x, w1) y = Conv (a, w2) z = Neg (s) }"""
+    model = parsed(text, w1=(8, 3, 1, 1), w2=(5, 8, 1, 1))
+    result = rc.prune(model, target="channels=0.5", round_to=1)
+    assert result.report.verify.status == "exact"
+    assert [len(g.initializer) for a in result.model.graph.node[0].attribute for g in [a.g]] == [1, 1]
