@@ -74,11 +74,12 @@ def _enter_packed(op: Op, bits: int) -> None:
     zero = weight_values(op.tensor(3)) if op.has(3) else None
     if weight is None or scale is None or (op.has(3) and (zero is None or zero.dtype != np.uint8)):
         raise UnsupportedError("its weight, scales or zero points are not stored as bytes")
-    scale = scale.reshape(weight.shape[:2])
+    rows, blocks = op.shape(1)[:2]
+    scale = scale.reshape(rows, blocks)
     if zero is None:
-        zero = np.full(scale.shape, 1 << (bits - 1), np.uint8)
+        zero = np.full((rows, blocks), 1 << (bits - 1), np.uint8)
     else:
-        zero = Quantized(np.zeros(()), np.ones(()), bits).real(zero.reshape(len(scale), -1))[:, : scale.shape[1]].astype(np.uint8)
+        zero = Quantized(np.zeros(()), np.ones(()), bits).real(zero.reshape(rows, -1))[:, :blocks].astype(np.uint8)
     op.flow.quantized[op.tensor(1).name] = Quantized(zero[..., None], scale[..., None], bits)
 
 
