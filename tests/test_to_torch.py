@@ -228,6 +228,66 @@ def test_copies_and_pickles_are_modules_of_their_own(classifier: ModelProto, ima
         torch.testing.assert_close(module(images), expected)
 
 
+REDUCED = """<ir_version: 8, opset_import: ["": 18]> net (float[1,3,8,8] x) => (float[1,4] y) {
+    a = Conv<pads = [1,1,1,1]>(x, w) b = BatchNormalization(a, s, c, m, v) d = Relu(b) e = Constant<value_ints = [2,3]>()
+    f = ReduceMean<keepdims = 0>(d, e) p = Constant<value_float = 2.0>() g = Pow(f, p) z = Shape(g) h = Reshape(g, z)
+    y = Gemm<transB = 1>(h, u) }"""
+
+
+@pytest.fixture
+def reduced(parsed: Parse) -> tuple[nn.Module, Any, Any]:
+    """A module whose operators read axes, shapes and exponents; an input, and its output."""
+    model = parsed(REDUCED, w=(8, 3, 3, 3), s=(8,), c=(8,), m=(8,), v=(8,), u=(4, 8))
+    variance = numpy_helper.to_array(model.graph.initializer[4])
+    model.graph.initializer[4].CopyFrom(numpy_helper.from_array(variance**2 + 1, "v"))
+    x = np.random.default_rng(0).standard_normal((1, 3, 8, 8), dtype=np.float32)
+    return rc.to_torch(model), torch.from_numpy(x), torch.from_numpy(run(model, {"x": x})[0])
+
+
+@pytest.mark.parametrize("used_before", [False, True])
+def test_export_leaves_the_module_as_it_was(reduced: tuple[nn.Module, Any, Any], used_before: bool) -> None:
+    module, x, y = reduced
+    if used_before:
+        module(x)
+    exported = torch.export.export(module, (x,)).module()
+    for one in (exported, module, copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        torch.testing.assert_close(one(x), y, rtol=1e-4, atol=1e-5)
+
+
+def test_compiled_module(reduced: tuple[nn.Module, Any, Any]) -> None:
+    module, x, y = reduced
+    compiled = torch.compile(module, backend="eager", fullgraph=True)  # the tracing half: the other needs a compiler of C++
+    torch.testing.assert_close(compiled(x), y, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(module(x), y, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_module_as_onnx(reduced: tuple[nn.Module, Any, Any], dynamo: bool) -> None:
+    module, x, y = reduced
+    if dynamo:
+        pytest.importorskip("onnxscript")
+        model = torch.onnx.export(module, (x,), dynamo=True, optimize=False, verbose=False).model_proto
+    else:
+        file = io.BytesIO()
+        torch.onnx.export(module, (x,), file, dynamo=False)
+        model = onnx.load_from_string(file.getvalue())
+    (normalization,) = [node for node in model.graph.node if node.op_type == "BatchNormalization"]
+    assert not any(a.name == "training_mode" and a.i for a in normalization.attribute)
+    assert len(normalization.output) == 1
+    found = run(model, {model.graph.input[0].name: x.numpy()})[0]
+    np.testing.assert_allclose(found, y.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_module_prints_its_layers(reduced: tuple[nn.Module, Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    module, _, _ = reduced
+    head, first, *_, last, end = repr(module).splitlines()
+    assert head == "GraphModule(x -> y; 10 nodes"
+    assert (first, last, end) == ("  (a): Conv(w [8, 3, 3, 3])", "  (y): Gemm(u [4, 8])", ")")
+    monkeypatch.setattr("onnx_reconvene.executor.module.SHOWN", 2)
+    assert repr(module).splitlines()[1:-1] == [first, "  ... 1 more layers ...", last]
+
+
 def test_settings_are_no_parameters(parsed: Parse) -> None:
     text = """<ir_version: 8, opset_import: ["": 18]> net (float[2] x) => (float[2] y)
         <float low = {0}, float high = {6}, float two = {2}, float[1] p = {3}> {

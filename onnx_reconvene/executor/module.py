@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+import torch
 from torch import Tensor, nn
 
 from onnx_reconvene.bridges import open_model
@@ -16,11 +17,14 @@ from onnx_reconvene.errors import UsageError
 from onnx_reconvene.executor.node import STANDARD
 from onnx_reconvene.executor.prepare import prepare
 from onnx_reconvene.executor.program import Plan, Program, Watch, operator_of
-from onnx_reconvene.executor.values import proto_to_tensor, to_array, to_tensor
+from onnx_reconvene.executor.values import as_data, proto_to_tensor, to_array, to_tensor
 from onnx_reconvene.files import Output, check_spares, save
 from onnx_reconvene.graph import Source, every_tensor, plain_source, without_weights
+from onnx_reconvene.names import name_of
 from onnx_reconvene.plain import nodes_in
 
+SHOWN = 40  # layers that are printed
+Kinds = tuple[tuple[str, tuple[int, ...], torch.dtype, torch.device], ...]
 PLANS = 16  # kept for this many combinations of input shapes
 STATISTICS = (3, 4)  # inputs of BatchNormalization: running mean and variance
 
@@ -44,7 +48,7 @@ class GraphModule(nn.Module):
         self._inputs = [value.name for value in self._model.graph.input if value.name not in stored]
         self._outputs = [value.name for value in self._model.graph.output]
         self._constants: dict[str, Tensor] = {}
-        self._places: dict[str, tuple[dict[str, Any], str]] = {}  # where each parameter and buffer is
+        self._places: dict[str, tuple[nn.Module, str, str]] = {}  # where each parameter and buffer is
         self._programs: dict[bool, Program] = {}
         self._plans: OrderedDict[Any, Plan] = OrderedDict()
         settings, statistics = _settings(self._model), _statistics(self._model)
@@ -65,9 +69,21 @@ class GraphModule(nn.Module):
         scope: nn.Module = self
         for part in path:
             scope = scope._modules.setdefault(part, Scope())
-        tensors = getattr(scope, kind)
-        tensors[leaf] = tensor
-        self._places[name] = tensors, leaf
+        vars(scope)[kind][leaf] = tensor
+        self._places[name] = scope, kind, leaf
+
+    def __repr__(self) -> str:
+        """Return one line per layer with weights, with the shapes of these; of a deep network the first and the last."""
+        stored = self.stored()
+        lines = []
+        for node in nodes_in(self._model.graph):
+            weights = [f"{name} {list(stored[name].shape)}" for name in node.input if name in stored]
+            if weights:
+                lines.append(f"  ({name_of(node)}): {node.op_type}({', '.join(weights)})")
+        if len(lines) > SHOWN:
+            lines[SHOWN // 2 : -SHOWN // 2] = [f"  ... {len(lines) - SHOWN} more layers ..."]
+        head = f"GraphModule({', '.join(self._inputs)} -> {', '.join(self._outputs)}; {len(self.nodes)} nodes"
+        return "\n".join([head, *lines]) + ("\n)" if lines else ")")
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what copies and pickles hold: all but what is compiled."""
@@ -80,7 +96,7 @@ class GraphModule(nn.Module):
 
     def stored(self) -> dict[str, Tensor]:
         """Return the parameters and buffers by name."""
-        return {name: tensors[leaf] for name, (tensors, leaf) in self._places.items()}
+        return {name: vars(scope)[kind][leaf] for name, (scope, kind, leaf) in self._places.items()}
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> Any:
         """Return the output of the network, or a tuple of them; inputs are given in order or by name.
@@ -107,14 +123,23 @@ class GraphModule(nn.Module):
         return plan.run({**feeds, **stored}, wanted, watch or {})
 
     def _plan(self, feeds: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> Plan:
-        kinds = [(name, tensor.shape, tensor.dtype, tensor.device) for name, tensor in feeds.items()]
+        kinds = tuple((name, tuple(tensor.shape), tensor.dtype, tensor.device) for name, tensor in feeds.items())
         key = (self.training, *kinds)
+        if torch.compiler.is_dynamo_compiling():
+            self._prepare(kinds)
+            return self._plans[key]
         if key not in self._plans:
-            self._plans[key] = self._program().plan(feeds, stored, self._constants)
+            with as_data(feeds, stored) as (inputs, weights):
+                self._plans[key] = self._program().plan(inputs, weights, self._constants)
             if len(self._plans) > PLANS:
                 self._plans.popitem(last=False)
         self._plans.move_to_end(key)
         return self._plans[key]
+
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    def _prepare(self, kinds: Kinds) -> None:
+        """Make the plan for inputs of these names, shapes, types and devices, of which a compiler is to see the steps alone."""
+        self._plan({name: torch.zeros(shape, dtype=dtype, device=on) for name, shape, dtype, on in kinds}, self.stored())
 
     def _feeds(self, inputs: Sequence[Tensor], named: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if len(inputs) > len(self._inputs):

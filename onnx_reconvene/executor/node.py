@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from onnx_reconvene.plain import bodies, graphs_in
 
 STANDARD = ("", "ai.onnx")
 
+Settings = list[Any]  # the elements of an input that is read on the host, in a row
+
 # Takes the inputs of a node, None for one that is left out, and returns its output, or a tuple of them.
 Function = Callable[..., Any]
 Rule = Callable[["Node"], Function]
@@ -27,7 +29,7 @@ class Operator:
 
     rule: Rule
     host: Collection[int] = ()  # inputs that are settings, no weights: axes, sizes, bounds; read on the host, may decide on shapes
-    scalars: Collection[int] = ()  # inputs that are settings where they are scalars
+    scalars: Collection[int] = ()  # inputs that are settings where they are constant scalars
     varies: bool = False  # whether shapes of outputs depend on data other than these
     random: bool = False  # whether results differ from run to run
 
@@ -46,7 +48,7 @@ class Node:
         self.captured = sorted(_captured(proto))
         self._stored = stored
         self._compile_body = compile_body
-        self._attributes = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
+        self._attributes = _attributes(proto, version)
 
     @property
     def op(self) -> str:
@@ -68,13 +70,7 @@ class Node:
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """Return an attribute, or what the operator says it is by default, else the given default."""
-        value = self._attributes.get(name)
-        if value is None and onnx.defs.has(self.proto.op_type, self.version, self.proto.domain):
-            definitions = onnx.defs.get_schema(self.proto.op_type, self.version, self.proto.domain).attributes
-            if name in definitions and definitions[name].default_value.type:
-                value = helper.get_attribute_value(definitions[name].default_value)
-        value = default if value is None else value
-        return value.decode() if isinstance(value, bytes) else value
+        return self._attributes.get(name, default)
 
     def body(self, name: str) -> Function:
         """Return the function of a body of control flow: (captured, *inputs) -> outputs; captured holds tensors by name."""
@@ -90,6 +86,15 @@ def operator_name(proto: onnx.NodeProto) -> str:
     return str(proto.op_type if proto.domain in STANDARD else f"{proto.domain}.{proto.op_type}")
 
 
+def _attributes(proto: onnx.NodeProto, version: int) -> dict[str, Any]:
+    """Return the attributes of a node by name, those that the operator has by default among them."""
+    known = onnx.defs.has(proto.op_type, version, proto.domain)
+    definitions = onnx.defs.get_schema(proto.op_type, version, proto.domain).attributes.values() if known else ()
+    defaults = [definition.default_value for definition in definitions if definition.default_value.type]
+    values = {attribute.name: helper.get_attribute_value(attribute) for attribute in (*defaults, *proto.attribute)}
+    return {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
+
+
 def _captured(proto: onnx.NodeProto) -> set[str]:
     """Return the tensors that the bodies of a node read from outside."""
     graphs = [graph for body in bodies(proto) for graph in graphs_in(body)]
@@ -100,8 +105,17 @@ def _captured(proto: onnx.NodeProto) -> set[str]:
     return read - made - {""}
 
 
-def integers(tensor: Tensor | None, otherwise: Sequence[int] | None = None) -> list[int] | None:
-    """Return the elements of a tensor of settings, or what holds otherwise where it is left out."""
-    if tensor is None:
-        return None if otherwise is None else list(otherwise)
-    return list(tensor.reshape(-1).tolist())
+def with_settings(operator: Operator, function: Function) -> Function:
+    """Return the function of a node, made to take tensors for the inputs that it reads on the host, as well as their elements."""
+    if not operator.host:
+        return function
+
+    def run(*operands: Tensor | Settings | None) -> Any:
+        return function(*[elements(x) if index in operator.host else x for index, x in enumerate(operands)])
+
+    return run
+
+
+def elements(tensor: Tensor | Settings | None) -> Settings | None:
+    """Return the elements of a tensor in a row, of what is no tensor itself."""
+    return tensor.reshape(-1).tolist() if isinstance(tensor, Tensor) else tensor

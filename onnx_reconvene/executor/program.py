@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import onnx
 import torch
@@ -15,12 +16,13 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from onnx_reconvene.errors import ModelError
-from onnx_reconvene.executor.node import STANDARD, Function, Node, Operator, operator_name
+from onnx_reconvene.executor.node import STANDARD, Function, Node, Operator, Settings, elements, operator_name, with_settings
 from onnx_reconvene.executor.rules import RULES, UNSUPPORTED
 from onnx_reconvene.names import name_of
 
 Step = tuple[Function, list[int], list[int], list[int]]  # function, slots read, slots written, slots read for the last time
 Watch = Callable[[Tensor], Tensor]
+Operand: TypeAlias = Tensor | Settings | None
 MISSING, UNUSED = 0, 1  # the slots of inputs left out, and of outputs without a name
 SHAPES = ("Shape", "Size")
 
@@ -38,7 +40,7 @@ class Call:
 class Plan:
     """The steps of a network for inputs of certain shapes. Tensors lie in numbered slots."""
 
-    values: list[Tensor | None]  # by slot: the constants
+    values: list[Operand]  # by slot: the constants
     steps: list[Step]
     slots: dict[str, int]  # by name: of all tensors but constants
 
@@ -78,7 +80,7 @@ class Program:
             operator = operator_of(proto)
             version = self._versions.get("" if proto.domain in STANDARD else proto.domain, 1)
             node = Node(proto, version, self._training, self._stored, self._body)
-            calls.append(Call(node, operator, operator.rule(node)))
+            calls.append(Call(node, operator, with_settings(operator, operator.rule(node))))
         return calls
 
     def _body(self, graph: onnx.GraphProto) -> Function:
@@ -180,13 +182,13 @@ class _Layout:
         device: torch.device,
     ) -> None:
         self._outputs, self._values, self._fixed, self._device = outputs, values, fixed, device
-        self._constants: list[Tensor | None] = [None, None]
+        self._constants: list[Operand] = [None, None]
         self._slots: dict[str, int] = {}
         self._places: dict[tuple[str, bool], int] = {("", True): MISSING, ("", False): MISSING}
         for name in given:
             self._slots[name] = self._slot(None)
 
-    def _slot(self, value: Tensor | None) -> int:
+    def _slot(self, value: Operand) -> int:
         self._constants.append(value)
         return len(self._constants) - 1
 
@@ -198,8 +200,13 @@ class _Layout:
         if place not in self._places:
             value = self._values[name]
             assert value is not None
-            self._places[place] = self._slot(value if on_host else value.to(self._device))
+            self._places[place] = self._slot(elements(value) if on_host else value.to(self._device))
         return self._places[place]
+
+    def _is_setting(self, call: Call, index: int) -> bool:
+        """Return True if a function takes the elements of its input at index where these are constant."""
+        value = self._values.get(call.node.reads[index]) if index in call.operator.scalars else None
+        return index in call.operator.host or (value is not None and not value.dim())
 
     def _write(self, name: str) -> int:
         if not name:
@@ -211,7 +218,7 @@ class _Layout:
         """Return the plan of these calls."""
         steps: list[Step] = []
         for call in calls:
-            reads = [self._read(name, index in call.operator.host) for index, name in enumerate(call.node.reads)]
+            reads = [self._read(name, self._is_setting(call, index)) for index, name in enumerate(call.node.reads)]
             writes = [self._write(name) for name in call.node.outputs]
             steps.append((call.function, reads, writes, []))
         for name in self._outputs:

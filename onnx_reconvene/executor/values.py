@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
+from torch.nn import Parameter
+from torch.utils._python_dispatch import _disable_current_modes
 
 from onnx_reconvene.errors import ModelError
 
@@ -30,6 +34,21 @@ TYPES: dict[int, torch.dtype] = {
     TensorProto.UINT64: torch.uint64,
     TensorProto.UINT8: torch.uint8,
 }
+
+
+@contextmanager
+def as_data(*groups: Mapping[str, Tensor]) -> Iterator[list[Mapping[str, Tensor]]]:
+    """Yield tensors by name that hold data, while nothing records what is computed: zeros where an exporter traces others."""
+    if all(type(tensor) in (Tensor, Parameter) for group in groups for tensor in group.values()):
+        yield list(groups)
+        return
+    with torch._C.DisableTorchFunction(), _disable_current_modes():
+        yield [{name: _zeros(tensor) for name, tensor in group.items()} for group in groups]
+
+
+def _zeros(tensor: Tensor) -> Tensor:
+    zeros = torch.zeros([int(size) for size in tensor.shape], dtype=tensor.dtype, device=tensor.device)
+    return Parameter(zeros) if isinstance(tensor, Parameter) else zeros
 
 
 def torch_type(kind: int) -> torch.dtype:

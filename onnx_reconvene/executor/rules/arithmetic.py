@@ -9,7 +9,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from onnx_reconvene.executor.node import Function, Node, Operator
+from onnx_reconvene.executor.node import Function, Node, Operator, Settings
 from onnx_reconvene.executor.rules.elementwise import plain
 
 
@@ -26,10 +26,8 @@ def modulo(node: Node) -> Function:
 def power(node: Node) -> Function:
     """y = a^b in the type of a"""
 
-    def run(a: Tensor, b: Tensor) -> Tensor:
-        if b.dim() == 0 and not b.requires_grad:
-            return a.pow(b.item()).to(a.dtype)
-        return torch.pow(a, b).to(a.dtype)
+    def run(a: Tensor, b: Tensor | Settings) -> Tensor:
+        return torch.pow(a, b if isinstance(b, Tensor) else b[0]).to(a.dtype)
 
     return run
 

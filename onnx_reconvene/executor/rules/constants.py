@@ -9,7 +9,7 @@ import torch
 from onnx import TensorProto
 from torch import Tensor
 
-from onnx_reconvene.executor.node import Function, Node, Operator, integers
+from onnx_reconvene.executor.node import Function, Node, Operator, Settings
 from onnx_reconvene.executor.values import proto_to_tensor, torch_type
 
 
@@ -31,7 +31,7 @@ def constant_of_shape(node: Node) -> Function:
     """y = one value all over"""
     stored = node.attribute("value")
     value = torch.zeros(1) if stored is None or not stored.data_type else proto_to_tensor(stored)
-    return lambda shape: value.reshape(()).to(shape.device).repeat(integers(shape))
+    return lambda shape: value.reshape(()).to(shape.device).repeat(shape.tolist())
 
 
 def shape(node: Node) -> Function:
@@ -47,7 +47,12 @@ def size(node: Node) -> Function:
 
 def arange(node: Node) -> Function:
     """y = a, a + d, ... up to b"""
-    return lambda a, b, d: torch.arange(a.item(), b.item(), d.item(), dtype=a.dtype)
+
+    def run(*bounds: Tensor | Settings) -> Tensor:
+        kind = next(bound.dtype for bound in bounds if isinstance(bound, Tensor))
+        return torch.arange(*(bound.item() if isinstance(bound, Tensor) else bound[0] for bound in bounds), dtype=kind)
+
+    return run
 
 
 def eye_like(node: Node) -> Function:
@@ -85,13 +90,13 @@ def bernoulli(node: Node) -> Function:
 RULES: dict[str, Operator] = {
     "Bernoulli": Operator(bernoulli, random=True),
     "Constant": Operator(constant),
-    "ConstantOfShape": Operator(constant_of_shape, host=(0,)),
+    "ConstantOfShape": Operator(constant_of_shape, varies=True),
     "EyeLike": Operator(eye_like),
     "RandomNormal": Operator(random, random=True),
     "RandomNormalLike": Operator(random, random=True),
     "RandomUniform": Operator(random, random=True),
     "RandomUniformLike": Operator(random, random=True),
-    "Range": Operator(arange, host=(0, 1, 2)),
+    "Range": Operator(arange, scalars=(0, 1, 2), varies=True),
     "Shape": Operator(shape),
     "Size": Operator(size),
 }

@@ -22,7 +22,7 @@ def branch(node: Node) -> Function:
 
     def run(*operands: Tensor) -> tuple[Tensor, ...]:
         (condition,), captured = outer(node, operands)
-        return tuple(branches[bool(condition)](captured))
+        return tuple(branches[bool(condition[0])](captured))
 
     return run
 
@@ -33,9 +33,9 @@ def loop(node: Node) -> Function:
 
     def run(*operands: Tensor) -> tuple[Tensor, ...]:
         (limit, condition, *carried), captured = outer(node, operands)
-        going = condition is None or bool(condition)
+        going = condition is None or bool(condition[0])
         step, collected = 0, []
-        while going and (limit is None or step < int(limit)):
+        while going and (limit is None or step < limit[0]):
             proceed, *results = body(captured, torch.tensor(step), torch.tensor(True), *carried)
             carried, out = results[: len(carried)], results[len(carried) :]
             collected.append(out)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from onnx_reconvene.executor.node import Function, Node, Operator
+from onnx_reconvene.executor.node import Function, Node, Operator, Settings
 from onnx_reconvene.executor.rules.activations import activation
 
 CONVOLUTIONS: list[Callable[..., Tensor]] = [F.conv1d, F.conv2d, F.conv3d]
@@ -113,8 +113,8 @@ def col2im(node: Node) -> Function:
     """y = the sum of overlapping blocks x[n, c * prod(block), l] at their places in an image [n, c, ...]"""
     strides, dilations, pads = (node.attribute(name) for name in ("strides", "dilations", "pads"))
 
-    def run(x: Tensor, image: Tensor, block: Tensor) -> Tensor:
-        rank = image.numel()
+    def run(x: Tensor, image: Settings, block: Settings) -> Tensor:
+        rank = len(image)
         if rank > 2:
             raise node.unsupported(f"{rank} spatial axes")
 
@@ -123,8 +123,8 @@ def col2im(node: Node) -> Function:
             return [other] * (2 - rank) + list([other] * rank if values is None else values)
 
         begin, end = plane(pads and pads[:rank], 0), plane(pads and pads[rank:], 0)
-        padded = [n + a + b for n, a, b in zip(plane(image.tolist(), 1), begin, end, strict=True)]
-        y = F.fold(x, padded, plane(block.tolist(), 1), plane(dilations, 1), 0, plane(strides, 1))
+        padded = [n + a + b for n, a, b in zip(plane(image, 1), begin, end, strict=True)]
+        y = F.fold(x, padded, plane(block, 1), plane(dilations, 1), 0, plane(strides, 1))
         y = F.pad(y, spatial_pads([-p for p in begin], [-p for p in end]))
         return y.squeeze(2) if rank == 1 else y
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from onnx_reconvene.executor.node import Function, Node, Operator
+from onnx_reconvene.executor.node import Function, Node, Operator, Settings
 from onnx_reconvene.executor.values import torch_type
 
 
@@ -43,8 +43,8 @@ def clip(node: Node) -> Function:
     """y = min(max(x, a), b)"""
     fixed = node.attribute("min"), node.attribute("max")  # before opset 11
 
-    def run(x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
-        a, b = (before if bound is None else bound.item() for bound, before in zip((low, high), fixed, strict=True))
+    def run(x: Tensor, low: Settings | None = None, high: Settings | None = None) -> Tensor:
+        a, b = (before if bound is None else bound[0] for bound, before in zip((low, high), fixed, strict=True))
         if a is None and b is None:
             return x
         if a is None or b is None or not x.is_floating_point():
@@ -59,8 +59,8 @@ def dropout(node: Node) -> Function:
     fixed = node.attribute("ratio", 0.5)  # before opset 12
     masked = len(node.outputs) > 1 and bool(node.outputs[1])
 
-    def run(x: Tensor, ratio: Tensor | None = None, _: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
-        share = fixed if ratio is None else ratio.item()
+    def run(x: Tensor, ratio: Settings | None = None, _: Settings | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        share = fixed if ratio is None else ratio[0]
         if not masked:
             return F.dropout(x, share, node.training)
         scale = F.dropout(torch.ones_like(x), share, node.training)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from onnx_reconvene.executor.node import Function, Node, Operator
+from onnx_reconvene.executor.node import Function, Node, Operator, Settings
 
 REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}  # ONNX's names, and torch's
 
@@ -84,8 +84,8 @@ def one_hot(node: Node) -> Function:
     """y = on where the position along a new axis is the index, off elsewhere"""
     axis = node.attribute("axis")
 
-    def run(indices: Tensor, depth: Tensor, values: Tensor) -> Tensor:
-        size = int(depth)
+    def run(indices: Tensor, depth: Settings, values: Tensor) -> Tensor:
+        size = depth[0]
         index = from_front(indices, size).unsqueeze(axis)
         place = torch.arange(size, device=indices.device)
         shape = [1] * index.dim()
@@ -99,8 +99,8 @@ def top_k(node: Node) -> Function:
     """y, i = the k largest or smallest along an axis in order, and where they were; of equal ones the first"""
     axis, largest, fixed = node.attribute("axis"), bool(node.attribute("largest", 1)), node.attribute("k")
 
-    def run(x: Tensor, k: Tensor | None = None) -> tuple[Tensor, ...]:
-        count = fixed if k is None else int(k)
+    def run(x: Tensor, k: Settings | None = None) -> tuple[Tensor, ...]:
+        count = fixed if k is None else k[0]
         return tuple(t.narrow(axis, 0, count) for t in torch.sort(x, dim=axis, descending=largest, stable=True))
 
     return run

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from onnx_reconvene.executor.node import Function, Node, Operator, integers
+from onnx_reconvene.executor.node import Function, Node, Operator, Settings
 from onnx_reconvene.shapes import as_slice
 
 
@@ -16,9 +16,8 @@ def reshape(node: Node) -> Function:
     """y = the elements of x in another shape; 0 stands for the size that x has there, -1 for what remains"""
     fixed, zero_is_size = node.attribute("shape"), bool(node.attribute("allowzero", 0))
 
-    def run(x: Tensor, shape: Tensor | None = None) -> Tensor:
-        sizes = integers(shape, fixed)
-        assert sizes is not None
+    def run(x: Tensor, shape: Settings | None = None) -> Tensor:
+        sizes = fixed if shape is None else shape
         if not zero_is_size and 0 in sizes:
             sizes = [size or x.shape[axis] for axis, size in enumerate(sizes)]
         return x.reshape(sizes)
@@ -47,8 +46,8 @@ def squeeze(node: Node) -> Function:
     """y = x without axes of size 1"""
     fixed = node.attribute("axes")
 
-    def run(x: Tensor, axes: Tensor | None = None) -> Tensor:
-        named = integers(axes, fixed)
+    def run(x: Tensor, axes: Settings | None = None) -> Tensor:
+        named = fixed if axes is None else axes
         return x.squeeze() if named is None else x.squeeze(tuple(named))
 
     return run
@@ -58,9 +57,8 @@ def unsqueeze(node: Node) -> Function:
     """y = x with axes of size 1 put in"""
     fixed = node.attribute("axes")
 
-    def run(x: Tensor, axes: Tensor | None = None) -> Tensor:
-        named = integers(axes, fixed)
-        assert named is not None
+    def run(x: Tensor, axes: Settings | None = None) -> Tensor:
+        named = fixed if axes is None else axes
         rank = x.dim() + len(named)
         for axis in sorted(axis % rank for axis in named):
             x = x.unsqueeze(axis)
@@ -79,8 +77,8 @@ def split(node: Node) -> Function:
     """y1, y2, ... = x cut along an axis"""
     axis, fixed, parts = node.attribute("axis"), node.attribute("split"), len(node.outputs)
 
-    def run(x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
-        named = integers(sizes, fixed)
+    def run(x: Tensor, sizes: Settings | None = None) -> tuple[Tensor, ...]:
+        named = fixed if sizes is None else sizes
         return x.split(-(-x.shape[axis] // parts) if named is None else named, axis)
 
     return run
@@ -90,9 +88,9 @@ def slicing(node: Node) -> Function:
     """y = x from starts to ends in steps"""
     fixed = [node.attribute(name) for name in ("starts", "ends", "axes")]
 
-    def run(x: Tensor, *operands: Tensor | None) -> Tensor:
-        starts, ends, axes = ([*map(integers, operands), None][:3]) if operands else fixed
-        steps = integers(operands[3]) if len(operands) > 3 else None
+    def run(x: Tensor, *operands: Settings | None) -> Tensor:
+        starts, ends, axes = [*operands, None][:3] if operands else fixed
+        steps = operands[3] if len(operands) > 3 else None
         assert starts is not None
         assert ends is not None
         index, flipped = [slice(None)] * x.dim(), []
@@ -110,24 +108,22 @@ def slicing(node: Node) -> Function:
 
 def expand(node: Node) -> Function:
     """y = x repeated along axes of size 1"""
-    return lambda x, shape: x.expand(torch.broadcast_shapes(x.shape, tuple(shape.tolist())))
+    return lambda x, shape: x.expand(torch.broadcast_shapes(x.shape, tuple(shape)))
 
 
 def tile(node: Node) -> Function:
     """y = x repeated along each axis"""
-    return lambda x, repeats: x.repeat(repeats.tolist())
+    return lambda x, repeats: x.repeat(repeats)
 
 
 def pad(node: Node) -> Function:
     """y = x with a border of one value, or of copies of what is next to it"""
     fixed, mode, value = node.attribute("pads"), node.attribute("mode"), node.attribute("value", 0.0)
 
-    def run(x: Tensor, pads: Tensor | None = None, fill: Tensor | None = None, axes: Tensor | None = None) -> Tensor:
-        sizes, named = integers(pads, fixed), integers(axes, range(x.dim()))
-        assert sizes is not None
-        assert named is not None
+    def run(x: Tensor, pads: Settings | None = None, fill: Settings | None = None, axes: Settings | None = None) -> Tensor:
+        sizes, named = fixed if pads is None else pads, list(range(x.dim())) if axes is None else axes
         if mode == "constant":
-            return _constant_border(x, sizes, named, value if fill is None else fill.item())
+            return _constant_border(x, sizes, named, value if fill is None else fill[0])
         for axis, before, after in zip(named, sizes, sizes[len(named) :], strict=False):
             x = x.index_select(axis, _border(x.shape[axis], before, after, mode).to(x.device))
         return x
@@ -183,7 +179,7 @@ def space_to_depth(node: Node) -> Function:
 def triangle(node: Node) -> Function:
     """y = x on one side of a diagonal of its last two axes, 0 on the other"""
     function = torch.triu if node.attribute("upper") else torch.tril
-    return lambda x, k=None: function(x, 0 if k is None else int(k))
+    return lambda x, k=None: function(x, 0 if k is None else k[0])
 
 
 def reverse_sequence(node: Node) -> Function:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from onnx_reconvene.executor.node import Function, Node, Operator, integers
+from onnx_reconvene.executor.node import Function, Node, Operator, Settings
 
 
 def over_axes(function: Callable[[Tensor, list[int], bool], Tensor]) -> Operator:
@@ -17,8 +17,8 @@ def over_axes(function: Callable[[Tensor, list[int], bool], Tensor]) -> Operator
         fixed, keep = node.attribute("axes"), bool(node.attribute("keepdims"))
         nothing = bool(node.attribute("noop_with_empty_axes", 0))
 
-        def run(x: Tensor, axes: Tensor | None = None) -> Tensor:
-            named = integers(axes, fixed)
+        def run(x: Tensor, axes: Settings | None = None) -> Tensor:
+            named = fixed if axes is None else axes
             if not named and nothing:
                 return function(x.unsqueeze(0), [0], False)
             return function(x, named or list(range(x.dim())), keep)
@@ -68,8 +68,8 @@ def cumulative(function: Callable[..., Tensor], neutral: float) -> Operator:
     def rule(node: Node) -> Function:
         exclusive, backwards = bool(node.attribute("exclusive")), bool(node.attribute("reverse"))
 
-        def run(x: Tensor, axis: Tensor) -> Tensor:
-            along = int(axis)
+        def run(x: Tensor, axis: Settings) -> Tensor:
+            along = axis[0]
             x = x.flip(along) if backwards else x
             y = function(x, along, dtype=x.dtype)
             if exclusive:

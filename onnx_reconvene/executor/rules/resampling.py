@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from onnx_reconvene.executor.node import Function, Node, Operator, integers
+from onnx_reconvene.executor.node import Function, Node, Operator, Settings
 
 SETTINGS = ("antialias", "coordinate_transformation_mode", "cubic_coeff_a", "exclude_outside", "mode", "nearest_mode")
 CROP = "tf_crop_and_resize"
@@ -26,12 +26,11 @@ def resize(node: Node) -> Function:
     if node.attribute("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise node.unsupported("an aspect ratio that is kept")
 
-    def run(x: Tensor, *operands: Tensor | None) -> Tensor:
-        roi, scales, sizes = ([None, *operands, None, None] if node.version < 11 else [*operands, None, None, None])[:3]
+    def run(x: Tensor, *operands: Settings | None) -> Tensor:
+        roi, scales, targets = ([None, *operands, None, None] if node.version < 11 else [*operands, None, None, None])[:3]
         axes = [axis % x.dim() for axis in named or range(x.dim())]
-        factors = None if scales is None or not scales.numel() else scales.tolist()
-        targets = integers(sizes)
-        region = roi.reshape(2, -1).tolist() if crops and roi is not None else None
+        factors = scales or None
+        region = (roi[: len(roi) // 2], roi[len(roi) // 2 :]) if crops and roi is not None else None
         for k, axis in enumerate(axes):
             size, scale = x.shape[axis], None if factors is None else factors[k]
             target = None if targets is None else targets[k]
@@ -80,8 +79,8 @@ def upsample(node: Node) -> Function:
     kind = {"nearest": "nearest", "linear": "linear", "bilinear": "linear"}[mode]
     coordinates = (("coordinate_transformation_mode", "asymmetric"), ("mode", kind), ("nearest_mode", "floor"))
 
-    def run(x: Tensor, scales: Tensor | None = None) -> Tensor:
-        for axis, scale in enumerate(fixed if scales is None else scales.tolist()):
+    def run(x: Tensor, scales: Settings | None = None) -> Tensor:
+        for axis, scale in enumerate(fixed if scales is None else scales):
             if scale != 1:
                 x = along(x, axis, _matrix(x.shape[axis], scale, None, None, coordinates))
         return x
@@ -99,16 +98,16 @@ def grid_sample(node: Node) -> Function:
 def affine_grid(node: Node) -> Function:
     """y = the grid [n,...,rank] of an affine transform of an image"""
     corners = bool(node.attribute("align_corners"))
-    return lambda theta, size: F.affine_grid(theta, size.tolist(), corners)
+    return lambda theta, size: F.affine_grid(theta, size, corners)
 
 
 def fourier(node: Node) -> Function:
     """y = the discrete Fourier transform of x along an axis; the last axis holds the real and the imaginary part"""
     fixed, inverse, onesided = node.attribute("axis"), node.attribute("inverse"), node.attribute("onesided")
 
-    def run(x: Tensor, length: Tensor | None = None, axis: Tensor | None = None) -> Tensor:
-        along = int(axis) if axis is not None else -2 if fixed is None else fixed
-        along, size = along % x.dim(), None if length is None else int(length)
+    def run(x: Tensor, length: Settings | None = None, axis: Settings | None = None) -> Tensor:
+        along = axis[0] if axis is not None else -2 if fixed is None else fixed
+        along, size = along % x.dim(), None if length is None else length[0]
         z = torch.complex(x, torch.zeros_like(x)).squeeze(-1) if x.shape[-1] == 1 else torch.view_as_complex(x.contiguous())
         z = torch.fft.ifft(z, size, along) if inverse else torch.fft.fft(z, size, along)
         return torch.view_as_real(z.narrow(along, 0, z.shape[along] // 2 + 1) if onesided else z)
