@@ -212,6 +212,14 @@ PATCHES = f"{sizes('n', 0, 3, -1, 16)} y = Reshape(x, n)"
         (free("float[seq,batch,5] x, float[2,batch,5] z", "y = Add(x, x)"), {"x": (128, 1, 5), "z": (2, 1, 5)}),
         (free("float[N,3,H,W] x, float[N,P,3] z", "y = Conv(x, w)", w=(4, 3, 1, 1)), {"x": (1, 3, 224, 224), "z": (1, 128, 3)}),
         (free("float[2,3,H] x, float[2,3,4] z", "y = Add(x, z)"), {"x": (2, 3, 4), "z": (2, 3, 4)}),
+        (
+            free(
+                "float[N,3,H,W] x",
+                f"p = MaxPool<kernel_shape = [16,1], strides = [16,1]>(x) {sizes('a', 2)} q = Squeeze(p, a) y = Conv(q, w)",
+                w=(4, 3, 5),
+            ),
+            {"x": (1, 3, 28, 28)},
+        ),
         (free("float[1,1,H,W] x", "f = Flatten(x) y = Gemm(f, w)", "float[1,4] y", w=(784, 4)), {"x": (1, 1, 28, 28)}),
         (free("float[N,3,6,6] x", f"{sizes('n', -1, 4, 3, 6, 6)} y = Reshape(x, n)"), {"x": (4, 3, 6, 6)}),
         (free("float[N,3,H,W] x", f"{sizes('s', 0)} {sizes('c', 1)} y = Slice(x, s, s, c)"), {"x": (1, 3, 224, 224)}),
@@ -231,6 +239,7 @@ PATCHES = f"{sizes('n', 0, 3, -1, 16)} y = Reshape(x, n)"
         "sequence before batch",
         "image beside a sequence",
         "nearest legal to an ordinary sequence",
+        "lines of text",
         "nearest legal to an ordinary image",
         "batch of four frames",
         "empty at any size",
