@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from onnx_reconvene.errors import UsageError
-from onnx_reconvene.graph import Source
+from onnx_reconvene.graph import Source, every_node
+from onnx_reconvene.shapes import Integers
 
 OPTION = "--input-value"
 
@@ -49,3 +50,31 @@ def with_values(source: Source, values: Mapping[str, NDArray[Any]]) -> Source:
     model.ir_version = max(model.ir_version, 4)  # before that every initializer is an input, too
     model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in values.items())
     return Source(model, source.arrays, source.path)
+
+
+def with_branches(source: Source, graph: gs.Graph) -> Source:
+    """Return the network of graph with the nodes of a branch in place of each If that takes it at the given values of inputs."""
+    if not graph.input_values:
+        return source
+    known = Integers(graph.opset or 1)
+    for name, value in graph.input_values.items():
+        known.assume(name, value)
+    for node in every_node(graph):
+        known.visit(node, lambda _: None)
+    model = onnx.ModelProto()
+    model.CopyFrom(source.model)
+    del model.graph.node[:]
+    model.graph.node.extend(_taken(source.model.graph.node, known))
+    return Source(model, source.arrays, source.path)
+
+
+def _taken(nodes: Iterable[onnx.NodeProto], known: Integers) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
+        if node.op_type != "If" or node.input[0] not in known:
+            yield node
+            continue
+        name = "then_branch" if known[node.input[0]].all() else "else_branch"
+        branch = next(attribute.g for attribute in node.attribute if attribute.name == name)
+        yield from _taken(branch.node, known)
+        for result, output in zip(branch.output, node.output, strict=True):
+            yield helper.make_node("Identity", [result.name], [output], output)

@@ -5,6 +5,9 @@ import pytest
 from onnx import ModelProto
 
 import onnx_reconvene as rc
+from onnx_reconvene.bridges import open_model
+from onnx_reconvene.calibration import Calibration
+from onnx_reconvene.passes import Load, Score, Sequential
 from tests.nets.net import net, sizes
 from tests.oracle import run
 
@@ -20,6 +23,29 @@ POSITIONS = 2 * 8 * 8
 @pytest.fixture
 def model() -> ModelProto:
     return net(BRANCHES, "", "float[2,3,8,8] x, int64 sr", "float[2,5,8,8] y", **WEIGHTS).model
+
+
+def scores(model: ModelProto, criterion: str, values: dict[str, float]) -> dict[str, np.ndarray]:
+    """Return the scores of the units of each group."""
+    graph, _ = open_model(model)
+    calibration = Calibration(np.random.default_rng(0).random((4, 3, 8, 8), np.float32), loss="squared-norm")
+    Sequential(Load(input_values=values), Score(criterion, calibration=calibration)).run(graph)
+    return {group.name: graph.notes.scores[group.units] for group in graph.notes.analysis.groups}
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "fisher"])
+def test_gradients_pass_the_branch_that_is_taken(criterion: str) -> None:
+    branched, plain = (
+        net(body, "", inputs, "float[N,5,8,8] y", **WEIGHTS).model
+        for body, inputs in [
+            (BRANCHES.replace("[2,", "[N,"), "float[N,3,8,8] x, int64 sr"),
+            ("a = Conv(x, w1) r = Relu(a) p = Conv(r, w2) y = Conv(p, w5)", "float[N,3,8,8] x"),
+        ]
+    )
+    expected, found = scores(plain, criterion, {}), scores(branched, criterion, {"sr": 16000})
+    assert all((score > 0).any() for score in expected.values())
+    for group, score in expected.items():
+        np.testing.assert_allclose(found[group], score, rtol=1e-5)
 
 
 @pytest.mark.parametrize("rate", [16000, 8000])

@@ -31,7 +31,7 @@ from onnx_reconvene.names import first_output, name_of
 from onnx_reconvene.plain import bodies
 from onnx_reconvene.precision import in_single_precision, single
 from onnx_reconvene.shapes import Shape
-from onnx_reconvene.values import with_values
+from onnx_reconvene.values import with_branches, with_values
 
 Array = NDArray[Any]
 LARGEST_BATCH = 32
@@ -53,7 +53,7 @@ class Objective:
         self.data = Data(given.data, self._inputs, given.image)
         self._sample = self.data.first()
         self._shapes_of: dict[int, dict[str, Shape]] = {}
-        self.source = in_single_precision(with_values(plain_source(graph), graph.input_values))
+        self.source = in_single_precision(with_branches(with_values(plain_source(graph), graph.input_values), graph))
         self.batch_size = self._chosen_batch_size()
         self.samples = 0  # seen in the last pass over the data
         self.loss = self._chosen_loss()
