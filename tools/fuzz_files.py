@@ -226,9 +226,9 @@ def _answers(file: object, count: int) -> Iterator[tuple[str, str, float]]:
         yield (*json.loads(line), time.monotonic() - began)
 
 
-def fuzz(chosen: Iterator[str], seconds: float) -> Tally:
+def fuzz(chosen: Iterator[str], originals: list[bytes], seconds: float) -> Tally:
     """Prune the files of these seeds, until time runs out."""
-    originals, tally, start, told = seeds(), Tally(), time.monotonic(), time.monotonic()
+    tally, start, told = Tally(), time.monotonic(), time.monotonic()
     while time.monotonic() - start < seconds and (chunk := list(itertools.islice(chosen, CHUNK))):
         for seed, (result, text, took) in zip(chunk, results(chunk, originals), strict=True):
             tally.add(seed, result, text, took, content_of(seed, originals) if result not in GOOD else b"")
@@ -254,7 +254,7 @@ def main() -> int:
         chosen = [f"{path}:{index}" for path in given.files for index in range(2 * len(OPTIONS))]
     else:
         chosen = (f"{given.seed}:{index}" for index in range(given.count))
-    tally = fuzz(iter(chosen), given.seconds)
+    tally = fuzz(iter(chosen), [] if given.files else seeds(), given.seconds)
     if not given.files:
         write(given.seed, tally, time.monotonic() - start)
     print(json.dumps(dict(tally.outcomes.most_common())))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnx_reconvene.bridges import open_model
 from onnx_reconvene.errors import ModelError, UsageError
-from onnx_reconvene.files import write_whole
+from onnx_reconvene.files import together, write_whole
 from onnx_reconvene.graph import load, plain_source, without_weights
 from onnx_reconvene.latency.measure import check_provider, latencies
 from onnx_reconvene.latency.runtime import Runtime
@@ -161,5 +161,6 @@ def _write(store: Store, rows: Sequence[Row], plot: bool) -> None:
     for name in ("portfolio.svg", "portfolio.html"):
         if name not in written:
             (store.folder / name).unlink(missing_ok=True)
-    for name, text in written.items():
-        write_whole(os.fspath(store.folder / name), text.encode())
+    with together():
+        for name, text in written.items():
+            write_whole(os.fspath(store.folder / name), text.encode())
