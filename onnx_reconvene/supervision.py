@@ -26,6 +26,8 @@ def supervised(run: Callable[[], int]) -> int:
     child = os.fork()
     if not child:
         _follow(parent)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # which is told from here, until the command heeds it itself
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return run()
 

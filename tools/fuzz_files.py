@@ -73,6 +73,8 @@ class Tally:
         self.slowest = max(self.slowest, seconds)
         if outcome not in GOOD:
             kind = re.sub(r"'[^']*'|[-+.\d]+(e[-+]\d+)?", "_", f"{outcome}: {text}")[:100]
+            if kind not in self.failures:
+                print(f"seed {seed}: {outcome}: {text}", file=sys.stderr, flush=True)
             if kind not in self.failures or len(content) < len(self.failures[kind][2]):
                 self.failures[kind] = seed, f"{outcome}: {text}", content
 
