@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from onnx import GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, helper
 
 from onnx_reconvene.errors import ModelError
 from onnx_reconvene.plain import graphs_in
@@ -70,6 +70,9 @@ def _check_attributes(node: NodeProto, text: str) -> None:
         what = f"{text} {node.op_type} '{node.name}': attribute '{attribute.name}'"
         if attribute.ref_attr_name:
             raise ModelError(f"{what} refers to one of a function, outside of any")
+        one = attribute.i if attribute.type == AttributeProto.INT else 1
+        if attribute.name in POSITIVE and node.domain in STANDARD and min(attribute.ints, default=one) < 1:
+            raise ModelError(f"{what} holds a size below 1")
         if node.op_type == "Split" and attribute.name == "num_outputs" and attribute.i != len(node.output):
             raise ModelError(f"{what} is {attribute.i}, not {len(node.output)}")  # onnx's shape inference would abort
 
@@ -91,4 +94,6 @@ def _check_sparse(sparse: SparseTensorProto, text: str) -> None:
         raise ModelError(f"{text} sparse tensor '{sparse.values.name}' of shape {list(sparse.dims)} does not fit into memory")
 
 
+STANDARD = ("", "ai.onnx", "com.microsoft")
+POSITIVE = ("blocksize", "dilations", "group", "hidden_size", "kernel_shape", "kv_num_heads", "num_groups", "num_heads", "strides")
 TYPES = frozenset(helper.get_all_tensor_dtypes())

@@ -278,6 +278,8 @@ class Op:
     def layer(self, weight: int, out: Labels, read: Labels) -> None:
         """Enter this node as a weight-bearing layer. Where the weight is no weight but computed from data, what it reads
         freezes in attention, unless the dimensions of heads are to be shrunk."""
+        if is_left_out(out) or is_left_out(read):
+            raise UnsupportedError(f"'{self.tensor(weight).name}' has more channels than can be followed")
         if not self.is_static(weight):
             self.contract(read, of_heads="Conv" not in self.type or int(self.attr("group", 1)) > 1)
         self.flow.layers.append(Layer(self.output, self.type, self.tensor(weight), self.is_static(weight), out, read))

@@ -100,7 +100,7 @@ def _inline(model: ModelProto) -> list[NodeProto]:
         if needed.domain not in imported:
             imported.add(needed.domain)
             model.opset_import.add(domain=needed.domain, version=needed.version)
-    for node in [n for f in model.functions for n in f.node] + list(nodes_in(model.graph)):
+    for node in [node for function in model.functions for node in _with_inner(function.node)]:
         if _key(node) in functions:
             _give_defaults(node, functions[_key(node)])
     calls: list[NodeProto] = []
@@ -111,9 +111,11 @@ def _inline(model: ModelProto) -> list[NodeProto]:
                 marked.append(node)
                 continue
             number = str(len(calls))
+            calls.append(NodeProto())
+            calls[-1].CopyFrom(node)
+            _give_defaults(node, functions[_key(node)])
             begin = NodeProto(op_type=BEGIN, domain=MARK, name=number, input=node.input)
             marked += [begin, node, NodeProto(op_type=END, domain=MARK, name=number, input=node.output)]
-            calls.append(node)
         put_nodes(graph, marked)
     model.CopyFrom(inliner.inline_local_functions(model))
     return calls

@@ -93,6 +93,11 @@ def concat_of_nothing(model):
     return model
 
 
+def layer_of_no_groups(model):
+    model.graph.node.append(helper.make_node("Conv", ["x", "w"], ["c"], group=-8))
+    return model
+
+
 def huge_sparse(model):
     values = TensorProto(name="s", data_type=TensorProto.FLOAT, dims=[1], float_data=[1.0])
     indices = TensorProto(name="i", data_type=TensorProto.INT64, dims=[1], int64_data=[0])
@@ -112,6 +117,7 @@ BROKEN = [
     future_opset,
     branches_of_unequal_arity,
     concat_of_nothing,
+    layer_of_no_groups,
     huge_sparse,
 ]
 
