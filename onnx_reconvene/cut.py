@@ -13,6 +13,7 @@ from onnx_reconvene.cutting import CutOp, Cutting, Mask, rectangular
 from onnx_reconvene.flow import Permutation, weight_constant, weight_values
 from onnx_reconvene.graph import bodies_of, dead_nodes, every_graph, every_node, every_tensor
 from onnx_reconvene.groups import Analysis
+from onnx_reconvene.inference import has_free_sizes
 from onnx_reconvene.operators import rule_for
 
 
@@ -100,8 +101,10 @@ def _declare_shapes(cutting: Cutting) -> None:
         shape = cutting.shape(tensor.name)
         if isinstance(tensor, gs.Variable) and tensor.shape is not None and shape is not None:
             old = cutting.analysis.shapes[tensor.name]
-            if len(old) == len(tensor.shape):  # else the size of a free dimension decides on the rank
+            if len(old) == len(tensor.shape):
                 tensor.shape = [n if n != o else s for s, o, n in zip(tensor.shape, old, shape, strict=True)]
+            elif not has_free_sizes(cutting.graph):  # else the size of a free dimension decides on the rank
+                tensor.shape = list(shape)
 
 
 def _folded(cutting: Cutting, tensor: gs.Tensor) -> gs.Constant:

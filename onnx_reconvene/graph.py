@@ -397,7 +397,11 @@ def _put_shapes(graph: gs.Graph, source: Source, proto: onnx.GraphProto) -> None
 
 def _put_shape(shape: Sequence[Any] | None, value: onnx.ValueInfoProto) -> None:
     dims = value.type.tensor_type.shape.dim
-    if shape is None or len(shape) != len(dims):
+    if shape is None or not dims:
+        return
+    if len(shape) != len(dims):  # what was declared contradicts what is computed
+        if all(isinstance(size, int | np.integer) for size in shape):
+            value.type.tensor_type.shape.CopyFrom(helper.make_tensor_type_proto(1, shape).tensor_type.shape)
         return
     for dim, size in zip(dims, shape, strict=True):
         if isinstance(size, int | np.integer) and dim.HasField("dim_value") and dim.dim_value != size:

@@ -77,7 +77,7 @@ class Homes:
         copy = GraphProto(initializer=stay)
         del model.initializer[:]
         model.initializer.extend(copy.initializer)
-        for name, nodes in constants.items():
+        for name, nodes in reversed(constants.items()):  # bodies first, as nodes are copied
             _insert(graphs[name], nodes, self.places)
 
 
@@ -123,7 +123,7 @@ def bring_together(model: ModelProto, arrays: Arrays) -> Homes:
     places: dict[str, int] = {}
     stored: list[TensorProto] = []
     arrays = dict(arrays)
-    for name, graph in list(graphs_by_name(model.graph)):
+    for name, graph in reversed(list(graphs_by_name(model.graph))):  # bodies first, as nodes are copied
         places |= {first_output(node): place for place, node in enumerate(graph.node)}
         for home, tensor in _taken(graph, arrays):
             homes[tensor.name] = replace(home, graph=name)

@@ -39,6 +39,20 @@ def test_pruned_networks_are_recognized(name: str) -> None:
     assert (found.after.params, found.after.macs) == (result.report.after.params, result.report.after.macs)
 
 
+def test_weights_of_a_body_stay_its_own_beside_constants_outside() -> None:
+    model = convs(either("t = Conv(a, w3)", "e = Neg(a)"), w3=(8, 8, 1, 1)).model
+    branch = next(a.g for node in model.graph.node for a in node.attribute if a.name == "then_branch")
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    branch.initializer.append(weights["w3"])
+    model.graph.initializer.remove(weights["w3"])
+    model.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["w1"], value=weights["w1"]))
+    model.graph.initializer.remove(weights["w1"])
+    pruned = rc.prune(model, target="channels=0.5", round_to=1).model
+    stored = [[tensor.name for tensor in part.initializer] for part in graphs(pruned.graph)]
+    assert ["w3"] in stored
+    assert not any("w1" in names or "w3" in names for names in stored if names != ["w3"])
+
+
 def test_weights_computed_in_a_body_are_folded() -> None:
     weights = {"w3": (8, 8, 1, 1), "g": (8, 1, 1, 1)}
     model = convs(either("c = Mul(w3, g) t = Conv(a, c)", "e = Neg(a)"), **weights).model
