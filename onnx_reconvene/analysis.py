@@ -44,7 +44,8 @@ def analyze(
     """
     given, samples = sizes or {}, samples or {}
     inputs = input_sizes(graph, {**samples, **given})
-    shapes, integers, assumed = infer_all(graph, inputs, read or {})
+    inferred = infer_all(graph, inputs, read or {})
+    shapes, integers = inferred.shapes, inferred.integers
     _check_sizes(shapes)
     static = moved_constants(graph, integers)
     program = _program(graph, integers)
@@ -52,7 +53,7 @@ def analyze(
     best: tuple[tuple[float, ...], Flow, Solution] | None = None
     while True:
         flow = Flow(graph, shapes, integers, static, program.results, outward, program.names, attention == "dims")
-        flow.assumed = assumed
+        flow.assumed, flow.proven = inferred.assumed, inferred.proven
         _run(flow, program)
         solution = flow.equalities.solve()
         found = _removable(flow, solution), solution.free.size, -len(solution.inexact)

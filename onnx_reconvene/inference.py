@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -78,15 +79,21 @@ def infer(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> tuple[dict[str
     return walk.shapes, walk.integers
 
 
-def infer_all(
-    graph: gs.Graph, sizes: Mapping[str, Sequence[int]], read: Mapping[str, Shape]
-) -> tuple[dict[str, Shape], Integers, dict[str, frozenset[int]]]:
-    """Return what `infer` does, with shapes that are assumed where none are known, and for these along which axes they are.
+@dataclass(frozen=True)
+class Inferred:
+    """What is known of the tensors of a graph: shapes, values of small integer tensors, by tensor the axes whose sizes are assumed,
+    and whether all shapes follow from those of the graph inputs."""
 
-    read: shapes that tensors had in a run.
-    """
+    shapes: dict[str, Shape]
+    integers: Integers
+    assumed: dict[str, frozenset[int]]
+    proven: bool
+
+
+def infer_all(graph: gs.Graph, sizes: Mapping[str, Sequence[int]], read: Mapping[str, Shape]) -> Inferred:
+    """Return what `infer` does, where that fails with shapes as stated in the file, as read in a run, or assumed."""
     walk = _walk(graph, sizes, read)
-    return walk.shapes, walk.integers, walk.assumed
+    return Inferred(walk.shapes, walk.integers, walk.assumed, walk.proven)
 
 
 def element_types(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> dict[str, np.dtype[Any]]:
@@ -154,6 +161,7 @@ class _Inference:
         self.stated, self.read = stated, read
         self.uncertain: set[str] = set()  # tensors some of whose sizes were assumed, or read in a run
         self.assumed: dict[str, frozenset[int]] = {}  # by tensor, the axes whose sizes were assumed
+        self.proven = True  # all shapes follow from those of the graph inputs
         model: onnx.ModelProto = graph.source.model
         self.protos = {output: node for node in nodes_in(model.graph) for output in node.output if output}
         self.versions = {o.domain: o.version for o in model.opset_import}
@@ -171,7 +179,7 @@ class _Inference:
         else:
             self._compute(node)
         for tensor in node.outputs:
-            if tensor.name and tensor.name not in self.shapes:
+            if tensor.name and tensor.name not in self.shapes and self.read is not None:
                 self._complete(node, tensor)
 
     def _compute(self, node: gs.Node) -> None:
@@ -189,7 +197,7 @@ class _Inference:
                 known = infer_node(node, self.protos[outputs[0]], self.versions, types, integers)
             except Exception as error:  # what onnx cannot infer stays unknown, and what is unknown is frozen
                 known = {}
-                if self.careful and "ShapeInferenceError" in str(error):
+                if self.careful and self.proven and "ShapeInferenceError" in str(error):
                     raise ModelError(f"shapes do not fit: {_last_line(error)}") from error
             types |= known
             shapes |= {name: shape for name, kind in known.items() if (shape := static_shape(kind)) is not None}
@@ -202,18 +210,21 @@ class _Inference:
                 shapes[name] = value.shape
                 types[name] = helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
         for name in outputs:
-            if min(shapes.get(name, ()), default=0) < 0:
+            if min(shapes.get(name, ()), default=0) < 0 and not self.proven:
+                del shapes[name]
+            elif min(shapes.get(name, ()), default=0) < 0:
                 raise ModelError(f"shapes do not fit: the window of {node.op} '{name_of(node)}' is larger than its input")
 
     def _complete(self, node: gs.Node, tensor: gs.Tensor) -> None:
         """Enter the shape of an output of node that cannot be inferred: as stated, as read in a run, else with assumed sizes."""
-        name, kind = tensor.name, self.types.get(tensor.name)
-        certain = self.stated.complete(name, kind)
+        name = tensor.name
+        certain = self.stated.complete(name, self.types.get(name))
         element = self._element(name) or self.stated.element_type(name) or self._element(next((t.name for t in node.inputs), ""))
         self.types[name] = helper.make_tensor_type_proto(element or onnx.TensorProto.FLOAT, certain)
+        self.proven = False
         if certain is not None and None not in certain:
             self.shapes[name] = tuple(n for n in certain if n is not None)
-        elif self.read is not None:
+        else:
             self._assume(node, name, certain)
 
     def _assume(self, node: gs.Node, name: str, certain: Partial | None) -> None:
@@ -346,7 +357,7 @@ class _Inference:
             changed = {i.name for i, _, result in states if trial.shapes.get(i.name) != trial.shapes.get(result.name)} - changing
             if not changed:
                 self.types, self.shapes, self.integers = trial.types, trial.shapes, trial.integers
-                self.uncertain, self.assumed = trial.uncertain, trial.assumed
+                self.uncertain, self.assumed, self.proven = trial.uncertain, trial.assumed, trial.proven
                 return
             changing |= changed
 

@@ -30,10 +30,10 @@ def analyze_by_trial(
 ) -> Analysis:
     """Return what `analyze` does, after a run of the network on random inputs where some layers could not be counted otherwise."""
     analysis = analyze(graph, sizes, attention, samples=samples)
-    if not analysis.flow.uncounted:
-        return analysis
     outputs = [t.name for node in graph.nodes for t in node.outputs if t.name]
     unknown = [name for name in outputs if name not in analysis.shapes or name in analysis.flow.assumed]
+    if not analysis.flow.uncounted or not unknown:
+        return analysis
     read = shapes_in_a_run(graph, analysis.sizes, unknown)
     return replace(analyze(graph, analysis.sizes, attention, read), origins=analysis.origins) if read else analysis
 

@@ -61,6 +61,13 @@ def test_a_statement_that_contradicts_what_is_inferred_is_ignored() -> None:
     assert macs == {"c": 10 * 3 * 9 * 64, "a": 6 * 10 * 9 * 64, "b": 8 * 6 * 9 * 64, "y": 5 * 8 * 64}
 
 
+@pytest.mark.parametrize("stated", ["float[N,7,8,8] p", "float[N,6,2] p", "float[N,6,1,1] p"])
+def test_a_statement_that_cannot_be_is_no_error(stated: str) -> None:
+    narrow = plugin(stated, inputs="float[N,3,8,8] x")
+    narrow.graph.node[-3].ClearField("attribute")  # no padding: the window is larger than 1x1
+    assert analyze_by_trial(from_model(narrow)).groups[0].name == "c"
+
+
 def test_a_target_that_depends_on_layers_of_unknown_shape_is_refused() -> None:
     with pytest.raises(TargetError, match=r"2 layers are not counted.*'b'.*--allow-uncounted"):
         rc.prune(plugin(), target="macs=0.5", verify=False)

@@ -91,7 +91,7 @@ def _groups(op: Op) -> int:
 def _check(op: Op, x: Labels, out: Labels, reads: int) -> None:
     groups = _groups(op)
     if reads != x.size or x.size % groups or out.size % groups:
-        error = UnsupportedError if op.flow.assumed.get(op.node.inputs[0].name) else ModelError
+        error = ModelError if op.flow.proven else UnsupportedError
         raise error(f"{op} reads {x.size} channels in {groups} groups with a weight for {reads}")
 
 
