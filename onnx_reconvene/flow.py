@@ -107,13 +107,16 @@ class Layer:
         return moved_from(self.tensor) if self.stored else set()
 
 
-def moved_from(tensor: gs.Tensor) -> set[str]:
-    """Return the names of the tensors that a tensor computed from constants is computed from, itself among them."""
+def moved_from(tensor: gs.Tensor, until: Collection[str] = ()) -> set[str]:
+    """Return the names of the tensors that a tensor computed from constants is computed from, itself among them.
+
+    until: operators behind which there is no further look.
+    """
     found, waiting = set(), [tensor]
     while waiting:
         tensor = waiting.pop()
         found.add(tensor.name)
-        waiting += [t for node in tensor.inputs for t in node.inputs if t.name not in found]
+        waiting += [t for node in tensor.inputs if node.op not in until for t in node.inputs if t.name not in found]
     return found
 
 

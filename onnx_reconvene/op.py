@@ -34,6 +34,8 @@ from onnx_reconvene.names import first_output
 from onnx_reconvene.shapes import Shape
 from onnx_reconvene.twins import ABSENT, Operands
 
+CONVERSIONS = ("Cast", "DequantizeLinear", "QuantizeLinear")  # after which the same numbers are stored in another way
+
 
 class Op:
     """One node, as a flow rule sees it; the rule of a plain operator sees its operands in place of the inputs."""
@@ -269,11 +271,12 @@ class Op:
                 shape[axis] = size
             return array.reshape(shape)
 
-        found = Quantized(parameter(zero, np.uint8(0)), parameter(scale, np.float32(1)))
+        nothing = np.uint8(0) if values is None else values.dtype.type(0)
+        meaning = Quantized(parameter(zero, nothing), parameter(scale, np.float32(1)))
         if values is not None:
-            self.flow.quantized[tensor.name] = found
-        elif found.zero.size == found.scale.size == 1:
-            self.flow.quantized.update(dict.fromkeys(moved_from(tensor), found))
+            self.flow.quantized[tensor.name] = meaning
+        elif meaning.zero.size == meaning.scale.size == 1:
+            self.flow.quantized.update(dict.fromkeys(moved_from(tensor, CONVERSIONS), meaning))
 
     def layer(self, weight: int, out: Labels, read: Labels) -> None:
         """Enter this node as a weight-bearing layer. Where the weight is no weight but computed from data, what it reads

@@ -48,7 +48,7 @@ def few_bits(op: Op) -> None:
     out, blocks = op.along(1, 0, 1)
     op.equate(x, np.repeat(blocks, size)[: x.size])
     for i in [i for i in (2, 3) if op.has(i)]:
-        _tie_blocks(op, i, out, blocks)
+        _tie_blocks(op, i, out, blocks, bits)
     if op.has(5):
         op.equate(out, op.along(5, 0)[0])
     op.layer(1, out, blocks)
@@ -56,7 +56,7 @@ def few_bits(op: Op) -> None:
     _enter_packed(op, bits)
 
 
-def _tie_blocks(op: Op, i: int, out: Labels, blocks: Labels) -> None:
+def _tie_blocks(op: Op, i: int, out: Labels, blocks: Labels, bits: int) -> None:
     """Tie scales or zero points to output channels, and to blocks: to several where one byte packs their zero points. Where all lie
     in one row, blocks stay."""
     if len(op.shape(i)) == 1:
@@ -65,7 +65,7 @@ def _tie_blocks(op: Op, i: int, out: Labels, blocks: Labels) -> None:
         return
     rows, columns = op.axes(i)
     op.equate(out, rows)
-    op.equate(blocks, np.repeat(columns, -(-blocks.size // columns.size))[: blocks.size])
+    op.equate(blocks, np.repeat(columns, 1 if columns.size == blocks.size else 8 // bits)[: blocks.size])
 
 
 def _enter_packed(op: Op, bits: int) -> None:
