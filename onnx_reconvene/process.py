@@ -23,6 +23,7 @@ except ImportError:  # on Windows
 PROGRAMS = os.path.join(os.path.dirname(__file__), "isolated")
 PREFIX = "onnx-reconvene-"  # of temporary folders
 TIME_LIMIT = 600  # seconds
+MEMORY_SHARE = 0.9  # of what the machine has
 
 
 @contextlib.contextmanager
@@ -81,11 +82,30 @@ def memory() -> int:
     return machine if limit == resource.RLIM_INFINITY else min(limit, machine)
 
 
+@contextlib.contextmanager
+def started(program: str, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """Start a program of the folder `isolated`, within limits of memory and processor time; in the end it is stopped."""
+    limits = os.getpid(), int(MEMORY_SHARE * memory()), TIME_LIMIT * (os.cpu_count() or 1)
+    command = [sys.executable, os.path.join(PROGRAMS, "limited.py"), *map(str, limits), os.path.join(PROGRAMS, program), *words]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}  # they import each other
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, text=True, env=environment, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def finished(process: subprocess.Popen[str], text: str = "") -> subprocess.CompletedProcess[str]:
+    """Return what a program comes to that reads text; raises subprocess.TimeoutExpired where it takes too long."""
+    out, err = process.communicate(text, TIME_LIMIT)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
 def isolated(program: str, *words: str) -> subprocess.CompletedProcess[str]:
     """Run a program of the folder `isolated`; raises subprocess.TimeoutExpired where it takes too long."""
-    command = [sys.executable, os.path.join(PROGRAMS, program), *words]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}  # they import each other
-    return subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT, check=False, env=environment)
+    with started(program, *words) as process:
+        return finished(process)
 
 
 def last_line(text: str) -> str:

@@ -8,7 +8,7 @@ copies of it where channels are gone (nothing reads them, and zeros might be div
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +78,11 @@ class Reference:
     masked: tuple[Masked, ...]
     inexact: str | None  # the first operator that computes statistics over removed channels, if any
     sizes: Mapping[str, Sequence[int]]  # of the graph inputs, small ones where they were assumed
-    stays: Callable[[str, int], Mask]  # which positions along an axis of a tensor stay
+    cutting: Cutting
+
+    def stays(self, name: str, axis: int) -> Mask:
+        """Return which positions along an axis of a tensor stay."""
+        return self.cutting.kept_along(name, axis)
 
 
 def reference(analysis: Analysis, keep: Mask) -> Reference:
@@ -87,7 +91,7 @@ def reference(analysis: Analysis, keep: Mask) -> Reference:
     inexact = next((g.inexact for g in analysis.groups if g.inexact and not keep[g.units].all()), None)
     source, zero = plain_source(analysis.graph), tuple(zeroed_slices(analysis, keep))
     sizes = small_sizes(analysis.graph, analysis.sizes, analysis.origins)
-    return Reference(source, zero, masked, inexact, sizes, Cutting(analysis, keep).kept_along)
+    return Reference(source, zero, masked, inexact, sizes, Cutting(analysis, keep))
 
 
 def zeroed_slices(analysis: Analysis, keep: Mask) -> list[Slices]:

@@ -1,41 +1,111 @@
-"""Runs two models on the same inputs and says how far their outputs are apart. A program of its own, so that a model that
-crashes the native runtime takes nothing else down: `python compare.py JOB.json` prints one JSON object."""
+"""Runs a network and its counterpart on the same inputs and says how far apart they are, and which faults would have shown.
+
+A program of its own, so that a model that crashes the native runtime takes nothing else down: it reads a job as JSON from its input
+and prints one JSON object.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from measure import as_input  # type: ignore[import-not-found]  # another program of this folder, which is where this one starts
+from numpy.typing import NDArray
 
 ENOUGH = 2  # sizes to compare at
+ATTEMPTS = 4  # inputs of which the networks must agree on one: rounding may turn a tie
+SCALES = (1.0, 10.0, 0.1, 100.0)  # of inputs that are tried where faults have not shown
+MARGIN = 3  # times the tolerance: what a fault must change to be seen
+COMBINATIONS = 8  # of values of inputs that choose branches
+Feeds = dict[str, Any]
+Arrays = dict[str, NDArray[Any]]
 
 
 class NothingToCompareError(Exception):
     """The original says nothing on such inputs; the text says why."""
 
 
-def session(path: str, threads: int = 0) -> ort.InferenceSession:
-    """Return an onnxruntime session that says nothing and changes the graph as little as sensible."""
+class NothingFiniteError(Exception):
+    """The outputs of the original hold nothing finite."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How random inputs are drawn."""
+
+    seed: int
+    positive: bool = False
+    scale: float = 1.0
+
+    def feeds(self, session: Any, sizes: Mapping[str, list[int]], fixed: Mapping[str, int]) -> Feeds:
+        """Return values for the inputs of a session: those that are fixed; else integers are 0 or 1, indices into anything."""
+        rng = np.random.default_rng(self.seed)
+        return {i.name: self._values(i, sizes[i.name], fixed.get(i.name), rng) for i in session.get_inputs()}
+
+    def _values(self, into: Any, shape: list[int], fixed: int | None, rng: np.random.Generator) -> Any:
+        values: NDArray[Any] = rng.integers(0, 100 if "int8" in into.type and self.scale > 1 else 2, shape)
+        if fixed is not None:
+            values = np.full(shape, fixed)
+        elif "float" in into.type or "double" in into.type:
+            values = self.scale * (rng.random(shape) if self.positive else rng.standard_normal(shape))
+        try:
+            return as_input(into.type, values)
+        except (AttributeError, TypeError) as error:  # strings and sequences, and bfloat16 where onnxruntime is too old for it
+            raise NothingToCompareError(f"no values can be drawn for input '{into.name}', a {into.type}") from error
+
+
+@dataclass
+class Comparison:
+    """How far tensors are apart on some inputs, relative to their largest value, and what the faults change."""
+
+    errors: dict[str, float]
+    rounding: dict[str, float]  # as far as rounding alone brings tensors apart that are off
+    effects: dict[str, float]  # of faults, over what can be seen
+
+    def off(self, tolerance: float) -> list[str]:
+        """Return the tensors that are further apart than rounding explains."""
+        return [name for name, error in self.errors.items() if not error <= max(tolerance, self.rounding.get(name, 0.0))]
+
+
+@dataclass
+class Tally:
+    """What comparisons have shown so far."""
+
+    worst: tuple[float, str] = (0.0, "")
+    rounded: dict[str, float] = field(default_factory=dict)  # the outputs that rounding brings further apart than the tolerance
+    blind: set[str] = field(default_factory=set)  # groups of which no fault has shown
+    off: bool = False
+
+    def add(self, found: Comparison, tolerance: float) -> None:
+        """Add what a comparison has shown."""
+        off = found.off(tolerance)
+        self.off = self.off or bool(off)
+        self.rounded |= {name: e for name, e in found.errors.items() if name not in off and e > tolerance}
+        compared = [(e, name) for name, e in found.errors.items() if (name in off if off else name not in self.rounded)]
+        self.worst = max([self.worst, *compared]) if not self.off or off else self.worst
+        self.blind -= {group for group, effect in found.effects.items() if effect >= MARGIN}
+
+
+def session(path: str, threads: int = 0, level: str = "ORT_ENABLE_BASIC", instead: Arrays | None = None) -> ort.InferenceSession:
+    """Return an onnxruntime session that says nothing and changes the graph as little as sensible, with some weights replaced."""
+    ort.disable_telemetry_events()
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-
-def draw(into: Any, shape: list[int], rng: np.random.Generator, positive: bool) -> Any:
-    """Return random values for an input of a session; integers are 0 or 1, which are indices into anything."""
-    real = "float" in into.type or "double" in into.type
-    values = (rng.random(shape) if positive else rng.standard_normal(shape)) if real else rng.integers(0, 2, shape)
-    try:
-        return as_input(into.type, values)
-    except (AttributeError, TypeError) as error:  # strings and sequences, and bfloat16 where onnxruntime is too old for it
-        raise NothingToCompareError(f"no values can be drawn for input '{into.name}', a {into.type}") from error
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
+    values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in (instead or {}).items()}
+    for name, value in values.items():
+        options.add_initializer(name, value)
+    made = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    made.instead = values  # which the session reads as long as it lives
+    return made
 
 
 def distance(a: Any, b: Any) -> float:
@@ -51,77 +121,195 @@ def distance(a: Any, b: Any) -> float:
         return 0.0
     finite = a[np.isfinite(a)]
     difference = np.abs(a - b)[~same].max()
-    return (
-        float(difference / max(np.abs(finite).max(initial=0.0), np.finfo(np.float32).tiny))
-        if np.isfinite(difference)
-        else float("inf")
-    )
+    largest = max(np.abs(finite).max(initial=0.0), np.finfo(np.float32).tiny)
+    return float(difference / largest) if np.isfinite(difference) else float("inf")
 
 
 def is_finite_somewhere(output: Any) -> bool:
-    """Tell whether an output holds anything but NaN and infinity."""
+    """Return True if an output holds anything but NaN and infinity."""
     values = np.asarray(output)
     return bool(np.isfinite(values).any()) if values.dtype.kind == "f" else values.size > 0
 
 
-def furthest(
-    original: Any, pruned: Any, sizes: dict[str, list[int]], seed: int, positive: bool = False
-) -> tuple[float, str] | None:
-    """Return how far the outputs are apart on inputs drawn from seed, and the output where it is furthest; None where they have the
-    same shapes, but those of the original hold nothing finite, to which anything might be compared."""
-    rng = np.random.default_rng(seed)
-    try:
-        feeds = {i.name: draw(i, sizes[i.name], rng, positive) for i in original.get_inputs()}
-        expected = original.run(None, feeds)
-    except NothingToCompareError:
-        raise
-    except Exception as error:  # of memory, too
-        raise NothingToCompareError(f"onnxruntime does not run the original: {error}") from error
-    found = pruned.run(None, feeds)
-    alike = all(np.shape(a) == np.shape(b) for a, b in zip(expected, found, strict=True))
-    if alike and not any(map(is_finite_somewhere, expected)):
-        return None
-    names = [output.name for output in original.get_outputs()]
-    return max((distance(a, b), name) for name, a, b in zip(names, expected, found, strict=True))
+class Pair:
+    """The two networks of a job. Tensors inside are compared where they are finite in the original and of the shape expected."""
+
+    def __init__(self, job: Mapping[str, Any]) -> None:
+        self.job, self.threads, self.tolerance = job, job["threads"], job["tolerance"]
+        self.probes: dict[str, dict[str, Any]] = job["probes"]
+        self.faults: dict[str, list[list[str]]] = job["faults"]
+        try:
+            self.original = session(job["original"], self.threads)
+        except Exception as error:
+            raise NothingToCompareError(f"onnxruntime does not load the original: {error}") from error
+        self.pruned = session(job["pruned"], self.threads)
+        self.written = session(job["written"], self.threads) if "written" in job else None
+        self.outputs = [output.name for output in self.original.get_outputs() if output.name not in self.probes]
+        self._noisy: Any = None
+
+    def expected(self, feeds: Feeds, by: Any = None) -> Arrays:
+        """Return what the original computes, the probes at the positions that stay. Raises NothingToCompareError if it fails."""
+        names = [*self.outputs, *self.probes]
+        try:
+            arrays = dict(zip(names, (by or self.original).run(names, feeds), strict=True))
+        except Exception as error:  # of memory, too
+            raise NothingToCompareError(f"onnxruntime does not run the original: {error}") from error
+        return {name: stays for name, array in arrays.items() if (stays := self._staying(name, array)) is not None}
+
+    def _staying(self, name: str, array: Any) -> Any:
+        for axis, (size, stays) in self.probes.get(name, {}).items():
+            if np.shape(array)[int(axis)] != size:
+                return None  # at other sizes than those analysed the axis holds more than channels
+            array = np.take(array, stays, int(axis))
+        return array
+
+    def found(self, feeds: Feeds) -> Arrays:
+        """Return what the pruned network computes, and what comes of faults in it."""
+        names = [*self.outputs, *self.probes, *(fault for pairs in self.faults.values() for fault, _ in pairs)]
+        arrays = dict(zip(names, self.pruned.run(names, feeds), strict=True))
+        return (
+            arrays if self.written is None else arrays | dict(zip(self.outputs, self.written.run(self.outputs, feeds), strict=True))
+        )
+
+    def compare(self, sizes: Mapping[str, list[int]], draw: Draw, fixed: Mapping[str, int]) -> Comparison:
+        """Return how far the networks are apart on inputs. Raises NothingFiniteError where the outputs of the original have the
+        shapes of the others but hold nothing finite, to which anything might be compared."""
+        feeds = draw.feeds(self.original, sizes, fixed)
+        expected, found = self.expected(feeds), self.found(feeds)
+        alike = all(np.shape(expected[name]) == np.shape(found[name]) for name in self.outputs)
+        if alike and not any(is_finite_somewhere(expected[name]) for name in self.outputs):
+            raise NothingFiniteError("the outputs of the original hold nothing finite on any inputs that were tried")
+        errors = {name: self._apart(name, expected[name], found[name]) for name in expected}
+        off = [name for name, error in errors.items() if not error <= self.tolerance]
+        rounding = self._rounding(feeds, expected, off) if off else {}
+        visible = {name: max(self.tolerance, rounding.get(name, 0.0)) for name in self.probes}
+        effects = {
+            group: max(self._apart(probe, found[probe], found[fault]) / visible[probe] for fault, probe in pairs)
+            for group, pairs in self.faults.items()
+        }
+        return Comparison(errors, rounding, effects)
+
+    def _apart(self, name: str, a: Any, b: Any) -> float:
+        if name in self.probes and np.shape(a) == np.shape(b) and np.asarray(a).dtype.kind == "f":
+            finite = np.isfinite(a)
+            a, b = a[finite], b[finite]
+        return distance(a, b)
+
+    def _rounding(self, feeds: Feeds, expected: Arrays, names: Sequence[str]) -> dict[str, float]:
+        """Return how far apart rounding brings tensors of the original: by inputs and weights that are rounded otherwise."""
+        from noise import noisy, perturbed  # type: ignore[import-not-found]  # takes time, and few networks need it
+
+        if self._noisy is None:
+            self._noisy = session(self.job["original"], self.threads, "ORT_DISABLE_ALL", noisy(self.job["original"]))
+        apart = dict.fromkeys(names, 0.0)
+        for seed in range(ATTEMPTS):
+            rng = np.random.default_rng(seed)
+            other = self.expected({name: perturbed(array, rng) for name, array in feeds.items()}, self._noisy)
+            apart = {name: max(most, self._apart(name, expected[name], other[name])) for name, most in apart.items()}
+        return {name: most for name, most in apart.items() if np.isfinite(most)}
 
 
-def closest(original: Any, pruned: Any, sizes: dict[str, list[int]], seeds: Sequence[int]) -> tuple[float, str]:
-    """Return what `furthest` does for the seed that brings the outputs closest, on inputs of both signs or, where nothing is finite
-    on these, of none below zero."""
+def closest(pair: Pair, sizes: Mapping[str, list[int]], fixed: Mapping[str, int]) -> Comparison:
+    """Return the first comparison in which the networks agree, else that in which they are closest; on inputs of both signs or,
+    where nothing is finite on these, of none below zero."""
     for positive in (False, True):
-        found = [furthest(original, pruned, sizes, seed, positive) for seed in seeds]
-        if compared := [one for one in found if one is not None]:
-            return min(compared)
-    raise NothingToCompareError("the outputs of the original hold nothing finite on any inputs that were tried")
+        compared: list[Comparison] = []
+        for seed in range(pair.job["seed"], pair.job["seed"] + ATTEMPTS):
+            try:
+                compared.append(pair.compare(sizes, Draw(seed, positive), fixed))
+            except NothingFiniteError as error:
+                last = error
+                break
+            if not compared[-1].off(pair.tolerance):
+                return compared[-1]
+        if compared:
+            return min(compared, key=lambda one: max(one.errors.values()))
+    raise last
+
+
+def branches(job: Mapping[str, Any]) -> list[dict[str, int]]:
+    """Return the combinations of values to try of inputs that choose branches."""
+    names, values = list(job["branches"]), list(job["branches"].values())
+    return [dict(zip(names, one, strict=True)) for one in itertools.islice(itertools.product(*values), COMBINATIONS)]
+
+
+def further(seed: int) -> Iterator[Draw]:
+    """Yield more inputs, to be tried where faults have not shown."""
+    for positive in (False, True):
+        for scale in SCALES:
+            yield Draw(seed + ATTEMPTS, positive, scale)
+
+
+class Trial:
+    """Comparisons of the two networks of a job, and what they have shown."""
+
+    def __init__(self, pair: Pair) -> None:
+        self.pair, self.tally = pair, Tally(blind=set(pair.faults))
+        self.why: Exception | None = None  # the first inputs said nothing
+
+    def attempt(self, compare: Callable[[], Comparison]) -> bool:
+        """Add a comparison; return False where the original fails or is nowhere finite."""
+        try:
+            self.tally.add(compare(), self.pair.tolerance)
+        except (NothingToCompareError, NothingFiniteError) as error:
+            self.why = self.why or error
+            return False
+        return True
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
-    """Compare the models of job at each of its sizes; where the original fails or is nowhere finite, that size says nothing."""
-    try:
-        original = session(job["original"], job["threads"])
-    except Exception as error:
-        return {"skipped": f"onnxruntime does not load the original: {error}"}
-    pruned = session(job["pruned"], job["threads"])
-    worst, where, compared, skipped = 0.0, "", 0, ""
+    """Compare the models of job at the first of its sizes that say anything, and on more inputs where faults have not shown."""
+    trial, usable = Trial(Pair(job)), []
     for sizes in job["sizes"]:
-        if compared == ENOUGH:
+        usable += [(sizes, fixed) for fixed in branches(job) if trial.attempt(partial(closest, trial.pair, sizes, fixed))]
+        if len({str(sizes) for sizes, _ in usable}) == ENOUGH:
             break
-        try:
-            apart, output = closest(original, pruned, sizes, range(job["seed"], job["seed"] + job["attempts"]))
-        except NothingToCompareError as error:
-            skipped = skipped or str(error)  # at the sizes that were asked for
-            continue
-        compared += 1
-        if apart > worst or not where:
-            worst, where = apart, output
-    return {"max_rel_err": worst, "output": where} if compared else {"skipped": skipped}
+    if not usable:
+        assert trial.why is not None
+        raise trial.why
+    tally = trial.tally
+    for draw, (sizes, fixed) in itertools.product(further(job["seed"]), usable):
+        if tally.off or not tally.blind:
+            break
+        trial.attempt(partial(trial.pair.compare, sizes, draw, fixed))
+    error, name = tally.worst
+    return {"max_rel_err": error, "tensor": name, "off": tally.off, "rounded": tally.rounded, "blind": sorted(tally.blind)}
 
 
-if __name__ == "__main__":
-    with open(sys.argv[1], encoding="utf-8") as file:
-        job = json.load(file)
+def fate(job: dict[str, Any]) -> dict[str, str]:
+    """Return why a model does not load or run, by stage; nothing where it does at one of the sizes of job."""
     try:
-        answer = run(job)
+        opened = session(job["model"], job["threads"])
+    except Exception as error:
+        return {"load": str(error)}
+    fates = (_run_of(opened, job, sizes, fixed) for sizes in job["sizes"] for fixed in branches(job))
+    first = next(fates)
+    return first if all([first, *fates]) else {}
+
+
+def _run_of(opened: Any, job: Mapping[str, Any], sizes: Mapping[str, list[int]], fixed: Mapping[str, int]) -> dict[str, str]:
+    try:
+        opened.run(None, Draw(job["seed"]).feeds(opened, sizes, fixed))
+    except NothingToCompareError as error:
+        return {"draw": str(error)}
+    except Exception as error:
+        return {"run": str(error)}
+    return {}
+
+
+def main() -> None:
+    """Do the job that the standard input describes and print what comes of it."""
+    job = json.load(sys.stdin)
+    try:
+        answer = fate(job) if "model" in job else run(job)
+    except NothingToCompareError as error:
+        answer = {"skipped": f"{error}"}
+    except NothingFiniteError as error:
+        answer = {"unproven": f"{error}"}
     except Exception as error:
         answer = {"failed": f"{error}"}
     print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()
