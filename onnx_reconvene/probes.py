@@ -16,9 +16,10 @@ import onnx_graphsurgeon as gs
 from onnx import helper, numpy_helper
 
 from onnx_reconvene.cutting import Cutting
-from onnx_reconvene.flow import Value, name_of
+from onnx_reconvene.flow import Value
 from onnx_reconvene.graph import bodies_of, every_node
 from onnx_reconvene.labels import Labels
+from onnx_reconvene.names import first_output
 from onnx_reconvene.plain import bodies, graphs_in, nodes_in
 
 PREFIX = "onnx_reconvene.probe"
@@ -98,9 +99,9 @@ def probes(cutting: Cutting, before: onnx.GraphProto, after: onnx.GraphProto) ->
     last = (
         search.probe(t, t.inputs[0]) for output in cutting.graph.outputs for node in output.inputs for t in node.inputs if t.inputs
     )
-    seen = [*(probe for behind in [*layers, *faults] for probe in behind.seen), *filter(None, last)]
+    seen = [probe for reading in [*layers, *least.values()] for probe in reading.seen]
     blind = tuple(cutting.analysis.groups[group].name for group in sorted(search.borne(cut - set(least))))
-    return Probes(tuple({probe.tensor: probe for probe in seen}.values()), faults, blind)
+    return Probes(tuple({probe.tensor: probe for probe in [*seen, *filter(None, last)]}.values()), faults, blind)
 
 
 class _Search:
@@ -116,9 +117,9 @@ class _Search:
 
     def readings(self, groups: set[int], layers: bool = False, static: bool = False) -> Iterator[_Reading]:
         """Yield where nodes, or only layers, read groups in what is computed from data, or in weights, too."""
-        names = {layer.name for layer in self.analysis.layers}
+        names = {layer.node for layer in self.analysis.layers}
         for node in self.nodes if groups else ():
-            if layers and name_of(node) not in names:
+            if layers and first_output(node) not in names:
                 continue
             inputs = dict.fromkeys(t.name for t in node.inputs if t.name and (static or not self.flow.is_static(t)))
             read = [reading for name in inputs for reading in self._read(name, groups)]

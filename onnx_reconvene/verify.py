@@ -67,21 +67,26 @@ def _models(graph: gs.Graph, against: Reference, folder: str) -> tuple[Answer, P
     before, after = Source(onnx.ModelProto(), against.source.arrays), plain_source(graph)
     before.model.CopyFrom(against.source.model)
     probed = probes(against.cutting, before.model.graph, after.model.graph)
-    for source in (before, after):
-        add_probes(source.model.graph, probed.tensors)
-    add_faults(after.model.graph, probed.faults)
+    add_probes(before.model.graph, probed.tensors)
+    plain = store(after, folder, "plain")
+    with_faults = onnx.load(plain, load_external_data=False)  # of the same weights
+    add_probes(with_faults.graph, probed.tensors)
+    add_faults(with_faults.graph, probed.faults)
+    pruned = os.path.join(folder, "pruned.onnx")
+    onnx.save(with_faults, pruned)
+    is_plain = graph.source.form is None
     axes = {
         probe.output: {axis: [against.stays(probe.tensor, axis).size, stays.tolist()] for axis, stays in probe.stays.items()}
         for probe in probed.tensors
     }
     job: Answer = {
         "original": store(before, folder, "original", against.zero, against.masked),
-        "pruned": store(after, folder, "pruned"),
+        "pruned": pruned,
+        "written": plain if is_plain else store(without_weights(graph), folder, "written"),
+        "compare_written": not is_plain,
         "probes": axes,
         "faults": {fault.group: fault.pairs for fault in probed.faults},
     }
-    if graph.source.form is not None:
-        job["written"] = store(without_weights(graph), folder, "written")
     return job, probed
 
 
@@ -91,6 +96,8 @@ def _verdict(answer: Answer, against: Reference, probed: Probes) -> Verdict:
             return Verdict(status, None, _first_line(str(answer[status])))
     if "failed" in answer:
         raise VerificationError(f"{FAILED}: the pruned network does not run: {_first_line(str(answer['failed']))}")
+    if "memory" in answer:
+        raise VerificationError(f"{FAILED}: it needs more memory than it may use; try smaller --input-shape, or --no-verify")
     error = float(answer["max_rel_err"])
     if answer["off"]:
         inside = {probe.output: f"'{probe.tensor}', a tensor inside," for probe in probed.tensors}

@@ -13,6 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
+from onnx_reconvene import runtime
 from onnx_reconvene.autodiff import differentiate
 from onnx_reconvene.autodiff.builder import Builder, Tensor, total
 from onnx_reconvene.autodiff.rewriting import BOUNDS, gain_and_shift, is_normalization, sole_readers, with_pools_first
@@ -20,7 +21,6 @@ from onnx_reconvene.errors import ModelError, UsageError
 from onnx_reconvene.graph import Source, from_source
 from onnx_reconvene.process import workplace
 from onnx_reconvene.reference import store
-from onnx_reconvene.threads import allowed
 
 Array = NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -220,14 +220,12 @@ def compiled(source: Source, outputs: Sequence[str], threads: int = 0, planned: 
     model.CopyFrom(source.model)
     del model.graph.output[:]
     model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in dict.fromkeys(outputs))
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = threads or allowed()
-    options.enable_mem_pattern = planned
+    chosen = runtime.options(threads)
+    chosen.enable_mem_pattern = planned
     with workplace("running the network") as folder:
         try:
             path = store(Source(model, source.arrays), folder, "network")
-            session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            session = runtime.session(path, chosen)
         except Exception as error:  # onnxruntime raises exceptions of its own
             raise ModelError(f"onnxruntime does not load the network: {_line(error)}") from error
     read = {value.name for value in session.get_inputs()}

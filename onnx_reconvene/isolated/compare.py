@@ -10,7 +10,7 @@ import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ ENOUGH = 2  # sizes to compare at
 ATTEMPTS = 4  # inputs of which the networks must agree on one: rounding may turn a tie
 SCALES = (1.0, 10.0, 0.1, 100.0)  # of inputs that are tried where faults have not shown
 MARGIN = 3  # times the tolerance: what a fault must change to be seen
+NO_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory")  # what onnxruntime says
 COMBINATIONS = 8  # of values of inputs that choose branches
 Feeds = dict[str, Any]
 Arrays = dict[str, NDArray[Any]]
@@ -50,52 +51,45 @@ class Draw:
         return {i.name: self._values(i, sizes[i.name], fixed.get(i.name), rng) for i in session.get_inputs()}
 
     def _values(self, into: Any, shape: list[int], fixed: int | None, rng: np.random.Generator) -> Any:
-        values: NDArray[Any] = rng.integers(0, 100 if "int8" in into.type and self.scale > 1 else 2, shape)
         if fixed is not None:
             values = np.full(shape, fixed)
         elif "float" in into.type or "double" in into.type:
             values = self.scale * (rng.random(shape) if self.positive else rng.standard_normal(shape))
+        else:
+            values = rng.integers(0, 100 if "int8" in into.type and self.scale > 1 else 2, shape)
         try:
             return as_input(into.type, values)
         except (AttributeError, TypeError) as error:  # strings and sequences, and bfloat16 where onnxruntime is too old for it
             raise NothingToCompareError(f"no values can be drawn for input '{into.name}', a {into.type}") from error
 
 
-@dataclass
+@dataclass(frozen=True)
 class Comparison:
     """How far tensors are apart on some inputs, relative to their largest value, and what the faults change."""
 
     errors: dict[str, float]
-    rounding: dict[str, float]  # as far as rounding alone brings tensors apart that are off
-    effects: dict[str, float]  # of faults, over what can be seen
+    rounding: dict[str, float]  # how far rounding alone brings those apart that are further apart than the tolerance
+    effects: dict[str, float]  # of faults, by group, over what could be seen
+    tolerance: float
 
-    def off(self, tolerance: float) -> list[str]:
-        """Return the tensors that are further apart than rounding explains."""
-        return [name for name, error in self.errors.items() if not error <= max(tolerance, self.rounding.get(name, 0.0))]
+    @property
+    def off(self) -> dict[str, float]:
+        """The errors that rounding does not explain."""
+        return {name: e for name, e in self.errors.items() if not e <= max(self.tolerance, self.rounding.get(name, 0.0))}
 
+    @property
+    def rounded(self) -> dict[str, float]:
+        """The errors above the tolerance that rounding explains."""
+        return {name: e for name, e in self.errors.items() if e > self.tolerance and name not in self.off}
 
-@dataclass
-class Tally:
-    """What comparisons have shown so far."""
-
-    worst: tuple[float, str] = (0.0, "")
-    rounded: dict[str, float] = field(default_factory=dict)  # the outputs that rounding brings further apart than the tolerance
-    blind: set[str] = field(default_factory=set)  # groups of which no fault has shown
-    off: bool = False
-
-    def add(self, found: Comparison, tolerance: float) -> None:
-        """Add what a comparison has shown."""
-        off = found.off(tolerance)
-        self.off = self.off or bool(off)
-        self.rounded |= {name: e for name, e in found.errors.items() if name not in off and e > tolerance}
-        compared = [(e, name) for name, e in found.errors.items() if (name in off if off else name not in self.rounded)]
-        self.worst = max([self.worst, *compared]) if not self.off or off else self.worst
-        self.blind -= {group for group, effect in found.effects.items() if effect >= MARGIN}
+    @property
+    def worst(self) -> tuple[float, str]:
+        """The largest error and its tensor: of those that are off, or else of those that rounding need not explain."""
+        return max(((e, name) for name, e in (self.off or self.errors).items() if name not in self.rounded), default=(0.0, ""))
 
 
 def session(path: str, threads: int = 0, level: str = "ORT_ENABLE_BASIC", instead: Arrays | None = None) -> ort.InferenceSession:
     """Return an onnxruntime session that says nothing and changes the graph as little as sensible, with some weights replaced."""
-    ort.disable_telemetry_events()
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
@@ -142,19 +136,16 @@ class Pair:
             self.original = session(job["original"], self.threads)
         except Exception as error:
             raise NothingToCompareError(f"onnxruntime does not load the original: {error}") from error
-        self.pruned = session(job["pruned"], self.threads)
-        self.written = session(job["written"], self.threads) if "written" in job else None
+        self.written: Any = session(job["written"], self.threads) if job["compare_written"] else None
+        self.pruned = self._probed()
         self.outputs = [output.name for output in self.original.get_outputs() if output.name not in self.probes]
         self._noisy: Any = None
 
     def expected(self, feeds: Feeds, by: Any = None) -> Arrays:
-        """Return what the original computes, the probes at the positions that stay. Raises NothingToCompareError if it fails."""
+        """Return what the original computes, the probes at the positions that stay."""
         names = [*self.outputs, *self.probes]
-        try:
-            arrays = dict(zip(names, (by or self.original).run(names, feeds), strict=True))
-        except Exception as error:  # of memory, too
-            raise NothingToCompareError(f"onnxruntime does not run the original: {error}") from error
-        return {name: stays for name, array in arrays.items() if (stays := self._staying(name, array)) is not None}
+        arrays = zip(names, (by or self.original).run(names, feeds), strict=True)
+        return {name: stays for name, array in arrays if (stays := self._staying(name, array)) is not None}
 
     def _staying(self, name: str, array: Any) -> Any:
         for axis, (size, stays) in self.probes.get(name, {}).items():
@@ -163,31 +154,54 @@ class Pair:
             array = np.take(array, stays, int(axis))
         return array
 
+    def _probed(self) -> Any:
+        """Return a session of the pruned network with probes and faults; None where onnxruntime does not load these."""
+        try:
+            return session(self.job["pruned"], self.threads)
+        except Exception:
+            self._open_written()
+            return None
+
+    def _open_written(self) -> None:
+        self.written = self.written or session(self.job["written"], self.threads)
+
     def found(self, feeds: Feeds) -> Arrays:
-        """Return what the pruned network computes, and what comes of faults in it."""
+        """Return what the pruned network computes and what comes of faults in it, or its outputs alone where faults cannot be."""
         names = [*self.outputs, *self.probes, *(fault for pairs in self.faults.values() for fault, _ in pairs)]
-        arrays = dict(zip(names, self.pruned.run(names, feeds), strict=True))
-        return (
-            arrays if self.written is None else arrays | dict(zip(self.outputs, self.written.run(self.outputs, feeds), strict=True))
-        )
+        arrays: Arrays = {}
+        try:
+            arrays = dict(zip(names, self.pruned.run(names, feeds), strict=True)) if self.pruned else {}
+        except Exception:  # the network itself may run: at sizes at which an axis holds more than channels
+            self._open_written()
+        written = self.written.run(self.outputs, feeds) if self.written else ()
+        return arrays | dict(zip(self.outputs, written, strict=False))
 
     def compare(self, sizes: Mapping[str, list[int]], draw: Draw, fixed: Mapping[str, int]) -> Comparison:
-        """Return how far the networks are apart on inputs. Raises NothingFiniteError where the outputs of the original have the
-        shapes of the others but hold nothing finite, to which anything might be compared."""
-        feeds = draw.feeds(self.original, sizes, fixed)
-        expected, found = self.expected(feeds), self.found(feeds)
+        """Return how far the networks are apart on inputs. Raises NothingToCompareError where the original fails, and
+        NothingFiniteError where its outputs have the shapes of the others but hold nothing finite."""
+        try:
+            feeds = draw.feeds(self.original, sizes, fixed)
+            expected = self.expected(feeds)
+        except NothingToCompareError:
+            raise
+        except Exception as error:  # of memory, too
+            raise NothingToCompareError(f"onnxruntime does not run the original: {error}") from error
+        found = self.found(feeds)
         alike = all(np.shape(expected[name]) == np.shape(found[name]) for name in self.outputs)
         if alike and not any(is_finite_somewhere(expected[name]) for name in self.outputs):
             raise NothingFiniteError("the outputs of the original hold nothing finite on any inputs that were tried")
-        errors = {name: self._apart(name, expected[name], found[name]) for name in expected}
+        errors = {name: self._apart(name, expected[name], found[name]) for name in expected if name in found}
         off = [name for name, error in errors.items() if not error <= self.tolerance]
         rounding = self._rounding(feeds, expected, off) if off else {}
-        visible = {name: max(self.tolerance, rounding.get(name, 0.0)) for name in self.probes}
-        effects = {
-            group: max(self._apart(probe, found[probe], found[fault]) / visible[probe] for fault, probe in pairs)
-            for group, pairs in self.faults.items()
-        }
-        return Comparison(errors, rounding, effects)
+        return Comparison(errors, rounding, self._effects(found, rounding), self.tolerance)
+
+    def _effects(self, found: Arrays, rounding: Mapping[str, float]) -> dict[str, float]:
+        """Return what each fault changes, over what could be seen; nothing where no faults were made."""
+
+        def effect(fault: str, probe: str) -> float:
+            return self._apart(probe, found[probe], found[fault]) / max(self.tolerance, rounding.get(probe, 0.0))
+
+        return {group: max(effect(*pair) for pair in pairs) for group, pairs in self.faults.items() if pairs[0][0] in found}
 
     def _apart(self, name: str, a: Any, b: Any) -> float:
         if name in self.probes and np.shape(a) == np.shape(b) and np.asarray(a).dtype.kind == "f":
@@ -220,7 +234,7 @@ def closest(pair: Pair, sizes: Mapping[str, list[int]], fixed: Mapping[str, int]
             except NothingFiniteError as error:
                 last = error
                 break
-            if not compared[-1].off(pair.tolerance):
+            if not compared[-1].off:
                 return compared[-1]
         if compared:
             return min(compared, key=lambda one: max(one.errors.values()))
@@ -241,20 +255,30 @@ def further(seed: int) -> Iterator[Draw]:
 
 
 class Trial:
-    """Comparisons of the two networks of a job, and what they have shown."""
+    """Comparisons of the two networks of a job."""
 
     def __init__(self, pair: Pair) -> None:
-        self.pair, self.tally = pair, Tally(blind=set(pair.faults))
+        self.pair = pair
+        self.compared: list[Comparison] = []
+        self.blind = set(pair.faults)  # groups of which no fault has shown
         self.why: Exception | None = None  # the first inputs said nothing
 
     def attempt(self, compare: Callable[[], Comparison]) -> bool:
         """Add a comparison; return False where the original fails or is nowhere finite."""
         try:
-            self.tally.add(compare(), self.pair.tolerance)
+            self.compared.append(compare())
         except (NothingToCompareError, NothingFiniteError) as error:
             self.why = self.why or error
             return False
+        self.blind -= {group for group, effect in self.compared[-1].effects.items() if effect >= MARGIN}
         return True
+
+    def summary(self) -> dict[str, Any]:
+        """Return what they have shown."""
+        off = [one for one in self.compared if one.off]
+        error, name = max(one.worst for one in off or self.compared)
+        rounded = {name: e for one in self.compared for name, e in one.rounded.items()}
+        return {"max_rel_err": error, "tensor": name, "off": bool(off), "rounded": rounded, "blind": sorted(self.blind)}
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
@@ -267,13 +291,11 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     if not usable:
         assert trial.why is not None
         raise trial.why
-    tally = trial.tally
     for draw, (sizes, fixed) in itertools.product(further(job["seed"]), usable):
-        if tally.off or not tally.blind:
+        if not trial.blind or any(one.off for one in trial.compared):
             break
         trial.attempt(partial(trial.pair.compare, sizes, draw, fixed))
-    error, name = tally.worst
-    return {"max_rel_err": error, "tensor": name, "off": tally.off, "rounded": tally.rounded, "blind": sorted(tally.blind)}
+    return trial.summary()
 
 
 def fate(job: dict[str, Any]) -> dict[str, str]:
@@ -307,7 +329,8 @@ def main() -> None:
     except NothingFiniteError as error:
         answer = {"unproven": f"{error}"}
     except Exception as error:
-        answer = {"failed": f"{error}"}
+        lacks_memory = isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)
+        answer = {"memory" if lacks_memory else "failed": f"{error}"}
     print(json.dumps(answer))
 
 

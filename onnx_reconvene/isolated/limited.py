@@ -1,6 +1,7 @@
 """Runs a program of this folder within limits: `python limited.py PARENT BYTES SECONDS PROGRAM.py WORD...`.
 
-It ends with the process PARENT, whatever ends that, and gets no more than so many bytes of memory and seconds of processor time.
+It ends with the process PARENT, whatever ends that, gets no more than so many bytes of memory and seconds of processor time, and
+onnxruntime sends no telemetry.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import signal
 import sys
 import threading
 import time
+
+import onnxruntime
 
 PR_SET_PDEATHSIG = 1  # of prctl, on Linux
 
@@ -49,5 +52,6 @@ def limit(size: int, seconds: int) -> None:
 if __name__ == "__main__":
     follow(int(sys.argv[1]))
     limit(int(sys.argv[2]), int(sys.argv[3]))
+    onnxruntime.disable_telemetry_events()
     sys.argv = sys.argv[4:]
     runpy.run_path(sys.argv[0], run_name="__main__")

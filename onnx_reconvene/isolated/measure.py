@@ -60,6 +60,7 @@ def session(path: str, threads: int, provider: str, profile: str | None = None) 
     """Return an onnxruntime session whose threads sleep while others run."""
     import onnxruntime as ort
 
+    ort.disable_telemetry_events()
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads

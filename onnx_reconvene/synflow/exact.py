@@ -17,6 +17,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from onnx_reconvene import runtime
 from onnx_reconvene.autodiff import differentiate
 from onnx_reconvene.errors import ModelError
 from onnx_reconvene.flow import weight_values
@@ -29,7 +30,6 @@ from onnx_reconvene.shapes import Shape
 from onnx_reconvene.synflow.rules import unreached, walked
 from onnx_reconvene.synflow.steps import Floats
 from onnx_reconvene.synflow.walk import Walk
-from onnx_reconvene.threads import allowed
 
 Arrays = dict[str, NDArray[np.float32]]
 Rewrite = Callable[["Magnitudes", gs.Node, NodeProto], None]
@@ -226,7 +226,6 @@ class ExactNetwork:
     """
 
     def __init__(self, analysis: Analysis) -> None:
-        import onnxruntime as ort
 
         self._analysis = analysis
         self._walk, self._channels = walked(analysis)
@@ -243,10 +242,7 @@ class ExactNetwork:
         for tensor in model.graph.initializer:
             if tensor.name in derivative.source.arrays:
                 tensor.raw_data = derivative.source.arrays[tensor.name].tobytes()
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = allowed()
-        self._session = ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+        self._session = runtime.session(model.SerializeToString(), runtime.options(severity=3))
 
     def _model(self) -> onnx.ModelProto:
         net, graph = self._net, self._analysis.graph

@@ -6,13 +6,13 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from onnx_reconvene.executor.node import Function, Node, Operator, Settings
+from onnx_reconvene.runtime import session
 
 SETTINGS = ("antialias", "coordinate_transformation_mode", "cubic_coeff_a", "exclude_outside", "mode", "nearest_mode")
 CROP = "tf_crop_and_resize"
@@ -68,8 +68,7 @@ def _matrix(
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * 4) for name in "xy")
     graph = helper.make_graph([node], "resize", [x], [y], [roi, last])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    (matrix,) = session.run(None, {"x": np.eye(size, dtype=np.float32)[None, None]})
+    (matrix,) = session(model.SerializeToString()).run(None, {"x": np.eye(size, dtype=np.float32)[None, None]})
     return torch.from_numpy(matrix[0, 0])
 
 
