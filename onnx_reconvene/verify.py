@@ -18,6 +18,7 @@ from typing import Any
 
 import onnx
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 
 from onnx_reconvene.errors import VerificationError
 from onnx_reconvene.flow import weight_constant
@@ -49,7 +50,8 @@ def verify(graph: gs.Graph, against: Reference, seed: int = 0) -> Verdict:
 
     Raises VerificationError where they differ, or where the pruned network does not run though the original does.
     """
-    settings = {"sizes": sizes_to_try(graph, against.sizes), "branches": branches(graph), "seed": seed, "threads": allowed()}
+    values = values_to_try(graph, against.cutting.graph.input_values)
+    settings = {"sizes": sizes_to_try(graph, against.sizes), "values": values, "seed": seed, "threads": allowed()}
     with workplace(PURPOSE) as folder:
         with started("compare.py") as program:  # it starts while the models are written
             job, probed = _models(graph, against, folder)
@@ -137,16 +139,18 @@ def _fate(path: str, settings: Answer) -> Answer:
         return _answer(program, {**settings, "model": path})
 
 
-def branches(graph: gs.Graph) -> dict[str, list[int]]:
-    """Return the values to try of each scalar input that chooses a branch: false and true, and integers it may be compared with."""
-    chosen: dict[str, list[int]] = {}
-    inputs = {t.name for t in graph.inputs if str(t.dtype).startswith(("bool", "int", "uint")) and t.shape is not None}
-    scalars = {t.name for t in graph.inputs if t.name in inputs and all(size == 1 for size in t.shape)}
-    for node in every_node(graph):
-        if node.op == "If" and scalars:
+def values_to_try(graph: gs.Graph, given: Mapping[str, NDArray[Any]]) -> dict[str, list[float]]:
+    """Return the values to try of inputs of one element: those given, and of each that chooses a branch also false and true, and
+    integers that it may be compared with."""
+    values = {name: [value.reshape(-1)[0].item()] for name, value in given.items()}
+    inputs = [t for t in graph.inputs if t.shape is not None and all(size == 1 for size in t.shape)]
+    choosing = {t.name for t in inputs if str(t.dtype).startswith(("bool", "int", "uint"))}
+    for node in every_node(graph) if choosing else ():
+        if node.op == "If":
             names, integers = _behind(node.inputs[0])
-            chosen.update((name, sorted({0, 1, *integers})) for name in names & scalars)
-    return chosen
+            for name in names & choosing:
+                values[name] = list(dict.fromkeys([*values.get(name, []), 0, 1, *sorted(integers)]))
+    return values
 
 
 def _behind(tensor: gs.Tensor) -> tuple[set[str], set[int]]:

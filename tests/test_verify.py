@@ -42,9 +42,8 @@ def break_cuts(monkeypatch, tensor, change):
 
     def faulty(analysis, keep):
         cut(analysis, keep)
-        constant = next(
-            t for part in [analysis.graph, *_bodies(analysis.graph)] for n, t in part.tensors().items() if n.startswith(tensor)
-        )
+        tensors = [item for part in [analysis.graph, *_bodies(analysis.graph)] for item in part.tensors().items()]
+        constant = next(t for name, t in tensors if name.startswith(tensor) and len(t.shape) > 1)
         constant.values = np.ascontiguousarray(change(np.array(constant.values)))
 
     monkeypatch.setattr("onnx_reconvene.passes.cut.cut", faulty)
@@ -134,6 +133,16 @@ def test_both_branches_are_tried(monkeypatch, kind, condition, weight):
     break_cuts(monkeypatch, weight, rolled)
     with pytest.raises(rc.VerificationError, match="is off by"):
         pruned(model)
+
+
+def test_given_values_are_those_compared():
+    """Few others leave anything to take a mean of."""
+    text = """g (int64[1] count, float[n,8] x) => (float[n,4] y) {
+        s = Slice (x, zero, count, one) m = ReduceMean<keepdims = 1> (s, one) c = Mul (x, m)
+        h = MatMul (c, w1) y = MatMul (h, w2) }"""
+    model = network(text, w1=(8, 32), w2=(32, 4))
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray([n]), name) for n, name in enumerate(("zero", "one")))
+    assert rc.prune(model, **OPTIONS, input_value={"count": 8}).report.verify.status == "exact"
 
 
 def break_reference(monkeypatch):

@@ -24,8 +24,9 @@ ATTEMPTS = 4  # inputs of which the networks must agree on one: rounding may tur
 SCALES = (1.0, 10.0, 0.1, 100.0)  # of inputs that are tried where faults have not shown
 MARGIN = 3  # times the tolerance: what a fault must change to be seen
 NO_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory")  # what onnxruntime says
-COMBINATIONS = 8  # of values of inputs that choose branches
+COMBINATIONS = 8  # of such values, at most
 Feeds = dict[str, Any]
+Values = Mapping[str, float]  # of inputs of one element
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -45,12 +46,12 @@ class Draw:
     positive: bool = False
     scale: float = 1.0
 
-    def feeds(self, session: Any, sizes: Mapping[str, list[int]], fixed: Mapping[str, int]) -> Feeds:
+    def feeds(self, session: Any, sizes: Mapping[str, list[int]], fixed: Values) -> Feeds:
         """Return values for the inputs of a session: those that are fixed; else integers are 0 or 1, indices into anything."""
         rng = np.random.default_rng(self.seed)
         return {i.name: self._values(i, sizes[i.name], fixed.get(i.name), rng) for i in session.get_inputs()}
 
-    def _values(self, into: Any, shape: list[int], fixed: int | None, rng: np.random.Generator) -> Any:
+    def _values(self, into: Any, shape: list[int], fixed: float | None, rng: np.random.Generator) -> Any:
         if fixed is not None:
             values = np.full(shape, fixed)
         elif "float" in into.type or "double" in into.type:
@@ -176,7 +177,7 @@ class Pair:
         written = self.written.run(self.outputs, feeds) if self.written else ()
         return arrays | dict(zip(self.outputs, written, strict=False))
 
-    def compare(self, sizes: Mapping[str, list[int]], draw: Draw, fixed: Mapping[str, int]) -> Comparison:
+    def compare(self, sizes: Mapping[str, list[int]], draw: Draw, fixed: Values) -> Comparison:
         """Return how far the networks are apart on inputs. Raises NothingToCompareError where the original fails, and
         NothingFiniteError where its outputs have the shapes of the others but hold nothing finite."""
         try:
@@ -223,7 +224,7 @@ class Pair:
         return {name: most for name, most in apart.items() if np.isfinite(most)}
 
 
-def closest(pair: Pair, sizes: Mapping[str, list[int]], fixed: Mapping[str, int]) -> Comparison:
+def closest(pair: Pair, sizes: Mapping[str, list[int]], fixed: Values) -> Comparison:
     """Return the first comparison in which the networks agree, else that in which they are closest; on inputs of both signs or,
     where nothing is finite on these, of none below zero."""
     for positive in (False, True):
@@ -241,9 +242,9 @@ def closest(pair: Pair, sizes: Mapping[str, list[int]], fixed: Mapping[str, int]
     raise last
 
 
-def branches(job: Mapping[str, Any]) -> list[dict[str, int]]:
-    """Return the combinations of values to try of inputs that choose branches."""
-    names, values = list(job["branches"]), list(job["branches"].values())
+def combinations(job: Mapping[str, Any]) -> list[Values]:
+    """Return the combinations of values to try of inputs that have given ones or choose branches."""
+    names, values = list(job["values"]), list(job["values"].values())
     return [dict(zip(names, one, strict=True)) for one in itertools.islice(itertools.product(*values), COMBINATIONS)]
 
 
@@ -285,7 +286,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     """Compare the models of job at the first of its sizes that say anything, and on more inputs where faults have not shown."""
     trial, usable = Trial(Pair(job)), []
     for sizes in job["sizes"]:
-        usable += [(sizes, fixed) for fixed in branches(job) if trial.attempt(partial(closest, trial.pair, sizes, fixed))]
+        usable += [(sizes, fixed) for fixed in combinations(job) if trial.attempt(partial(closest, trial.pair, sizes, fixed))]
         if len({str(sizes) for sizes, _ in usable}) == ENOUGH:
             break
     if not usable:
@@ -304,12 +305,12 @@ def fate(job: dict[str, Any]) -> dict[str, str]:
         opened = session(job["model"], job["threads"])
     except Exception as error:
         return {"load": str(error)}
-    fates = (_run_of(opened, job, sizes, fixed) for sizes in job["sizes"] for fixed in branches(job))
+    fates = (_run_of(opened, job, sizes, fixed) for sizes in job["sizes"] for fixed in combinations(job))
     first = next(fates)
     return first if all([first, *fates]) else {}
 
 
-def _run_of(opened: Any, job: Mapping[str, Any], sizes: Mapping[str, list[int]], fixed: Mapping[str, int]) -> dict[str, str]:
+def _run_of(opened: Any, job: Mapping[str, Any], sizes: Mapping[str, list[int]], fixed: Values) -> dict[str, str]:
     try:
         opened.run(None, Draw(job["seed"]).feeds(opened, sizes, fixed))
     except NothingToCompareError as error:
