@@ -200,7 +200,7 @@ class Pair:
         """Return what each fault changes, over what could be seen; nothing where no faults were made."""
 
         def effect(fault: str, probe: str) -> float:
-            return self._apart(probe, found[probe], found[fault]) / max(self.tolerance, rounding.get(probe, 0.0))
+            return float(self._apart(probe, found[probe], found[fault]) / max(self.tolerance, rounding.get(probe, 0.0)))
 
         return {group: max(effect(*pair) for pair in pairs) for group, pairs in self.faults.items() if pairs[0][0] in found}
 
