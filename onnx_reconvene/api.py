@@ -148,8 +148,7 @@ def run(
 def _run(
     graph: gs.Graph, back: Callable[[gs.Graph], Any], options: Options, output: Output | None, begin: float, watch: Watch
 ) -> Result:
-    if not notes_of(graph).done:
-        forget(graph)  # what passes have noted before says nothing of this run
+    forget(graph)  # what passes have noted before says nothing of this run
     stage = notes_of(graph).stage = stage_of(plain_source(graph))
     options = options.for_stage(stage)
     seconds = {"load": time.perf_counter() - begin}

@@ -23,7 +23,8 @@ from onnx_reconvene.latency.runtime import CPU, Runtime
 from onnx_reconvene.notes import analysis_of, notes_of
 from onnx_reconvene.options import LATENCY
 from onnx_reconvene.passes.base import Pass, needed
-from onnx_reconvene.saliency import Context, ElementScores, Scores, criteria, element_scores
+from onnx_reconvene.passes.score import Score
+from onnx_reconvene.saliency import ElementScores, Scores, criteria, element_scores
 from onnx_reconvene.saliency.masking import without
 from onnx_reconvene.target import Target, parse_targets
 from onnx_reconvene.values import with_values
@@ -164,9 +165,14 @@ def builder(graph: gs.Graph) -> Callable[[Widths], Source]:
 
 def _elements(graph: gs.Graph) -> ElementScores:
     """Return the scores of single weights by the criterion that units were scored by, by synflow where it scores only units."""
-    notes = notes_of(graph)
+    notes, analysis = notes_of(graph), analysis_of(graph)
     chosen = criteria.get(notes.criterion or UPAI)
-    method = chosen.name if chosen is not None and chosen.elements is not None else UPAI
-    analysis = analysis_of(graph)
+    method = chosen if chosen is not None and chosen.elements is not None else criteria[UPAI]
+    if method.needs_data and notes.calibration.data is None:
+        raise UsageError(
+            f"Allocate scores single weights by {method.name}, on data that no model carries: name the data by text, or run "
+            "Score and Allocate in one Sequential"
+        )
+    score = Score(method.name, notes.seed, notes.aggregate, notes.calibration)
     with nullcontext() if notes.keep is None else without(analysis, notes.keep):
-        return element_scores(analysis, method, notes.context or Context())
+        return element_scores(analysis, method.name, score.context(graph))

@@ -10,16 +10,28 @@ import onnx_graphsurgeon as gs
 from onnx_reconvene.boundary import boundary
 from onnx_reconvene.bridges import is_file, open_model
 from onnx_reconvene.errors import UsageError
-from onnx_reconvene.notes import Notes, analysis_of, apply, notes_of
+from onnx_reconvene.notes import Notes, adopt, analysis_of, asked, check_groups, notes_of
 from onnx_reconvene.reference import Reference, reference
+from onnx_reconvene.state import State
+from onnx_reconvene.verify import Verdict
 
 
 @dataclass(frozen=True)
 class PassResult:
-    """The model after a pass, of the type the pass was called with, and whether the pass changed it (notes count)."""
+    """The model after a pass, of the type the pass was called with (a ModelProto for what is read), whether the pass changed it
+    (what it hands on to other passes counts), and what has been done up to here."""
 
     model: Any
     modified: bool
+    state: State
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What Verify has found, None where it has not been run."""
+        return self.state.verdict
+
+    def __repr__(self) -> str:
+        return f"PassResult({type(self.model).__name__}, modified={self.modified}, state={self.state!r})"
 
 
 class Pass:
@@ -49,7 +61,7 @@ class Pass:
         """Run on a model of any kind (see `bridges.open_model`) and give back the same kind, a ModelProto for what is read."""
         graph, back = open_model(model, in_place=True)
         modified = self.run(graph)
-        return PassResult(back(graph) if modified or is_file(model) else model, modified)
+        return PassResult(back(graph) if modified or is_file(model) else model, modified, notes_of(graph).state())
 
     def to_ir(self) -> Any:
         """Return this pass as a pass of onnx_ir."""
@@ -78,7 +90,7 @@ def needed(graph: gs.Graph, what: str, step: str, run_first: str) -> Notes:
     notes = notes_of(graph)
     if notes.done:
         raise UsageError(f"{step}: this network has been cut already; start from the original or from the written model")
-    if what and getattr(notes, what) is None and what not in notes.written:
+    if what and getattr(notes, what) is None:
         raise UsageError(f"{step} needs {what}: run {run_first} first")
     return notes
 
@@ -93,9 +105,11 @@ def reference_of(graph: gs.Graph, step: str, original: Any = None) -> Reference 
         raise UsageError(f"{step} needs a cut network: run Cut first")
     if notes.reference is None and original is not None:
         before, _ = open_model(original)
-        apply(notes, analysis_of(before))
+        adopt(before, Notes(**asked(notes)))
+        analysis = analysis_of(before)
+        check_groups(notes, analysis)
         assert notes.keep is not None
-        notes.reference = reference(analysis_of(before), notes.keep)
+        notes.reference, notes.dense = reference(analysis, notes.keep), before.notes.dense
     if notes.reference is None and (notes.keep is None or not notes.keep.all()):
         raise UsageError(f"{step} needs the network before the cut: {step}(original=...)")
     return notes.reference

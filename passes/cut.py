@@ -7,16 +7,14 @@ from typing import ClassVar
 import onnx_graphsurgeon as gs
 
 from onnx_reconvene.cut import cut
-from onnx_reconvene.graph import plain_source
 from onnx_reconvene.notes import analysis_of, notes_of, restore
 from onnx_reconvene.passes.base import Pass, needed
 from onnx_reconvene.reference import reference
 from onnx_reconvene.sharing import unite
-from onnx_reconvene.stage import stage_of
 
 
 class Cut(Pass):
-    """Remove the units that Allocate has not marked to stay. Where all stay, nothing at all changes."""
+    """Remove the units that Allocate has not marked to stay. Where all stay, no weight and no node changes."""
 
     stage: ClassVar[str] = "cut"
 
@@ -30,10 +28,9 @@ class Cut(Pass):
         assert notes.keep is not None
         notes.done = True
         notes.reference = None if notes.keep.all() else reference(analysis, notes.keep)
-        notes.stage = notes.stage or stage_of(notes.reference.source if notes.reference else plain_source(graph))
         if notes.keep.all():
             restore(graph)
-            return False
+            return True
         cut(analysis, notes.keep)
         unite(graph.shared)
         return True

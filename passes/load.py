@@ -11,14 +11,14 @@ import onnx_graphsurgeon as gs
 from onnx_reconvene.calibration import Calibration
 from onnx_reconvene.errors import UsageError
 from onnx_reconvene.inference import is_free
-from onnx_reconvene.notes import analysis_of, notes_of
+from onnx_reconvene.notes import Notes, adopt, analysis_of, asked, forget, notes_of, restore
 from onnx_reconvene.passes.base import Pass
 from onnx_reconvene.values import input_values
 
 
 @dataclass(frozen=True)
 class Load(Pass):
-    """Infer shapes, evaluate shape arithmetic and find the groups of channels. Changes nothing.
+    """Infer shapes, evaluate shape arithmetic and find the groups of channels. Changes nothing, but hands these options on.
 
     input_shapes: sizes for inputs with free dimensions, by name; others are those of samples, or of ordinary inputs.
     attention: "heads" lets attention lose whole heads, "dims" dimensions of every head.
@@ -39,14 +39,18 @@ class Load(Pass):
             raise UsageError(f"--attention {self.attention}: give heads or dims")
 
     def call(self, graph: gs.Graph) -> bool:
-        """Analyse graph."""
+        """Analyse graph. What earlier passes have noted of it under other options is forgotten."""
         notes = notes_of(graph)
-        if notes.analysis is None:
-            notes.sizes, notes.values, notes.attention = self.input_shapes, self.input_values, self.attention
-            graph.input_values = input_values(graph, self.input_values)
-            notes.samples = self._sample_sizes(graph)
+        graph.input_values = input_values(graph, self.input_values)
+        sizes = {name: tuple(shape) for name, shape in self.input_shapes.items()}
+        wanted = Notes(sizes, self.attention, self._sample_sizes(graph), dict(self.input_values), stage=notes.stage)
+        changed = not notes.done and asked(wanted) != asked(notes)
+        if changed:
+            restore(graph)
+            forget(graph)
+            adopt(graph, wanted)
         analysis_of(graph)
-        return False
+        return changed
 
     def _sample_sizes(self, graph: gs.Graph) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the inputs with free dimensions of which none is given, for the first sample."""

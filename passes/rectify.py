@@ -11,10 +11,9 @@ import onnx_graphsurgeon as gs
 from onnx_reconvene.errors import ModelError, UsageError
 from onnx_reconvene.flow import weight_constant
 from onnx_reconvene.graph import every_tensor, plain_source
-from onnx_reconvene.notes import notes_of
+from onnx_reconvene.notes import notes_of, stage_known
 from onnx_reconvene.passes.base import Pass, reference_of
 from onnx_reconvene.rectify import MODES, Rectified, decide, rectified
-from onnx_reconvene.stage import stage_of
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Rectify(Pass):
         """Give weights new values of the same shapes and types."""
         notes = notes_of(graph)
         reference = reference_of(graph, "Rectify", self.original)
-        notes.stage = stage = notes.stage or stage_of(plain_source(graph) if reference is None else reference.source)
+        stage = stage_known(graph)
         mode, why = decide(self.mode, stage)
         values = {}
         if mode != "none" and reference is not None:

@@ -52,7 +52,6 @@ class Score(Pass):
         """Score the units of graph; those that Allocate has marked to go count as gone."""
         notes, analysis = notes_of(graph), analysis_of(graph)
         context = self.context(graph)
-        notes.context = context
         left = contextlib.nullcontext() if notes.keep is None else without(analysis, notes.keep)
         with left:
             scores = criteria[self.criterion].score(analysis, context) if analysis.width else np.zeros(0)
@@ -61,7 +60,8 @@ class Score(Pass):
             notes.scores = np.asarray(scores, np.float64).reshape(np.shape(scores))
         except (TypeError, ValueError) as error:
             raise UsageError(f"criterion {self.criterion} returns no numbers: {error}") from error
-        notes.criterion = self.criterion
+        notes.criterion, notes.aggregate, notes.seed = self.criterion, self.aggregate, self.seed
+        notes.calibration = self.calibration
         if notes.keep is None:
             notes.dense_scores = notes.scores
         return True

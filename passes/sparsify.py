@@ -15,13 +15,11 @@ from onnx_reconvene.allocate.unstructured import Unstructured, best
 from onnx_reconvene.cost import CostModel
 from onnx_reconvene.errors import TargetError, UsageError
 from onnx_reconvene.flow import weight_constant
-from onnx_reconvene.graph import plain_source
-from onnx_reconvene.notes import analysis_of, notes_of
+from onnx_reconvene.notes import analysis_of, notes_of, stage_known
 from onnx_reconvene.passes.base import Pass
 from onnx_reconvene.passes.score import Score
 from onnx_reconvene.saliency import element_scores
 from onnx_reconvene.sharing import unite
-from onnx_reconvene.stage import stage_of
 from onnx_reconvene.target import Target, parse_targets
 from onnx_reconvene.verify import Verdict
 
@@ -57,7 +55,7 @@ class Sparsify(Pass):
         context = self.score.context(graph)
         elements = element_scores(analysis, self.score.criterion, context)
         notes.data = context.seen or notes.data
-        notes.stage = notes.stage or stage_of(plain_source(graph))
+        stage_known(graph)
         costs = cost.by_weight(target.kind for target in self.targets)
         density, left = self._densities(cost, Unstructured.of(elements, costs))
         for name, share in density.items():
@@ -69,7 +67,7 @@ class Sparsify(Pass):
                 constant.values = np.where(stays, constant.values, analysis.flow.zero_of(name, constant.values.dtype))
         unite(graph.shared)
         notes.restore = None  # what was folded holds the zeros
-        notes.criterion, notes.context, notes.targets, notes.cost = self.score.criterion, context, self.targets, cost
+        notes.criterion, notes.targets, notes.cost = self.score.criterion, self.targets, cost
         notes.keep, notes.left, notes.verdict, notes.done = np.ones(analysis.width, bool), left, SKIPPED, True
         return True
 

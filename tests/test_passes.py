@@ -18,6 +18,7 @@ import pytest
 
 import onnx_reconvene as rc
 from onnx_reconvene.passes import Allocate, Cut, Emit, Load, Pass, PassResult, Rectify, Score, Sequential, Verify
+from onnx_reconvene.verify import Verdict
 
 KINDS = ["str", "Path", "bytes", "file", "ModelProto", "gs.Graph", "onnx_ir.Model", "ONNXProgram"]
 MODIFIES = {Load: False, Score: True, Allocate: True, Cut: True, Verify: False, Rectify: True}
@@ -171,11 +172,16 @@ def test_a_noted_model_can_be_used_twice(given):
     assert widths[0] == widths[1] < widths[2] == widths[3]
 
 
-def test_nothing_to_cut_is_no_modification(given):
-    marked = Allocate("channels=1.0")(Score()(given.model).model).model
-    result = Cut()(marked)
-    assert not result.modified
-    assert result.model is marked
+def test_where_all_stays_no_weight_changes_and_further_passes_run(given):
+    model = Allocate("channels=1.0")(Score()(given.model).model).model
+    for step in (Cut(), Verify(), Rectify()):
+        result = step(model)
+        model = result.model
+        assert result.modified == isinstance(step, Cut)
+        assert step != Verify() or result.verdict == Verdict("exact", 0.0, "nothing was removed")
+    before, after = onnx.load_from_string(given.content).graph, as_proto(model).graph
+    assert list(after.node) == list(before.node)
+    assert list(after.initializer) == list(before.initializer)
 
 
 def test_verify_notices_a_weight_that_changed_after_the_cut(network):

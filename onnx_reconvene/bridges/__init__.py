@@ -16,6 +16,9 @@ from onnx_reconvene import notes
 from onnx_reconvene.errors import ReconveneError, UsageError
 from onnx_reconvene.graph import from_model, load, reopen, to_model
 from onnx_reconvene.process import workplace
+from onnx_reconvene.state import KEY
+
+DECLARED = "onnx_reconvene.declared"  # of the meta of an onnx_ir.Model: the tensors whose types were declared when it was made
 
 
 def open_model(model: Any, in_place: bool = False) -> tuple[gs.Graph, Callable[[gs.Graph], Any]]:
@@ -31,6 +34,8 @@ def open_model(model: Any, in_place: bool = False) -> tuple[gs.Graph, Callable[[
     if isinstance(model, gs.Graph):
         if not hasattr(model, "source"):
             return from_model(gs.export_onnx(model, do_type_check=False)), (lambda graph: graph) if in_place else reopen
+        if not in_place:
+            notes.restore(model)
         return (model, lambda graph: graph) if in_place else (reopen(model), reopen)
     kind = type(model)
     if kind.__module__.partition(".")[0] == "onnx_ir" and kind.__name__ == "Model":
@@ -86,19 +91,30 @@ def _from_ir(model: Any) -> tuple[gs.Graph, Callable[[gs.Graph], Any]]:
 
     values = (value.const_value for value in model.graph.initializers.values())
     folders = {os.fspath(v.base_dir) for v in values if isinstance(v, onnx_ir.ExternalTensor)}
-    graph = from_model(onnx_ir.to_proto(model), folders.pop() if folders else "")
-    if notes.KEY in model.meta:
-        graph.notes = replace(model.meta[notes.KEY], analysis=None, restore=None)
+    proto = onnx_ir.to_proto(model)
+    if DECLARED in model.meta:
+        _undeclare(proto.graph, model.meta[DECLARED])
+    graph = from_model(proto, folders.pop() if folders else "")
+    if KEY in model.meta:
+        notes.adopt(graph, replace(model.meta[KEY]))
 
     def back(graph: gs.Graph) -> Any:
         notes.restore(graph)
-        result = onnx_ir.from_proto(to_model(graph))
-        found = notes.notes_of(graph)
-        if found != notes.Notes():
-            result.meta[notes.KEY] = replace(found, analysis=None, restore=None)
+        proto = to_model(graph)
+        result = onnx_ir.from_proto(proto)
+        result.metadata_props.pop(KEY, None)
+        result.meta[KEY] = notes.carried(graph)
+        result.meta[DECLARED] = {value.name for value in proto.graph.value_info}
         return result
 
     return graph, back
+
+
+def _undeclare(graph: onnx.GraphProto, declared: set[str]) -> None:
+    """Remove the types that onnx_ir declares of initializers, where it was given none."""
+    added = {tensor.name for tensor in graph.initializer} - declared
+    for value in [value for value in graph.value_info if value.name in added]:
+        graph.value_info.remove(value)
 
 
 def _from_program(program: Any) -> tuple[gs.Graph, Callable[[gs.Graph], Any]]:

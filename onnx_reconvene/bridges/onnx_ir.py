@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
+
+from onnx_reconvene.state import KEY
 
 if TYPE_CHECKING:
     from onnx_reconvene.passes import Pass
@@ -23,7 +26,13 @@ class IrPass(ir.passes.FunctionalPass):
         return type(self.inner).__name__
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Run the pass inside; the notes of passes before it travel in model.meta."""
+        """Run the pass inside; what passes hand on travels in model.meta, under the key of `state.KEY`."""
         result = self.inner(model)
-        changed = copy.copy(model) if result.model is model else result.model  # a functional pass returns another object
+        changed = result.model
+        if changed is model:  # a functional pass returns another object
+            changed = copy.copy(model)
+            changed._metadata = None
+            changed.meta.update(model.meta)
+        if result.verdict is not None:
+            changed.meta[KEY] = replace(changed.meta[KEY], verdict=result.verdict)
         return ir.passes.PassResult(changed, modified=result.modified)
