@@ -43,9 +43,9 @@ def test_gradients_pass_the_branch_that_is_taken(criterion: str) -> None:
         ]
     )
     expected, found = scores(plain, criterion, {}), scores(branched, criterion, {"sr": 16000})
-    assert all((score > 0).any() for score in expected.values())
-    for group, score in expected.items():
-        np.testing.assert_allclose(found[group], score, rtol=1e-5)
+    for group, score in expected.items():  # of which the branch holds a part
+        assert (score > 0).any()
+        np.testing.assert_allclose(found[group] / found[group].max(), score / score.max(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("rate", [16000, 8000])
