@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -41,6 +42,16 @@ def key_of(tensor: gs.Variable, axis: int) -> Key:
     return dimension if isinstance(dimension, str) and dimension else (tensor.name, axis)
 
 
+def combined(key: Key, sizes: Mapping[Key, int]) -> int | None:
+    """Return the size of a dimension whose symbol is a sum of products of others ("past + 2 * steps"), None for any other."""
+    if not isinstance(key, str) or not set("+*") & set(key):
+        return None
+    terms = [[factor.strip() for factor in term.split("*")] for term in key.split("+")]
+    numbers = [[int(factor) if factor.isdecimal() else sizes.get(factor) for factor in term] for term in terms]
+    known = [[n for n in term if n is not None] for term in numbers]
+    return sum(map(math.prod, known)) if known == numbers else None
+
+
 def roles_of(graph: gs.Graph, given: Mapping[str, Sequence[int]]) -> dict[Key, Role]:
     """Return the role of every free dimension, the size of those that have the name of one in a given shape."""
     batch = batch_keys(graph)
@@ -61,7 +72,7 @@ def batch_keys(graph: gs.Graph) -> set[Key]:
     """Return the free dimensions along which samples lie: those whose symbols say so, else the first of each input."""
     free = {key_of(t, axis) for t in graph.inputs for axis in _free(t)}
     first = {key_of(t, 0) for t in graph.inputs if 0 in _free(t)}
-    named = {key for key in free if isinstance(key, str) and "batch" in key.lower()}
+    named = {key for key in free if isinstance(key, str) and "batch" in key.lower() and not set("+*") & set(key)}
     named = named or {key for key in first if isinstance(key, str) and key.lower() in ("n", "b", "bs")}
     return {key for key in first if not isinstance(key, str)} | (named or first)
 

@@ -12,7 +12,7 @@ from onnx_reconvene.errors import ModelError, UsageError
 from onnx_reconvene.graph import every_node
 from onnx_reconvene.inference import WINDOWED, has_free_sizes, infer, is_free
 from onnx_reconvene.names import name_of
-from onnx_reconvene.roles import BATCH, IMAGE, SEQUENCE, VOLUME, Key, Role, key_of, roles_of
+from onnx_reconvene.roles import BATCH, IMAGE, SEQUENCE, VOLUME, Key, Role, combined, key_of, roles_of
 from onnx_reconvene.shapes import Integers, Shape
 
 MOST = 2**59  # elements of a tensor whose bytes can be counted in 64 bits
@@ -125,9 +125,11 @@ def _nearest(kinds: Sequence[str]) -> Iterator[dict[str, int]]:
 def _sizes(
     graph: gs.Graph, given: Mapping[str, Sequence[int]], roles: Mapping[Key, Role], sizes: Mapping[str, int]
 ) -> dict[str, Shape]:
+    numbers = {key: role if isinstance(role, int) else sizes[role] for key, role in roles.items()}
+
     def size(tensor: gs.Variable, axis: int) -> int:
-        role = roles.get(key_of(tensor, axis), tensor.shape[axis])
-        return int(role if isinstance(role, int) else sizes[role])
+        key = key_of(tensor, axis)
+        return int(combined(key, numbers) or numbers.get(key, tensor.shape[axis]))
 
     return {
         t.name: tuple(given[t.name]) if t.name in given else tuple(size(t, axis) for axis in range(len(t.shape)))

@@ -174,9 +174,18 @@ def test_large_tensors_are_data() -> None:
     assert "s" in integers
 
 
-def free(inputs: str, body: str = "y = Relu(x)", outputs: str = "y", **weights: tuple[int, ...]) -> gs.Graph:
+def free(inputs: str, body: str = "y = Relu(x)", outputs: str = "y", **weights: tuple[int, ...] | np.ndarray) -> gs.Graph:
     """Return the graph of a network whose inputs may have free dimensions."""
     return from_model(net(body, "", inputs=inputs, outputs=outputs, **weights).model)
+
+
+def test_symbols_that_are_sums_of_others_follow_them() -> None:
+    """As those of a mask over what was read before and is read now."""
+    inputs = "float[batch,steps,4] x, float[batch,past,4] z, float[batch,total] m"
+    graph = free(inputs, "c = Concat<axis = 1>(z, x) r = ReduceSum<keepdims = 0>(c, i) y = Add(r, m)", i=np.asarray([2]))
+    graph.inputs[2].shape = ["batch", "past + steps"]
+    assert input_sizes(graph, {}) == {"x": (1, 128, 4), "z": (1, 128, 4), "m": (1, 256)}
+    assert input_sizes(graph, {"z": (2, 5, 4)})["m"] == (2, 133)
 
 
 POOLED = (
