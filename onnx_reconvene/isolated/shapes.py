@@ -30,14 +30,21 @@ def shapes(job: dict[str, Any]) -> dict[str, list[int]]:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     session = ort.InferenceSession(job["model"], options, providers=["CPUExecutionProvider"])
     best: dict[str, list[int]] = {}
+    failure: Exception | None = None
     for scale, positive in DRAWS:
         rng = np.random.default_rng(0)
         feeds = {i.name: draw(i.type, job["sizes"][i.name], scale, positive, rng) for i in session.get_inputs()}
-        values = dict(zip(job["outputs"], session.run(job["outputs"], feeds), strict=True))
+        try:
+            values = dict(zip(job["outputs"], session.run(job["outputs"], feeds), strict=True))
+        except Exception as error:  # these inputs may be none that the network takes
+            failure = error
+            continue
         now = {name: list(np.shape(value)) for name, value in values.items() if isinstance(value, np.ndarray)}
         best = max(now, best, key=_elements)
         if all(map(math.prod, best.values())):
             break
+    if not best and failure is not None:
+        raise failure
     return best
 
 
