@@ -17,7 +17,6 @@ import onnx
 
 from onnx_reconvene import wire
 from onnx_reconvene.errors import DefectError, ModelError, ReconveneError, described
-from onnx_reconvene.plain import whole
 from onnx_reconvene.process import isolated, workplace
 
 
@@ -76,4 +75,4 @@ def _content(model: Any) -> Iterator[bytes | memoryview]:
         yield model.SerializeToString()
     else:
         source = model.source
-        yield from wire.join(source.model if source.form is None else whole(source.form), source.arrays)
+        yield from wire.join(source.model if source.form is None else source.form.original, source.arrays)

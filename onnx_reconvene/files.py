@@ -21,6 +21,7 @@ from onnx import TensorProto, external_data_helper
 from onnx_reconvene import wire
 from onnx_reconvene.errors import ModelError, UsageError
 from onnx_reconvene.graph import Source
+from onnx_reconvene.homes import fill
 from onnx_reconvene.process import held
 
 PROTOBUF_LIMIT = 2**31 - 1  # bytes in one message
@@ -112,7 +113,9 @@ def _locations(path: pathlib.Path) -> set[str]:
 
 
 def write_data(bare: Source, file: IO[bytes], location: str | None = None) -> None:
-    """Write the arrays of a model to file and let its initializers refer to them there, as ONNX external data."""
+    """Write the arrays of a model to file and let its initializers refer to them there, as ONNX external data; Constant nodes hold
+    their own."""
+    fill(bare.model.graph, bare.arrays)
     for tensor in bare.model.graph.initializer:
         if tensor.name in bare.arrays:
             data = np.ascontiguousarray(bare.arrays[tensor.name])

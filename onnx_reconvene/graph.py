@@ -6,7 +6,6 @@ read from without its large weights; `to_model` puts what has changed into a cop
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
-from onnx import TensorProto, external_data_helper, helper
+from onnx import TensorProto, helper
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
@@ -26,7 +25,8 @@ from onnx_reconvene import wire
 from onnx_reconvene.boundary import boundary
 from onnx_reconvene.checks import check_fields
 from onnx_reconvene.errors import ModelError
-from onnx_reconvene.homes import PACKED
+from onnx_reconvene.homes import PACKED, constants_of, fill
+from onnx_reconvene.mapping import check_bytes, enter, enter_external, without_data
 from onnx_reconvene.plain import Plain, as_read, graphs_in, nodes_in, plain
 
 RUNTIME_OPERATORS = {"SimplifiedLayerNormalization"}  # of onnxruntime, in the standard domain
@@ -44,8 +44,8 @@ class Snapshot:
 
 @dataclass
 class Source:
-    """The model a graph was read from: all of it but the data of large initializers, which lie in arrays by name. That of a graph
-    is in plain form."""
+    """The model a graph was read from: all of it but the data of large initializers and Constant nodes, which lie in arrays by
+    name. That of a graph is in plain form."""
 
     model: onnx.ModelProto
     arrays: dict[str, NDArray[Any]]
@@ -72,11 +72,8 @@ def load(path: str | os.PathLike[str]) -> gs.Graph:
             raise ModelError(f"{name}: not an ONNX model (no graph or no opset import)")
         check_fields(model, name)
         arrays: dict[str, NDArray[Any]] = {}
-        for index, data in raw.items():
-            tensor = model.graph.initializer[index]
-            if not _map(tensor, data, arrays):
-                tensor.raw_data = data.tobytes()
-        external = _map_external(model, os.path.dirname(os.path.abspath(name)), arrays)
+        enter(model.graph, raw, arrays)
+        external = enter_external(model, os.path.dirname(os.path.abspath(name)), arrays)
         return from_source(Source(model, arrays, name, external=external))
 
 
@@ -85,19 +82,9 @@ def from_model(model: onnx.ModelProto, folder: str = "") -> gs.Graph:
     is invalid."""
     with boundary("load", model):
         check_fields(model, "the model")
-        skeleton = onnx.ModelProto()
-        wire.copy_fields(model, skeleton, but="graph")
-        wire.copy_fields(model.graph, skeleton.graph, but="initializer")
         arrays: dict[str, NDArray[Any]] = {}
-        for tensor in model.graph.initializer:
-            copy = skeleton.graph.initializer.add()
-            if len(tensor.raw_data) < wire.MAPPED_FROM:
-                copy.CopyFrom(tensor)
-                continue
-            wire.copy_fields(tensor, copy, but="raw_data")
-            if not _map(copy, np.frombuffer(tensor.raw_data, np.uint8), arrays):
-                copy.raw_data = tensor.raw_data
-        _map_external(skeleton, os.path.abspath(folder), arrays)
+        skeleton = without_data(model, arrays)
+        enter_external(skeleton, os.path.abspath(folder), arrays)
         return from_source(Source(skeleton, arrays))
 
 
@@ -106,48 +93,6 @@ def reopen(graph: gs.Graph) -> gs.Graph:
     result = from_source(without_weights(graph))
     result.input_values = graph.input_values
     return result
-
-
-def _map(tensor: TensorProto, data: NDArray[np.uint8], arrays: dict[str, NDArray[Any]]) -> bool:
-    """Enter data as the array of tensor; False for packed types, whose elements are no whole bytes."""
-    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
-    if tensor.data_type in PACKED:
-        return False
-    _check_bytes(tensor, data.size)
-    arrays[tensor.name] = data.view(dtype).reshape(tuple(tensor.dims))
-    return True
-
-
-def _check_bytes(tensor: TensorProto, size: int) -> None:
-    """Raise ModelError where a tensor has not as many bytes of data as its shape needs."""
-    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
-    if size != math.prod(tensor.dims) * dtype.itemsize:
-        raise ModelError(f"initializer '{tensor.name}' has {size} bytes of data, not what its shape {list(tensor.dims)} needs")
-
-
-def _map_external(model: onnx.ModelProto, folder: str, arrays: dict[str, NDArray[Any]]) -> frozenset[str]:
-    """Enter external data as arrays, and return the real paths of the files that hold them."""
-    files = set()
-    for tensor in external_data_helper._get_all_tensors(model):
-        if not external_data_helper.uses_external_data(tensor):
-            continue
-        text = f"initializer '{tensor.name}': external data"
-        try:
-            info = external_data_helper.ExternalDataInfo(tensor)
-            path = os.path.join(folder, info.location)
-            if os.path.commonpath([os.path.realpath(path), os.path.realpath(folder)]) != os.path.realpath(folder):
-                raise ModelError(f"{text} '{info.location}' lies outside the folder of the model")
-            data = wire.mapped(path, info.offset or 0, info.length)
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-            raise ModelError(f"{text} cannot be read: {reason}") from error
-        files.add(os.path.realpath(path))
-        tensor.ClearField("external_data")
-        tensor.ClearField("data_location")
-        top_level = data.size >= wire.MAPPED_FROM and any(tensor is t for t in model.graph.initializer)
-        if not top_level or not _map(tensor, data, arrays):
-            tensor.raw_data = data.tobytes()
-    return frozenset(files)
 
 
 def bodies_of(node: gs.Node) -> list[gs.Graph]:
@@ -205,10 +150,10 @@ def from_source(source: Source) -> gs.Graph:
     _check(source)
     for tensor in source.model.graph.initializer:
         if tensor.HasField("raw_data") and tensor.data_type not in PACKED:
-            _check_bytes(tensor, len(tensor.raw_data))
-    form = plain(source.model)
+            check_bytes(tensor, len(tensor.raw_data))
+    form = plain(source.model, source.arrays)
     if form is not None:
-        source = replace(source, model=form.model, form=form, arrays=source.arrays | form.homes.arrays)
+        source = replace(source, model=form.model, form=form, arrays=source.arrays | form.homes.dense)
     graph = gs.import_onnx(source.model)
     for tensor in [*graph.inputs, *graph.outputs]:
         tensor.shape = tensor.shape and [None if is_unknown(size) else size for size in tensor.shape]
@@ -231,6 +176,9 @@ def _check(source: Source) -> None:
     for tensor in copy.graph.initializer:
         if tensor.name in source.arrays:
             tensor.dims[:] = [0]
+    for name, node in constants_of(copy.graph).items():
+        if name in source.arrays:
+            node.attribute[0].t.dims[:] = [0]
     for value in copy.graph.input:  # an input of unknown rank is what --input-shape is for
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.shape.SetInParent()
@@ -270,11 +218,13 @@ def to_model(graph: gs.Graph) -> onnx.ModelProto:
     for tensor in bare.model.graph.initializer:
         if tensor.name in bare.arrays:
             tensor.raw_data = bare.arrays[tensor.name].tobytes()
+    fill(bare.model.graph, bare.arrays)
     return bare.model
 
 
 def without_weights(graph: gs.Graph) -> Source:
-    """Return graph as an ONNX model whose large initializers have no data, and these as arrays; no weight is copied."""
+    """Return graph as an ONNX model whose large initializers and Constant nodes have no data, and these as arrays; no weight of its
+    main graph is copied."""
     bare, source = plain_source(graph), graph.source
     return bare if source.form is None else Source(as_read(source.form, bare.model, bare.arrays), bare.arrays, bare.path)
 
@@ -316,7 +266,7 @@ def _node(node: gs.Node, source: Source) -> onnx.NodeProto:
             _put_nodes(node.attrs[attribute.name], attribute.g, source)
         elif not _same(snapshot.state[attribute.name], state[attribute.name], attribute):
             (new,) = OnnxExporter.export_attributes({attribute.name: node.attrs[attribute.name]})
-            wire.copy_fields(new, attribute, but="t")
+            wire.copy_fields(new, attribute, "t")
             if new.HasField("t"):
                 put_values(attribute.t, node.attrs[attribute.name].values)
     added = {key: node.attrs[key] for key in state.keys() - snapshot.state.keys()}

@@ -28,10 +28,7 @@ NO_PARAMETERS = ("Resize", "Upsample")  # operators whose floats are settings
 
 @dataclass(frozen=True)
 class Home:
-    """Where a model stores a tensor: in which of `graphs_by_name`, and as which Constant node or sparse tensor, if as one.
-
-    The raw data of a large Constant node of the main graph are not in the node.
-    """
+    """Where a model stores a tensor: in which of `graphs_by_name`, and as which Constant node or sparse tensor, if as one."""
 
     graph: str
     node: NodeProto | None = None
@@ -45,7 +42,8 @@ class Homes:
     by_name: Mapping[str, Home]
     places: Mapping[str, int]  # of each node in its graph, by its first output
     before: Mapping[str, TensorProto]  # the initializers, as they were
-    arrays: Arrays  # the data of large Constant nodes and sparse tensors
+    arrays: Arrays  # the data of large ones, some of which are `dense` forms of sparse tensors
+    dense: Arrays
 
     def untouched(self, graph: GraphProto, arrays: Arrays) -> set[str]:
         """Return the names of those initializers of graph, the data of large ones in arrays, that are as they were."""
@@ -56,7 +54,8 @@ class Homes:
         }
 
     def put_back(self, model: GraphProto, untouched: Collection[str], arrays: Arrays) -> None:
-        """Move the initializers of model to where they were stored; what moves takes its data out of arrays."""
+        """Move the initializers of model to where they were stored. What moves takes its data out of arrays, but for the Constant
+        nodes of the main graph."""
         graphs = dict(graphs_by_name(model))
         constants: dict[str, list[NodeProto]] = {name: [] for name in graphs}
         stay = []
@@ -68,6 +67,8 @@ class Homes:
                 arrays.pop(tensor.name, None)
             elif home.node is not None:
                 constants[home.graph].append(_constant(home.node, tensor, arrays, tensor.name in untouched))
+                if home.graph and tensor.name in arrays:
+                    constants[home.graph][-1].attribute[0].t.raw_data = arrays.pop(tensor.name).tobytes()
             elif (sparse := _sparse_again(home, tensor, arrays, tensor.name in untouched)) is not None:
                 graphs[home.graph].sparse_initializer.append(sparse)
             elif home.graph:
@@ -92,40 +93,25 @@ def graphs_by_name(graph: GraphProto, name: str = "") -> Iterator[tuple[str, Gra
 
 def is_scattered(graph: GraphProto) -> bool:
     """Return True if graph, its bodies left out, stores a weight otherwise than as an initializer."""
-    return bool(graph.sparse_initializer or _constants(graph))
-
-
-def without_data(model: ModelProto) -> tuple[ModelProto, Arrays]:
-    """Return model and no arrays; or, if Constant nodes of its main graph hold large weights, a copy of it and the data of these,
-    by name."""
-    tensors = {name: n.attribute[0].t for name, n in _constants(model.graph).items() if n.attribute[0].name == "value"}
-    arrays = {name: _mapped(tensor) for name, tensor in tensors.items() if _is_large(tensor)}
-    if not arrays:
-        return model, arrays
-    bare = ModelProto()
-    bare.CopyFrom(model)
-    for node in bare.graph.node:
-        if node.op_type == "Constant" and node.output[0] in arrays:
-            node.attribute[0].t.ClearField("raw_data")
-    return bare, arrays
+    return bool(graph.sparse_initializer or constants_of(graph))
 
 
 def fill(graph: GraphProto, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Give the Constant nodes of graph the data that `without_data` took from them."""
+    """Give the Constant nodes of graph the data that arrays hold for them."""
     for node in graph.node:
         if node.op_type == "Constant" and node.output[0] in arrays and node.attribute[0].name == "value":
             node.attribute[0].t.raw_data = arrays[node.output[0]].tobytes()
 
 
 def bring_together(model: ModelProto, arrays: Arrays) -> Homes:
-    """Make all weights that model stores initializers of its main graph; arrays: see `without_data`."""
+    """Make all weights that model stores initializers of its main graph; arrays: the data of large ones that it lacks."""
     homes: dict[str, Home] = {}
     places: dict[str, int] = {}
     stored: list[TensorProto] = []
-    arrays = dict(arrays)
+    dense: Arrays = {}
     for name, graph in reversed(list(graphs_by_name(model.graph))):  # bodies first, as nodes are copied
         places |= {first_output(node): place for place, node in enumerate(graph.node)}
-        for home, tensor in _taken(graph, arrays):
+        for home, tensor in _taken(graph, dense):
             homes[tensor.name] = replace(home, graph=name)
             stored.append(tensor)
         if name:
@@ -137,16 +123,17 @@ def bring_together(model: ModelProto, arrays: Arrays) -> Homes:
             del graph.initializer[:]
             graph.initializer.extend(kept)
     model.graph.initializer.extend(stored)
-    return Homes(homes, places, {t.name: t for t in model.graph.initializer if t.name in homes}, arrays)
+    data = {name: array for name, array in arrays.items() if name in homes} | dense
+    return Homes(homes, places, {t.name: t for t in model.graph.initializer if t.name in homes}, data, dense)
 
 
-def _taken(graph: GraphProto, arrays: Arrays) -> Iterator[tuple[Home, TensorProto]]:
+def _taken(graph: GraphProto, dense: Arrays) -> Iterator[tuple[Home, TensorProto]]:
     """Take from graph its sparse initializers, and the Constant nodes that hold weights but for its results."""
     for sparse in graph.sparse_initializer:
-        yield Home("", sparse=sparse), _dense(sparse, sparse.values.name, arrays)
+        yield Home("", sparse=sparse), _dense(sparse, sparse.values.name, dense)
     del graph.sparse_initializer[:]
-    constants = _constants(graph)
-    yield from ((Home("", node=node), _value(node, arrays)) for node in constants.values())
+    constants = constants_of(graph)
+    yield from ((Home("", node=node), _value(node, dense)) for node in constants.values())
     if constants:
         put_nodes(graph, [node for node in graph.node if first_output(node) not in constants])
 
@@ -158,7 +145,7 @@ def put_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
     graph.node.extend(copy.node)
 
 
-def _constants(graph: GraphProto) -> dict[str, NodeProto]:
+def constants_of(graph: GraphProto) -> dict[str, NodeProto]:
     """Return the Constant nodes of graph that hold weights, by their output, but for its results.
 
     What holds one number, or is read as a setting alone, is none; unless the number is read beside a weight, as the bias of a
@@ -186,26 +173,17 @@ def _elements(node: NodeProto) -> int:
     return math.prod(attribute.t.dims) if numbers and attribute.t.dims else 0
 
 
-def _value(node: NodeProto, arrays: Arrays) -> TensorProto:
+def _value(node: NodeProto, dense: Arrays) -> TensorProto:
     """Return what a Constant node holds, under the name of its output."""
     attribute, name = node.attribute[0], node.output[0]
     if attribute.name == "sparse_value":
-        return _dense(attribute.sparse_tensor, name, arrays)
+        return _dense(attribute.sparse_tensor, name, dense)
     if attribute.name == "value_floats":
         return numpy_helper.from_array(np.asarray(attribute.floats, np.float32), name)
     tensor = TensorProto()
     tensor.CopyFrom(attribute.t)
     tensor.name = name
     return tensor
-
-
-def _is_large(tensor: TensorProto) -> bool:
-    return len(tensor.raw_data) >= MAPPED_FROM and tensor.data_type not in PACKED
-
-
-def _mapped(tensor: TensorProto) -> NDArray[Any]:
-    dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    return np.frombuffer(tensor.raw_data, dtype).reshape(tuple(tensor.dims))
 
 
 def _with_data(tensor: TensorProto, arrays: Arrays) -> TensorProto:
@@ -257,12 +235,10 @@ def _constant(node: NodeProto, tensor: TensorProto, arrays: Arrays, untouched: b
     result = NodeProto()
     result.CopyFrom(node)
     (attribute,) = result.attribute
+    if attribute.name != "value":
+        tensor = _with_data(tensor, arrays)
     if untouched:
-        array = arrays.pop(tensor.name, None)
-        if array is not None and attribute.name == "value":
-            attribute.t.raw_data = array.tobytes()
         return result
-    _with_data(tensor, arrays)
     sparse = _sparse(numpy_helper.to_array(tensor), attribute.sparse_tensor) if attribute.name == "sparse_value" else None
     if sparse is not None:
         attribute.sparse_tensor.CopyFrom(sparse)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, inliner
 
 from onnx_reconvene.errors import ModelError
-from onnx_reconvene.homes import Homes, bring_together, fill, graphs_by_name, is_scattered, put_nodes, without_data
+from onnx_reconvene.homes import Homes, bring_together, graphs_by_name, is_scattered, put_nodes
 
 MARK = "onnx_reconvene.mark"  # a domain of nodes that stand around what a function call is inlined to
 BEGIN, END = "Begin", "End"
@@ -67,12 +67,11 @@ def nodes_in(graph: GraphProto) -> Iterator[NodeProto]:
         yield node
 
 
-def plain(original: ModelProto) -> Plain | None:
-    """Return the plain form of a model, None where the model is in plain form already."""
+def plain(original: ModelProto, arrays: dict[str, NDArray[Any]]) -> Plain | None:
+    """Return the plain form of a model, None where the model is in plain form already; arrays: the data of large weights."""
     has_bodies = any(True for node in original.graph.node for _ in bodies(node))
     if not original.functions and not has_bodies and not is_scattered(original.graph):
         return None
-    original, arrays = without_data(original)
     model = ModelProto()
     model.CopyFrom(original)
     calls = _inline(model) if model.functions else []
@@ -199,23 +198,16 @@ def _unmark(model: GraphProto, calls: list[NodeProto]) -> Iterator[Call]:
         put_nodes(graph, bare)
 
 
-def whole(form: Plain) -> ModelProto:
-    """Return the model as it was before, also the data of its large Constant nodes."""
-    result = ModelProto()
-    result.CopyFrom(form.original)
-    fill(result.graph, form.homes.arrays)
-    return result
-
-
 def as_read(form: Plain, changed: ModelProto, arrays: dict[str, NDArray[Any]]) -> ModelProto:
     """Return a changed model in plain form with its function calls, names and weights as they were and where they were, as far as
     what was changed allows for it. arrays: the data of large initializers; those that move elsewhere take theirs along."""
     untouched = form.homes.untouched(changed.graph, arrays)
     if changed == form.model and untouched == form.homes.by_name.keys():
-        result = whole(form)
+        result = ModelProto()
+        result.CopyFrom(form.original)
         del result.metadata_props[:]
         result.metadata_props.extend(changed.metadata_props)
-        for name in form.homes.arrays:
+        for name in form.homes.dense:
             del arrays[name]
         return result
     result = ModelProto()

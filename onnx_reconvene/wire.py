@@ -1,7 +1,7 @@
 """Reads and writes an ONNX file without copying its weights.
 
-A protobuf message is a flat run of fields, so one walk over ModelProto, GraphProto and its initializers finds where each large
-`raw_data` lies. The rest, a few hundred kilobytes at most, is parsed as usual; the weights stay in the mapped file.
+A protobuf message is a flat run of fields, so one walk over ModelProto, GraphProto, its initializers and its large nodes finds
+where each large `raw_data` lies. The rest, a few hundred kilobytes at most, is parsed as usual; weights stay in the mapped file.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import itertools
 import mmap
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +22,13 @@ from numpy.typing import NDArray
 
 from onnx_reconvene.errors import ModelError
 
-GRAPH, INITIALIZER, RAW_DATA = 7, 5, 9  # field numbers in onnx.proto
+GRAPH, INITIALIZER, NODE, ATTRIBUTE, TENSOR, RAW_DATA = 7, 5, 1, 5, 5, 9  # field numbers in onnx.proto
+PATHS = {INITIALIZER: (RAW_DATA,), NODE: (ATTRIBUTE, TENSOR, RAW_DATA)}  # where data lie in the fields of a graph
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # protobuf wire types
 LONGEST_VARINT = 10  # bytes
 MAPPED_FROM = 4096  # bytes; smaller tensors are parsed with the rest
 Buffer = mmap.mmap | bytes
+Weights = dict[tuple[int, int], NDArray[np.uint8]]  # by the number and the index of a field of a graph
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,9 @@ def mapped(path: str, offset: int, length: int | None) -> NDArray[np.uint8]:
     return np.frombuffer(buffer, np.uint8, length, offset) if length else np.empty(0, np.uint8)
 
 
-def split(path: str) -> tuple[bytes, dict[int, NDArray[np.uint8]]]:
-    """Return the model at path without the raw data of its large initializers, and these, mapped, by initializer index.
+def split(path: str) -> tuple[bytes, Weights]:
+    """Return the model at path without the raw data of its large initializers and of nodes with one large tensor, and these data,
+    mapped.
 
     Raises ModelError when the file is empty, truncated or no protobuf message.
     """
@@ -116,8 +119,8 @@ def split(path: str) -> tuple[bytes, dict[int, NDArray[np.uint8]]]:
         raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
     if not buffer:
         raise ModelError(f"{path}: the file is empty")
-    weights: dict[int, NDArray[np.uint8]] = {}
-    index = itertools.count()
+    weights: Weights = {}
+    index = {number: itertools.count() for number in PATHS}
     try:
         parts = [
             _graph(buffer, field, index, weights) if field.number == GRAPH else buffer[field.start : field.end]
@@ -128,54 +131,83 @@ def split(path: str) -> tuple[bytes, dict[int, NDArray[np.uint8]]]:
     return b"".join(parts), weights
 
 
-def _graph(buffer: Buffer, graph: Field, index: Iterator[int], weights: dict[int, NDArray[np.uint8]]) -> bytes:
+def _graph(buffer: Buffer, graph: Field, index: Mapping[int, Iterator[int]], weights: Weights) -> bytes:
     parts = []
     for field in _fields(buffer, graph.content, graph.end):
-        if field.number == INITIALIZER:
-            parts.append(_tensor(buffer, field, next(index), weights))
+        path, data = PATHS.get(field.number, ()), None
+        place = next(index[field.number]) if path else 0
+        if path and field.end - field.start >= MAPPED_FROM:
+            part, data = _bare(buffer, field, path)
+            parts.append(part)
         else:
             parts.append(buffer[field.start : field.end])
+        if data is not None:
+            weights[field.number, place] = data
     return _message(GRAPH, parts)
 
 
-def _tensor(buffer: Buffer, tensor: Field, index: int, weights: dict[int, NDArray[np.uint8]]) -> bytes:
-    fields = list(_fields(buffer, tensor.content, tensor.end))
-    raw = next((field for field in reversed(fields) if field.number == RAW_DATA), None)  # of several, the last counts
-    if raw is not None and raw.end - raw.content >= MAPPED_FROM:
-        weights[index] = np.frombuffer(buffer, np.uint8, raw.end - raw.content, raw.content)
-        fields = [field for field in fields if field.number != RAW_DATA]
-    return _message(INITIALIZER, [buffer[field.start : field.end] for field in fields])
+def _bare(buffer: Buffer, field: Field, path: Sequence[int]) -> tuple[bytes, NDArray[np.uint8] | None]:
+    """Return a field without the large data that lie in it at the end of path, and these, None where there are none."""
+    fields = list(_fields(buffer, field.content, field.end))
+    inner = [part for part in fields if part.number == path[0]]
+    if len(path) == 1 and inner and inner[-1].end - inner[-1].content >= MAPPED_FROM:  # of several, the last counts
+        data = np.frombuffer(buffer, np.uint8, inner[-1].end - inner[-1].content, inner[-1].content)
+        return _message(field.number, [buffer[part.start : part.end] for part in fields if part not in inner]), data
+    if len(path) == 1 or len(inner) != 1:
+        return buffer[field.start : field.end], None
+    bare, found = _bare(buffer, inner[0], path[1:])
+    return _message(field.number, [bare if part is inner[0] else buffer[part.start : part.end] for part in fields]), found
 
 
 def join(model: onnx.ModelProto, weights: Mapping[str, NDArray[Any]]) -> Iterator[bytes | memoryview]:
-    """Yield the parts of a file that holds model, the data of its initializers taken from weights by name."""
+    """Yield the parts of a file that holds model, the data of its initializers and Constant nodes taken from weights by name."""
     graph, rest = onnx.GraphProto(), onnx.ModelProto()
+    graph.CopyFrom(model.graph)
+    del graph.node[:], graph.initializer[:]
     rest.CopyFrom(model)
-    initializers = list(rest.graph.initializer)
-    graph.CopyFrom(rest.graph)
-    del graph.initializer[:]
-    parts: list[bytes | memoryview] = [graph.SerializeToString()]
-    for tensor in initializers:
-        stub = tensor.SerializeToString()
-        data = np.ascontiguousarray(weights[tensor.name]) if tensor.name in weights else None
-        raw = b"" if data is None else _head(RAW_DATA, data.nbytes)
-        parts += [_head(INITIALIZER, len(stub) + len(raw) + (0 if data is None else data.nbytes)), stub, raw]
-        if data is not None:
-            parts.append(data.reshape(-1).view(np.uint8).data)
     rest.ClearField("graph")
+    parts: list[bytes | memoryview] = [graph.SerializeToString()]
+    for node in model.graph.node:
+        constant = node.op_type == "Constant" and node.output[0] in weights
+        stubs = _stubs_of_constant(node) if constant else [(NODE, node.SerializeToString())]
+        parts += _around(stubs, weights[node.output[0]] if constant else None)
+    for tensor in model.graph.initializer:
+        parts += _around([(INITIALIZER, tensor.SerializeToString())], weights.get(tensor.name))
     yield rest.SerializeToString()
     yield _head(GRAPH, sum(len(part) for part in parts))
     yield from parts
+
+
+def _stubs_of_constant(node: onnx.NodeProto) -> list[tuple[int, bytes]]:
+    """Return the messages in which the data of a Constant node lie, innermost first, each with its number and without the next."""
+    bare, attribute = onnx.NodeProto(), onnx.AttributeProto()
+    bare.CopyFrom(node)
+    bare.ClearField("attribute")
+    attribute.CopyFrom(node.attribute[0])
+    attribute.ClearField("t")
+    messages = ((TENSOR, node.attribute[0].t), (ATTRIBUTE, attribute), (NODE, bare))
+    return [(number, message.SerializeToString()) for number, message in messages]
+
+
+def _around(stubs: Sequence[tuple[int, bytes]], array: NDArray[Any] | None) -> list[bytes | memoryview]:
+    """Return the parts of a field: messages, innermost first, around the data of array, if any."""
+    parts: list[bytes | memoryview] = []
+    if array is not None:
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        parts = [_head(RAW_DATA, len(data)), data]
+    for number, stub in stubs:
+        parts = [_head(number, len(stub) + sum(map(len, parts))), stub, *parts]
+    return parts
 
 
 def _head(number: int, size: int) -> bytes:
     return _encode(number << 3 | BYTES) + _encode(size)
 
 
-def copy_fields(source: Message, target: Message, but: str) -> None:
-    """Copy all fields of a protobuf message but one."""
+def copy_fields(source: Message, target: Message, *but: str) -> None:
+    """Copy all fields of a protobuf message but those named."""
     for descriptor, value in source.ListFields():
-        if descriptor.name == but:
+        if descriptor.name in but:
             continue
         if descriptor.is_repeated:
             target.ClearField(descriptor.name)

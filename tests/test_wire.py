@@ -13,7 +13,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnx_reconvene import ModelError
 from onnx_reconvene.graph import load, to_model
-from onnx_reconvene.wire import MAPPED_FROM, split
+from onnx_reconvene.wire import INITIALIZER, MAPPED_FROM, split
 
 QUICK = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -60,8 +60,13 @@ def tensors(draw: st.DrawFn, name: str) -> TensorProto:
 
 @st.composite
 def models(draw: st.DrawFn) -> ModelProto:
-    """Draw a model with a few initializers."""
-    return skeleton(*(draw(tensors(f"w{i}")) for i in range(draw(st.integers(0, 5)))))
+    """Draw a model with a few weights, in initializers and in Constant nodes."""
+    stored = [draw(tensors(f"w{i}")) for i in range(draw(st.integers(0, 5)))]
+    in_nodes = draw(st.integers(0, len(stored)))
+    model = skeleton(*stored[in_nodes:])
+    for tensor in stored[:in_nodes]:
+        model.graph.node.append(helper.make_node("Constant", [], [tensor.name], value=tensor))
+    return model
 
 
 def unknown(number: int, content: bytes) -> bytes:
@@ -79,10 +84,11 @@ def joined(path: os.PathLike[str]) -> ModelProto:
     """Return the model that the lazy reader finds at path, its parts put together."""
     bare, weights = split(os.fspath(path))
     model = onnx.load_from_string(bare)
-    for index, data in weights.items():
+    for (number, index), data in weights.items():
         assert data.size >= MAPPED_FROM
-        assert not model.graph.initializer[index].HasField("raw_data")
-        model.graph.initializer[index].raw_data = data.tobytes()
+        tensor = model.graph.initializer[index] if number == INITIALIZER else model.graph.node[index].attribute[0].t
+        assert not tensor.HasField("raw_data")
+        tensor.raw_data = data.tobytes()
     return model
 
 
@@ -99,7 +105,8 @@ def test_lazy_reader_gives_what_onnx_gives(tmp_path, model):
     assert same_bytes(joined(path), onnx.load(path))
     assert to_model(load(path)) == onnx.load(path)
     _, weights = split(str(path))
-    assert sorted(weights) == [i for i, t in enumerate(model.graph.initializer) if len(t.raw_data) >= MAPPED_FROM]
+    large = [i for i, t in enumerate(model.graph.initializer) if len(t.raw_data) >= MAPPED_FROM]
+    assert sorted(i for number, i in weights if number == INITIALIZER) == large
 
 
 @QUICK
@@ -150,8 +157,8 @@ def test_large_weights_stay_in_the_file(tmp_path):
     path.write_bytes(skeleton(numpy_helper.from_array(values, "w")).SerializeToString())
     bare, weights = split(str(path))
     assert len(bare) < 500
-    assert not weights[0].flags.writeable
-    assert np.array_equal(weights[0].view(np.float32), values)
+    assert not weights[INITIALIZER, 0].flags.writeable
+    assert np.array_equal(weights[INITIALIZER, 0].view(np.float32), values)
 
 
 def small_model() -> bytes:
