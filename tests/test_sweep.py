@@ -286,8 +286,7 @@ def start(file, folder, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("whom", ["all", "the first"])
-@pytest.mark.parametrize("then", ["wait", "start slowly"])
+@pytest.mark.parametrize(("whom", "then"), [("all", "start slowly"), ("the first", "wait")])
 def test_an_interrupted_sweep_goes_on_where_it_was(start, folder, tmp_path, whom, then):
     process = start(then)
     while not (tmp_path / "started").exists():
