@@ -80,6 +80,9 @@ def _run(node: gs.Node, operands: Sequence[Array | None], opset: int) -> list[Ar
 
     names = [t.name for t in node.inputs]
     proto = onnx.NodeProto(op_type=node.op, input=names, output=[t.name for t in node.outputs])
+    for value in node.attrs.values():
+        if isinstance(value, gs.Constant):
+            value.values  # noqa: B018  # loads them: the exporter would name the tensor in the model that they are read from
     proto.attribute.extend(OnnxExporter.export_attributes(node.attrs))
     outputs = [helper.make_empty_tensor_value_info(t.name) for t in node.outputs if t.name]
     feeds = {name: x for name, x in zip(names, operands, strict=True) if name}

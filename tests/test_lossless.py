@@ -14,6 +14,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
 import models
 import onnx_reconvene as rc
+from onnx_reconvene.graph import to_model
 
 DIVERSE = [
     "crnn",
@@ -361,3 +362,33 @@ def test_sparse_weights_stay(parsed):
     assert result.report.verify.status == "exact"
     assert result.model.graph.sparse_initializer == model.graph.sparse_initializer
     assert [list(t.dims) for t in result.model.graph.initializer] == [[6, 2], [2, 4]]
+
+
+def test_names_of_tensors_in_attributes_stay_away(parsed):
+    model = parsed(
+        """<ir_version: 10, opset_import: ["" : 21]> net (float[1,1,4,4] x) => (float[1,2,4,4] y)
+        <float[2,1,1,1] w = {1, 2}, int64[4] sizes = {2, 2, 1, 1}>
+        { a = Conv(x, w) filled = ConstantOfShape<value = float[1] {0.25}>(sizes) y = Conv(a, filled) }"""
+    )
+    model.graph.node[1].attribute[0].t.ClearField("name")
+    assert to_model(rc.analyze(model).graph) == model
+
+
+def test_weights_of_bodies_and_of_constant_nodes_beside_them_go_back_where_they_were(parsed):
+    model = parsed(
+        """<ir_version: 10, opset_import: ["" : 21]> net (float[1,2] x) => (float[1,2] y)
+        <int64 count = {2}, bool go = {1}, float[2,4] w = {1, 2, 3, 4, 5, 6, 7, 8}> {
+            a = MatMul(x, w)
+            h = Loop(count, go, a) <body = step (int64 i,bool c, float[1,4] s) => (bool d, float[1,4] r) <float[4] b = {1, 2, 3, 4}>
+                { d = Identity(c) k = Constant<value = float[4] {5, 6, 7, 8}>() q = Mul(s, b) r = Add(q, k) }>
+            v = Constant<value = float[4,2] {1, 2, 3, 4, 5, 6, 7, 8}>()
+            y = MatMul(h, v)
+        }"""
+    )
+    assert to_model(rc.analyze(model).graph) == model
+    pruned = rc.prune(model, target="channels=0.5", criterion="l1", rectify="none", round_to=1).model
+    (loop,) = [node for node in pruned.graph.node if node.op_type == "Loop"]
+    (body,) = [attribute.g for attribute in loop.attribute]
+    assert [(t.name, list(t.dims)) for t in body.initializer] == [("b", [2])]
+    assert [list(n.attribute[0].t.dims) for g in (body, pruned.graph) for n in g.node if n.op_type == "Constant"] == [[2], [2, 2]]
+    assert [t.name for t in pruned.graph.initializer] == ["count", "go", "w"]
