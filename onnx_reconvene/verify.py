@@ -27,6 +27,7 @@ from onnx_reconvene.inference import has_free_sizes
 from onnx_reconvene.probes import PREFIX, Probes, add_faults, add_probes, probes
 from onnx_reconvene.process import TIME_LIMIT, finished, last_line, started, workplace
 from onnx_reconvene.reference import Reference, store
+from onnx_reconvene.rounding import leave_out
 from onnx_reconvene.threads import allowed
 
 TOLERANCE, HALF_TOLERANCE = 1e-3, 5e-2  # of the largest value of a tensor, in float32 and in 16-bit types
@@ -56,6 +57,9 @@ def verify(graph: gs.Graph, against: Reference, seed: int = 0) -> Verdict:
         with started("compare.py") as program:  # it starts while the models are written
             job, probed = _models(graph, against, folder)
             answer = _answer(program, {**settings, **job, "tolerance": _tolerance(graph)})
+        if answer.get("off") and (smooth := _without_rounding(job)):
+            with started("compare.py") as program:
+                answer = _answer(program, {**settings, **smooth, "tolerance": _tolerance(graph)})
         if "skipped" in answer:
             answer = _excused(graph, against, folder, settings, _first_line(str(answer["skipped"])))
     return _verdict(answer, against, probed)
@@ -90,6 +94,21 @@ def _models(graph: gs.Graph, against: Reference, folder: str) -> tuple[Answer, P
         "faults": {fault.group: fault.pairs for fault in probed.faults},
     }
     return job, probed
+
+
+def _without_rounding(job: Answer) -> Answer | None:
+    """Return the job to compare the same models without the rounding of quantized activations, None where they have none or are
+    written in another form."""
+    if job["compare_written"]:
+        return None
+    smooth = dict(job)
+    for role in ("original", "pruned"):
+        model = onnx.load(job[role], load_external_data=False)
+        if not leave_out(model.graph):
+            return None
+        smooth[role] = f"{os.path.splitext(job[role])[0]}_smooth.onnx"
+        onnx.save(model, smooth[role])
+    return smooth
 
 
 def _verdict(answer: Answer, against: Reference, probed: Probes) -> Verdict:

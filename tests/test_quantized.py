@@ -6,10 +6,16 @@ import pytest
 from onnx.numpy_helper import from_array, to_array
 
 import onnx_reconvene as rc
+from onnx_reconvene.analysis import analyze
 from onnx_reconvene.cost import CostModel
-from onnx_reconvene.errors import UsageError
+from onnx_reconvene.cut import cut
+from onnx_reconvene.errors import UsageError, VerificationError
+from onnx_reconvene.graph import from_model
+from onnx_reconvene.reference import reference
+from onnx_reconvene.rounding import leave_out
 from onnx_reconvene.saliency import Context
 from onnx_reconvene.target import parse_target
+from onnx_reconvene.verify import verify
 from tests.oracle import run
 
 HEAD = '< ir_version: 9, opset_import: ["" : 18] > g (float[n,4,6,6] x) => (float[n,5,6,6] y)'
@@ -137,3 +143,37 @@ def test_four_bits_stand_for_what_onnxruntime_makes_of_them(parsed):
     np.testing.assert_allclose(real.T @ stored["w"], y, rtol=1e-4, atol=1e-4)
     with pytest.raises(UsageError, match="'q' packs several numbers in each byte"):
         sparse(model)
+
+
+STEPS = f"""{HEAD} <float s0 = {{0.02}}, uint8 z0 = {{128}}, float s1 = {{0.04}}> {{
+    w = DequantizeLinear<axis = 0> (q, s, z)
+    a = Conv <pads = [1,1,1,1]> (x, w)
+    b = QuantizeLinear (a, s0, z0)
+    c = DequantizeLinear (b, s0, z0)
+    d = QuantizeLinear (c, s0, z0)
+    e = DequantizeLinear (d, s1, z0)
+    y = Conv (e, w2) }}"""
+
+
+def test_rounding_is_left_out_where_values_keep_what_they_stand_for(pair, parsed):
+    model = parsed(STEPS)
+    assert leave_out(model.graph)
+    assert [node.op_type for node in model.graph.node].count("DequantizeLinear") == 2
+    assert model.graph.node[3].op_type == "Identity"
+    assert list(model.graph.node[3].input) == ["a"]
+    assert not leave_out(parsed(QUANTIZED).graph)
+
+
+def test_a_wrong_cut_fails_without_rounding_too(pair, parsed):
+    model = parsed(STEPS)
+    model.graph.initializer.extend(pair[0].graph.initializer)
+    graph = from_model(model)
+    analysis = analyze(graph)
+    keep = np.arange(analysis.width) % 3 > 0
+    against = reference(analysis, keep)
+    cut(analysis, keep)
+    assert verify(graph, against).status == "exact"
+    weight = graph.tensors()["w2"]
+    weight.values = weight.values[:, ::-1].copy()
+    with pytest.raises(VerificationError, match="off by"):
+        verify(graph, against)
