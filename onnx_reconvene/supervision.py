@@ -53,7 +53,10 @@ class Ended(BaseException):
 
 @contextlib.contextmanager
 def ending() -> Iterator[None]:
-    """Let signals that end this process raise KeyboardInterrupt or Ended meanwhile; further ones do not disturb the cleaning up."""
+    """Let signals that end this process raise KeyboardInterrupt or Ended meanwhile.
+
+    Once one came, further ones are ignored, then and afterwards, so that they do not disturb the cleaning up.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -71,7 +74,8 @@ def ending() -> Iterator[None]:
         yield
     finally:
         for number in heeded:
-            signal.signal(number, before[number])
+            if signal.getsignal(number) is end:
+                signal.signal(number, before[number])
 
 
 def _follow(parent: int) -> None:

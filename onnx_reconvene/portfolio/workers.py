@@ -20,7 +20,7 @@ from onnx_reconvene.files import save, write_whole
 from onnx_reconvene.graph import Source
 from onnx_reconvene.portfolio.cell import Cell, Outcome, cut, cut_away
 from onnx_reconvene.process import workplace
-from onnx_reconvene.supervision import ENDING
+from onnx_reconvene.supervision import Ended, ending
 from onnx_reconvene.threads import VARIABLES
 
 Outcomes = Iterator[tuple[Cell, Outcome]]
@@ -73,15 +73,11 @@ def _interrupt(process: BaseProcess) -> None:
 
 def _interruptible(source: str, cell: Cell, folder: Path) -> Outcome:
     """Cut cell; a signal that ends the process does so once it has tidied up after itself."""
-    for number in ENDING:
-        signal.signal(number, signal.default_int_handler)
     try:
-        return cut(source, cell, folder)
-    except KeyboardInterrupt:
-        os._exit(INTERRUPTED)
-    finally:
-        for number in ENDING:
-            signal.signal(number, signal.SIG_DFL)
+        with ending():
+            return cut(source, cell, folder)
+    except (KeyboardInterrupt, Ended) as error:
+        os._exit(128 + error.number if isinstance(error, Ended) else INTERRUPTED)
 
 
 def _end_with_parent() -> None:
