@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
-from onnx_reconvene.shapes import Integers
+from onnx_reconvene.shapes import small_constant
 
 BATCH, IMAGE, SEQUENCE, VOLUME = "batch", "image", "sequence", "volume"
 Key = str | tuple[str, int]  # a dimension: the symbol that names it, else its input and axis
@@ -135,7 +133,7 @@ def _moved(node: gs.Node, axes: tuple[int | None, ...]) -> tuple[int | None, ...
     if node.op == "Transpose" and len(node.attrs.get("perm", axes[::-1])) == len(axes):
         return tuple(axes[axis] for axis in node.attrs.get("perm", range(len(axes))[::-1]))
     if node.op == "Unsqueeze":
-        return _unsqueezed(axes, node.attrs.get("axes", _constant(node.inputs[-1])))
+        return _unsqueezed(axes, node.attrs.get("axes", small_constant(node.inputs[-1])))
     return None
 
 
@@ -147,10 +145,3 @@ def _unsqueezed(axes: Iterable[int | None], new: Iterable[int] | None) -> tuple[
     for axis in sorted(axis % rank for axis in added):
         result.insert(axis, None)
     return tuple(result)
-
-
-def _constant(tensor: gs.Tensor) -> NDArray[Any] | None:
-    integers = Integers(1)
-    for node in tensor.inputs:
-        integers.visit(node, lambda _: None)
-    return integers.get(tensor)

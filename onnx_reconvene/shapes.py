@@ -267,6 +267,15 @@ class Integers:
         return value is not None and not counts(value) and value.size > 1 and name not in self.of_shapes
 
 
+def small_constant(tensor: gs.Tensor) -> Array | None:
+    """Return the value of a small tensor that is stored, as an initializer or by a Constant of any form; None for any other."""
+    known = Integers(1)
+    for node in tensor.inputs:
+        if node.op == "Constant":
+            known.visit(node, lambda _: None)
+    return known.get(tensor)
+
+
 def _plain_constant(node: gs.Node) -> Array:
     ((kind, value),) = node.attrs.items()
     return np.asarray(value, np.float32 if "float" in kind else np.int64 if "int" in kind else None)

@@ -21,13 +21,13 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_reconvene.errors import VerificationError
-from onnx_reconvene.flow import weight_constant
 from onnx_reconvene.graph import Source, every_node, every_tensor, plain_source, without_weights
 from onnx_reconvene.inference import has_free_sizes
 from onnx_reconvene.probes import PREFIX, Probes, add_faults, add_probes, probes
 from onnx_reconvene.process import TIME_LIMIT, finished, last_line, started, workplace
 from onnx_reconvene.reference import Reference, store
 from onnx_reconvene.rounding import leave_out
+from onnx_reconvene.shapes import small_constant
 from onnx_reconvene.threads import allowed
 
 TOLERANCE, HALF_TOLERANCE = 1e-3, 5e-2  # of the largest value of a tensor, in float32 and in 16-bit types
@@ -182,9 +182,9 @@ def _behind(tensor: gs.Tensor) -> tuple[set[str], set[int]]:
         if tensor.name in names:
             continue
         names.add(tensor.name)
-        constant = weight_constant(tensor)
-        if constant is not None and constant.values.size == 1 and constant.values.dtype.kind in "iu":
-            integers.add(int(constant.values.reshape(-1)[0]))
+        value = small_constant(tensor)
+        if value is not None and value.size == 1 and value.dtype.kind in "iu":
+            integers.add(int(value.reshape(-1)[0]))
         waiting += [t for node in tensor.inputs for t in node.inputs]
     return names, integers
 
