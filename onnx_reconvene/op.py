@@ -45,15 +45,16 @@ class Op:
         self.type = node.op
         self.output = first_output(node)  # what the node is known by
         self.operands = Operands(tuple(range(len(node.inputs))))
+        self.is_quantized = False  # so that zeros stand for other numbers
         self.seen: set[int] = set()  # inputs of the node whose labels the rule has looked at
 
     def __str__(self) -> str:
         return f"{self.node.op} '{self.flow.names[self.output]}'"
 
-    def as_plain(self, plain: str, operands: Operands) -> Op:
+    def as_plain(self, plain: str, operands: Operands, is_quantized: bool) -> Op:
         """Return this node as the rule of a plain operator sees it."""
         view = copy.copy(self)
-        view.type, view.operands = plain, operands
+        view.type, view.operands, view.is_quantized = plain, operands, is_quantized
         return view
 
     @property

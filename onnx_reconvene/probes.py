@@ -146,7 +146,7 @@ class _Search:
 
     def cost(self, reading: _Reading) -> int:
         """Return a number that grows with what a node computes."""
-        sizes = [math.prod(t.shape or ()) for t in reading.node.inputs if self.flow.is_static(t)]
+        sizes = [math.prod(self.flow.shapes.get(t.name, ())) for t in reading.node.inputs if self.flow.is_static(t)]
         return max(sizes, default=1) * math.prod(self.analysis.shapes.get(reading.node.outputs[0].name, ()))
 
     def borne(self, groups: set[int]) -> set[int]:

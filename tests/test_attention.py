@@ -3,6 +3,7 @@
 import numpy as np
 import onnx
 import pytest
+from onnxruntime.quantization import QuantFormat
 
 import onnx_reconvene as rc
 from onnx_reconvene.analysis import analyze
@@ -12,6 +13,7 @@ from onnx_reconvene.reference import reference
 from onnx_reconvene.verify import verify
 from tests.nets.net import net
 from tests.oracle import random_mask
+from tests.test_forms import static
 
 PROJECTED = " ".join(f"{t}1 = MatMul(x, w{t}) {t}2 = Reshape({t}1, n) {t} = Transpose<perm = [0,2,1,3]>({t}2)" for t in "qkv")
 ATTENTION = (
@@ -63,6 +65,17 @@ def test_the_best_dimensions_of_each_head_are_kept():
     result = rc.prune(to_model(graph), target="channels=0.38", attention="dims", criterion="l2", round_to=1, verify=False)
     left = next(t for t in result.model.graph.initializer if t.name == "wv")
     np.testing.assert_array_equal(onnx.numpy_helper.to_array(left), np.ones((6, 6), np.float32))
+
+
+def test_quantized_heads_lose_the_same_dimensions(tmp_path):
+    """Zeros stand for other numbers there, so that no head can lose dimensions of its own."""
+    graph = from_model(static(QuantFormat.QOperator)(PLAIN, tmp_path / "model.onnx"))
+    analysis = analyze(graph, attention="dims")
+    assert {(group.blocks, group.width) for group in analysis.groups} == {(1, 8)}
+    keep = random_mask(analysis, np.random.default_rng(0))
+    against = reference(analysis, keep)
+    cut(analysis, keep)
+    assert verify(graph, against).status == "shape-only"
 
 
 def test_queries_keys_and_values_packed_head_by_head_lose_heads(parsed):

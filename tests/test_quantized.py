@@ -177,3 +177,18 @@ def test_a_wrong_cut_fails_without_rounding_too(pair, parsed):
     weight.values = weight.values[:, ::-1].copy()
     with pytest.raises(VerificationError, match="off by"):
         verify(graph, against)
+
+
+def test_a_recurrent_network_of_any_batch_is_verified(parsed):
+    """Its initial state is a constant whose shape depends on the batch."""
+    text = """< ir_version: 9, opset_import: ["" : 18, "com.microsoft" : 1] > g (float[7,n,6] x) => (float[7,n,4] y)
+        <int64[1] one = {1}, int64[1] six = {6}, int64[1] axis = {1}, float[1] s = {0.02}, int8[1] z = {0}> {
+        shape = Shape <start = 1, end = 2> (x) sizes = Concat <axis = 0> (one, shape, six) state = ConstantOfShape (sizes)
+        q, l, c = com.microsoft.DynamicQuantizeLSTM <hidden_size = 6> (x, w, r, , , state, state, , s, z, s, z)
+        h = Squeeze (q, axis) y = MatMul (h, w2) }"""
+    model = parsed(text, w2=(6, 4))
+    rng = np.random.default_rng(0)
+    model.graph.initializer.extend(from_array(rng.integers(-99, 99, (1, 6, 24)).astype(np.int8), name) for name in "wr")
+    report = rc.prune(model, target="channels=0.5", criterion="l2", round_to=1).report
+    assert report.verify.status == "shape-only"
+    assert [(group.width, group.kept) for group in report.groups] == [(6, 3)]

@@ -27,7 +27,8 @@ def form(twin: Twin, plain: Operator) -> Operator:
         for name in twin.plain_if_not:
             if op.attr(name, 0):
                 raise UnsupportedError(f"attribute {name} is not followed")
-        return op.as_plain(twin.plain, twin.operands(len(op.node.inputs), op.node.attrs))
+        count = len(op.node.inputs)
+        return op.as_plain(twin.plain, twin.operands(count, op.node.attrs), bool(twin.quantities(count)))
 
     def flow(op: Op) -> None:
         view, count, layers = as_plain(op), len(op.node.inputs), len(op.flow.layers)

@@ -158,7 +158,7 @@ def gemm_macs(op: Op) -> None:
 
 def matmul(op: Op) -> None:
     """a[...,m,k] * b[...,k,n] -> y[...,m,n], of vectors, too"""
-    if op.flow.shrink_heads and _product_of_heads(op):
+    if op.flow.shrink_heads and not op.is_quantized and _product_of_heads(op):
         return
     left, right = op.axes(0), op.axes(1)
     rank, stacked = len(op.out_shape()), max(len(left), len(right), 2) - 2
