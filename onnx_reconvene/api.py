@@ -83,7 +83,7 @@ def _calibration(options: Options) -> Calibration:
     return Calibration(options.data, options.samples, options.batch_size, options.loss, options.gradients, options.image)
 
 
-@dataclass
+@dataclass(repr=False)
 class Result:
     """A pruned network and the report on it."""
 
@@ -92,6 +92,9 @@ class Result:
     plan: Plan
     _back: Callable[[gs.Graph], Any]
     _model: Any = None
+
+    def __repr__(self) -> str:
+        return f"Result({self.report!r})"
 
     @property
     def model(self) -> Any:

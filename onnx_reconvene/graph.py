@@ -25,6 +25,7 @@ from onnx_reconvene import wire
 from onnx_reconvene.boundary import boundary
 from onnx_reconvene.checks import check_fields
 from onnx_reconvene.errors import ModelError
+from onnx_reconvene.header import put_header
 from onnx_reconvene.homes import PACKED, constants_of, fill
 from onnx_reconvene.mapping import check_bytes, enter, enter_external, without_data
 from onnx_reconvene.plain import Plain, as_read, graphs_in, nodes_in, plain
@@ -226,7 +227,10 @@ def without_weights(graph: gs.Graph) -> Source:
     """Return graph as an ONNX model whose large initializers and Constant nodes have no data, and these as arrays; no weight of its
     main graph is copied."""
     bare, source = plain_source(graph), graph.source
-    return bare if source.form is None else Source(as_read(source.form, bare.model, bare.arrays), bare.arrays, bare.path)
+    if source.form is not None:
+        bare = Source(as_read(source.form, bare.model, bare.arrays), bare.arrays, bare.path)
+    put_header(graph, source.model, bare.model)
+    return bare
 
 
 def plain_source(graph: gs.Graph) -> Source:

@@ -23,7 +23,7 @@ from onnx_reconvene.shapes import Integers, Shape
 T = TypeVar("T", bound=np.generic)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Site:
     """Where the units of a group live along one axis of one weight tensor."""
 
@@ -31,8 +31,11 @@ class Site:
     axis: int
     units: Labels  # of the group, counted from 0; -1 where others are; broadcastable to the tensor
 
+    def __repr__(self) -> str:
+        return f"Site({self.tensor!r}, axis={self.axis})"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Group:
     """Units (channels that live and die together) that have the same sites but for position.
 
@@ -49,6 +52,10 @@ class Group:
     inexact: str | None  # the operator that computes statistics over these channels, if any
     _index: int
     _sites: _Sites
+
+    def __repr__(self) -> str:
+        blocks = f", blocks={self.blocks}" if self.blocks > 1 else ""
+        return f"Group({self.name!r}, width={self.width}{blocks}, sites={len(self.sites)})"
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -74,7 +81,7 @@ class Frozen:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Analysis:
     """What can be removed from a graph. Units are numbered through, group by group; -1 stands for a frozen channel."""
 
@@ -87,6 +94,10 @@ class Analysis:
     sizes: dict[str, Shape]  # of the graph inputs
     origins: Mapping[str, str]  # where the sizes of inputs with free dimensions come from, see `sizes.origins_of`
     read: Mapping[str, Shape]  # shapes of tensors in a run, of those that cannot be inferred
+
+    def __repr__(self) -> str:
+        frozen = sum(entry.channels for entry in self.frozen)
+        return f"Analysis({len(self.groups)} groups of {self.width} removable units, {frozen} frozen channels, sizes={self.sizes})"
 
     @property
     def shapes(self) -> dict[str, Shape]:

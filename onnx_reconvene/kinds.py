@@ -10,7 +10,7 @@ from typing import Any
 
 from onnx_reconvene.errors import UsageError
 
-SHOWN = 80  # characters of a wrong value in an error
+SHOWN = 80  # characters of a value
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,7 @@ class Kind:
     def check(self, option: str, value: Any, optional: bool = False) -> None:
         """Raise UsageError, naming the option, where value is none of this kind."""
         if not (optional and value is None) and not self.fits(value):
-            shown = repr(value)
-            raise UsageError(f"{option} {shown if len(shown) <= SHOWN else shown[:SHOWN] + '...'}: expected {self.expected}")
+            raise UsageError(f"{option} {shortened(value)}: expected {self.expected}")
 
     def parse(self, option: str, text: str | Sequence[str]) -> Any:
         """Return the value that the texts of an option of the command line stand for. Raises UsageError where they do not."""
@@ -48,6 +47,12 @@ class Kind:
             return (name, self.read(value)) if self.table else self.read(value)
         except ValueError as error:
             raise UsageError(f"{option} {text}: expected {self.expected} ({error})") from error
+
+
+def shortened(value: Any) -> str:
+    """Return the representation of a value, cut short where it is long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def texts(value: str | Iterable[str]) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from onnx_reconvene.kinds import (
     Kind,
     at_least,
     one_of,
+    shortened,
     texts,
 )
 
@@ -51,7 +52,7 @@ def option(kind: Kind, help: str, metavar: str = "NAME", shown: str | None = Non
     return {"kind": kind, "help": help, "metavar": metavar, "shown": shown}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Options:
     """What `prune` can be told; the options of the command line have the same names."""
 
@@ -143,6 +144,9 @@ class Options:
     allow_uncounted: bool = field(default=False, metadata=option(FLAG, "Let targets leave out layers whose cost is not known."))
     verify: bool = field(default=True, metadata=option(FLAG, "Leave out the equivalence check."))
     seed: int = field(default=0, metadata=option(at_least(0), "Of all that is random.", "N"))
+
+    def __repr__(self) -> str:
+        return f"Options({', '.join(f'{name}={shortened(getattr(self, name))}' for name in NAMES if self.sets(name))})"
 
     @property
     def targets(self) -> tuple[str, ...]:

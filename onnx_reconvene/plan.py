@@ -26,12 +26,16 @@ NAMES = ("criterion", "allocate", "attention", "rectify")  # settings that are t
 Mask = NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """What was decided: the units that go, and all that what is done to the weights afterwards depends on."""
 
     settings: Mapping[str, Any]  # criterion, allocate, seed, ...
     keep: Mapping[str, Mask]  # by group, [blocks * width]
+
+    def __repr__(self) -> str:
+        units, kept = (sum(int(count(mask)) for mask in self.keep.values()) for count in (np.size, np.sum))
+        return f"Plan({len(self.keep)} groups, {kept} of {units} units kept, {dict(self.settings)})"
 
     @classmethod
     def of(cls, analysis: Analysis, keep: Mask, settings: Mapping[str, Any]) -> Plan:

@@ -49,7 +49,7 @@ class GroupReport:
     sites: list[tuple[str, int]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """Everything about one run. `json()` gives the documented form."""
 
@@ -74,6 +74,10 @@ class Report:
     repair: dict[str, Any] | None = None  # what a repair did, see `repair.Repaired`
     counting: Counting | None = None  # what costs take for granted and leave out
     rounding: Rounding | None = None  # of widths, and what it costs
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{kind} {getattr(self.before, kind):,} -> {getattr(self.after, kind):,}" for kind in ("params", "macs"))
+        return f"Report({sizes}, by {self.criterion}, {self.allocate}, {len(self.groups)} groups, {self.verify.status})"
 
     def json(self) -> dict[str, Any]:
         """Return the report as JSON types."""

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from onnx_reconvene.calibration.given import Calibration
 from onnx_reconvene.errors import UsageError
+from onnx_reconvene.kinds import shortened
 from onnx_reconvene.rectify import Rectified
 from onnx_reconvene.target import Target
 from onnx_reconvene.verify import Verdict
 
-SHOWN = 60  # characters of a value in a representation
 KEY = "onnx_reconvene.state"  # of the metadata of a ModelProto and an onnx_ir.Model
 
 
@@ -71,8 +71,7 @@ class State:
 def _short(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f"<{value.size} units>"
-    text = repr(value)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    return shortened(value)
 
 
 def _named(value: Any) -> str | None:

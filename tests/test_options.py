@@ -5,11 +5,14 @@ from dataclasses import fields
 from importlib.util import find_spec
 from typing import get_type_hints
 
+import numpy as np
 import pytest
 
 import onnx_reconvene as rc
 from onnx_reconvene import cli
+from onnx_reconvene.calibration import Calibration
 from onnx_reconvene.options import NAMES, Keywords, flag
+from onnx_reconvene.passes import Score
 from onnx_reconvene.plan import Plan
 
 
@@ -134,3 +137,18 @@ def test_an_option_that_a_latency_job_ignores_is_refused(run, file, tmp_path):
 def test_options_given_in_the_place_of_the_output_are_refused(network):
     with pytest.raises(rc.UsageError, match="output"):
         rc.prune(network("resnet20"), rc.Options())
+
+
+def test_representations_fit_on_a_screen(network):
+    model = network("resnet20")
+    data = [{"input": np.zeros((1, 3, 32, 32), np.float32)}] * 100
+    options = {"criterion": "taylor", "data": data, "verify": False, "samples": 4}
+    result, analysis = rc.prune(model, **options), rc.analyze(model)
+    first = analysis.groups[0]
+    score = Score(calibration=Calibration(data))
+    for value in (result, result.report, result.plan, analysis, first, first.sites[0], rc.Options(**options), score):
+        assert len(repr(value)) <= 400
+    assert f"{len(analysis.groups)} groups of {analysis.width} removable units" in repr(analysis)
+    assert f"macs {result.report.before.macs:,} -> {result.report.after.macs:,}" in repr(result)
+    assert repr(first) == f"Group('conv1', width=16, sites={len(first.sites)})"
+    assert repr(rc.Options(seed=3)) == "Options(seed=3)"

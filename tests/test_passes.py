@@ -569,3 +569,31 @@ def test_everything_public_is_there():
     assert all(getattr(rc, name) is not None for name in rc.__all__ if torch or "torch" not in name)
     with pytest.raises(AttributeError, match="nothing_such"):
         rc.nothing_such  # noqa: B018
+
+
+# --- graphs that a user changes --------------------------------------------------------------------------------------
+
+
+def test_what_a_user_changes_of_a_pruned_graph_holds(file):
+    graph = rc.prune(as_kind("gs.Graph", file("resnet20")), target="channels=0.75", verify=False).model
+    graph.name, graph.opset = "renamed", graph.opset + 1
+    graph.inputs[0].name, graph.outputs[0].name = "image", "scores"
+    graph.inputs[0].shape = ["n", 3, 32, 32]
+    inner = next(node for node in graph.nodes if node.op == "Relu").outputs[0]
+    graph.outputs.append(gs.Variable("extra", np.float32, ["n", None, 32, 32]))
+    graph.nodes.append(gs.Node("Relu", "added", inputs=[inner], outputs=[graph.outputs[1]]))
+    model = as_proto(rc.prune(graph, target="channels=0.75").model)
+    assert (model.graph.name, model.opset_import[0].version) == ("renamed", graph.opset)
+    assert [value.name for value in model.graph.input] == ["image"]
+    assert [value.name for value in model.graph.output] == ["scores", "extra"]
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "n"
+    onnx.checker.check_model(model, full_check=True)
+
+
+def test_results_share_no_weights_with_what_they_came_from(file):
+    graph = rc.prune(as_kind("gs.Graph", file("resnet20")), target="channels=1.0", verify=False).model
+    result = rc.prune(graph, target="channels=1.0", verify=False).model
+    name = "layer3.0.conv1.weight"
+    before = graph.tensors()[name].values.copy()
+    result.tensors()[name].values[:] = 0
+    assert np.array_equal(graph.tensors()[name].values, before)

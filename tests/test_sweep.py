@@ -532,3 +532,21 @@ def test_amounts_are_readable():
 def test_the_networks_are_valid(file, folder):
     (found,) = rc.sweep(file(), folder, **HERE)
     onnx.checker.check_model(str(folder / found.file), full_check=True)
+
+
+def test_a_criterion_that_does_something_else_under_its_name_is_cut_again(file, folder):
+    def later(analysis, context):
+        return np.arange(analysis.width) + 1.0
+
+    def earlier(analysis, context):
+        return analysis.width - np.arange(analysis.width) + 1.0
+
+    def cut(function):
+        rc.criterion("own", "a test")(function)
+        (row,) = rc.sweep(file("resnet20"), folder, ["channels=0.5"], ["own"], jobs=1, latency=False, plot=False, verify=False)
+        path = folder / f"{row.name}.onnx"
+        return path.stat().st_mtime_ns, path.read_bytes()
+
+    first, again, other = cut(later), cut(later), cut(earlier)
+    assert first == again
+    assert first[1] != other[1]

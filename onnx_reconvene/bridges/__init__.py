@@ -9,12 +9,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import IO, Any
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_reconvene import notes
 from onnx_reconvene.errors import ReconveneError, UsageError
-from onnx_reconvene.graph import from_model, load, reopen, to_model
+from onnx_reconvene.graph import from_model, from_source, load, reopen, to_model, without_weights
 from onnx_reconvene.process import workplace
 from onnx_reconvene.state import KEY
 
@@ -33,10 +34,10 @@ def open_model(model: Any, in_place: bool = False) -> tuple[gs.Graph, Callable[[
         return from_model(model), _to_proto
     if isinstance(model, gs.Graph):
         if not hasattr(model, "source"):
-            return from_model(gs.export_onnx(model, do_type_check=False)), (lambda graph: graph) if in_place else reopen
+            return from_model(gs.export_onnx(model, do_type_check=False)), (lambda graph: graph) if in_place else _apart
         if not in_place:
             notes.restore(model)
-        return (model, lambda graph: graph) if in_place else (reopen(model), reopen)
+        return (model, lambda graph: graph) if in_place else (reopen(model), _apart)
     kind = type(model)
     if kind.__module__.partition(".")[0] == "onnx_ir" and kind.__name__ == "Model":
         return _from_ir(model)
@@ -44,6 +45,12 @@ def open_model(model: Any, in_place: bool = False) -> tuple[gs.Graph, Callable[[
         return _from_program(model)
     kinds = "a path, bytes, a binary file, ModelProto, gs.Graph, onnx_ir.Model or ONNXProgram"
     raise UsageError(f"a {kind.__module__}.{kind.__name__} is no model: give {kinds}")
+
+
+def _apart(graph: gs.Graph) -> gs.Graph:
+    """Return a graph that shares no weight with this one or the one that this came from."""
+    bare = without_weights(graph)
+    return from_source(replace(bare, arrays={name: np.array(array) for name, array in bare.arrays.items()}))
 
 
 def _to_proto(graph: gs.Graph) -> onnx.ModelProto:

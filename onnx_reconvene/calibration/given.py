@@ -21,7 +21,7 @@ class Calibration:
     `losses.choose`; gradients: who computes these, "ort" or "torch"; image: how images are prepared, see `images.preparation`.
     """
 
-    data: Any = None
+    data: Any = field(default=None, repr=False)  # it may be large
     samples: int = 128
     batch_size: int = 0
     loss: Any = None

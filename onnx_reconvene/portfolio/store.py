@@ -9,9 +9,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 from onnx_reconvene import __version__
+from onnx_reconvene.allocate import allocators
 from onnx_reconvene.calibration.data import files_of
 from onnx_reconvene.errors import UsageError
 from onnx_reconvene.files import check_writable, remove, write_whole
@@ -19,6 +21,7 @@ from onnx_reconvene.options import Options
 from onnx_reconvene.portfolio.cell import Cell, Outcome
 from onnx_reconvene.portfolio.dense import Dense
 from onnx_reconvene.report import score_kept
+from onnx_reconvene.saliency import criteria
 
 Report = dict[str, Any]  # as JSON types
 SECTION = "sweep"  # of a report: what the cut depends on, and what only a sweep finds out
@@ -87,7 +90,24 @@ class Store:
     def _key(self, cell: Cell) -> Report:
         """Return what the cut of cell depends on, as JSON types."""
         dense = {"network": self.dense.digest, "yardstick": self.dense.yardstick}
-        return {"version": __version__, **dense, "files": self.files, "options": as_json(cell.options)}
+        names = {cell.options.criterion, self.dense.yardstick} & criteria.keys()
+        functions = [part for name in sorted(names) for part in (criteria[name].score, criteria[name].elements)]
+        code = [code_of(function) for function in (*functions, allocators.get(cell.options.allocate))]
+        return {"version": __version__, **dense, "files": self.files, "options": as_json(cell.options), "code": code}
+
+
+def code_of(function: Any) -> str | None:
+    """Return the SHA-256 of what a function that a user has registered does, None for those of this package."""
+    code = getattr(function, "__code__", None)
+    if code is None or function.__module__.startswith("onnx_reconvene."):
+        return None
+    return hashlib.sha256(_told(code).encode()).hexdigest()
+
+
+def _told(code: CodeType) -> str:
+    """Return the instructions of a function and of those in it, wherever they stand."""
+    constants = [_told(value) if isinstance(value, CodeType) else repr(value) for value in code.co_consts]
+    return repr((code.co_code, code.co_names, code.co_varnames, code.co_freevars, constants))
 
 
 def as_json(options: Options) -> Report:
