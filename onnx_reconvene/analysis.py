@@ -33,18 +33,19 @@ def analyze(
     attention: str = "heads",
     read: Mapping[str, Shape] | None = None,
     samples: Mapping[str, Sequence[int]] | None = None,
+    accept: bool = False,
 ) -> Analysis:
     """Return what can be removed from graph, its free dimensions fixed as sizes says, or else as large as those of samples, or of
     ordinary inputs.
 
-    read: shapes of tensors in a run, for those that cannot be inferred. attention: "heads" removes attention heads whole, "dims" as
-    many dimensions of every head. Where a split axis turns out frozen because its innermost part absorbs the removal, or is
-    reduced, the next one out is tried; of splits in a row, the last one first. That is taken which lets layers lose most channels,
-    if each keeps a unit; of equals what falls into most units.
+    read: shapes of tensors in a run, for those that cannot be inferred; accept: sizes that nothing tells count as assumed.
+    attention: "heads" removes attention heads whole, "dims" as many dimensions of every head. Where a split axis turns out frozen
+    because its innermost part absorbs the removal, or is reduced, the next one out is tried; of splits in a row, the last one
+    first. That is taken which lets layers lose most channels, if each keeps a unit; of equals what falls into most units.
     """
     given, samples = sizes or {}, samples or {}
     inputs = input_sizes(graph, {**samples, **given})
-    inferred = infer_all(graph, inputs, read or {})
+    inferred = infer_all(graph, inputs, read or {}, accept)
     shapes, integers = inferred.shapes, inferred.integers
     _check_sizes(shapes)
     static = moved_constants(graph, integers)
@@ -53,7 +54,7 @@ def analyze(
     best: tuple[tuple[float, ...], Flow, Solution] | None = None
     while True:
         flow = Flow(graph, shapes, integers, static, program.results, outward, program.names, attention == "dims")
-        flow.assumed, flow.proven = inferred.assumed, inferred.proven
+        flow.assumed, flow.accepted, flow.proven = inferred.assumed, inferred.accepted, inferred.proven
         _run(flow, program)
         solution = flow.equalities.solve()
         found = _removable(flow, solution), solution.free.size, -len(solution.inexact)

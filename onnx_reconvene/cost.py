@@ -119,12 +119,13 @@ class CostModel:
 class Counting:
     """What costs take for granted, and what they leave out.
 
-    read_shapes: of tensors in a run, where sizes depend on data. By name of the node: the layers whose cost is not known and why
-    (`uncounted`), the types of nodes that no rule knows and that read weights (`unruled`), and those of loops of which one step is
-    counted, for nothing tells how many they make (`stepping`).
+    read_shapes: of tensors in a run, where sizes depend on data; assumed_shapes: those with sizes that nothing tells. By name of
+    the node: the layers whose cost is not known and why (`uncounted`), the types of nodes that no rule knows and that read weights
+    (`unruled`), and those of loops of which one step is counted, for nothing tells how many they make (`stepping`).
     """
 
     read_shapes: Mapping[str, Sequence[int]]
+    assumed_shapes: Mapping[str, Sequence[int]]
     uncounted: Mapping[str, str]
     unruled: Mapping[str, str]
     stepping: Mapping[str, str]
@@ -134,11 +135,15 @@ class Counting:
         """Return what is said of the costs of an analysed network."""
         flow = analysis.flow
         named = ({flow.names[output]: why for output, why in of.items()} for of in (flow.uncounted, flow.unruled, flow.stepping))
-        return cls(dict(analysis.read), *named)
+        return cls(dict(analysis.read), dict(flow.accepted), *named)
 
     def lines(self) -> list[str]:
         """Return one line on each kind that there is."""
         said = [self._read()] if self.read_shapes else []
+        if self.assumed_shapes:
+            count = len(self.assumed_shapes)
+            tensors = f"the shapes of {count} tensors are" if count > 1 else "the shape of 1 tensor is"
+            said.append(f"{tensors} assumed in part, for nothing tells all sizes: {_shape(self.assumed_shapes)}")
         said += [uncounted_line(self.uncounted)] if self.uncounted else []
         if self.unruled:
             said.append(f"what operators without a rule do with their weights is not counted: {_first(self.unruled)}")
@@ -147,11 +152,10 @@ class Counting:
         return said
 
     def _read(self) -> str:
-        name, shape = next(iter(self.read_shapes.items()))
         empty = sum(0 in sizes for sizes in self.read_shapes.values())
         nothing = f"; {empty} held nothing there and count as one element" if empty else ""
         tensors = f"{len(self.read_shapes)} tensor{'s' if len(self.read_shapes) > 1 else ''} with sizes that depend on data"
-        return f"{tensors}, as in a run on random inputs: '{name}' {'x'.join(map(str, shape)) or 'scalar'}, ...{nothing}"
+        return f"{tensors}, as in a run on random inputs: {_shape(self.read_shapes)}{nothing}"
 
 
 def uncounted_line(uncounted: Mapping[str, str]) -> str:
@@ -160,6 +164,11 @@ def uncounted_line(uncounted: Mapping[str, str]) -> str:
     more = f", and {len(uncounted) - 1} more" if len(uncounted) > 1 else ""
     layers = "1 layer is" if len(uncounted) == 1 else f"{len(uncounted)} layers are"
     return f"{layers} not counted in MACs, latency and memory: '{node}' ({reason}){more}"
+
+
+def _shape(shapes: Mapping[str, Sequence[int]]) -> str:
+    name, shape = next(iter(shapes.items()))
+    return f"'{name}' {'x'.join(map(str, shape)) or 'scalar'}" + (", ..." if len(shapes) > 1 else "")
 
 
 def _first(types: Mapping[str, str]) -> str:

@@ -200,6 +200,7 @@ class Flow:
         self.permutations: list[Permutation] = []
         self.macs: list[Macs] = []
         self.assumed: Mapping[str, Collection[int]] = {}  # by tensor, the axes whose sizes are assumed
+        self.accepted: Mapping[str, Shape] = {}  # shapes of tensors with sizes that count though they are assumed
         self.proven = True  # all shapes follow from those of the graph inputs
         self.steps = 1  # of the loops that the node at hand is in
         self.stepping: dict[str, str] = {}  # loops (first outputs) of an unknown number of steps, and their types

@@ -25,6 +25,7 @@ from onnx_reconvene.names import first_output, name_of
 from onnx_reconvene.node_shapes import infer_node, static_shape
 from onnx_reconvene.plain import graphs_in, nodes_in
 from onnx_reconvene.shapes import Integers, Shape
+from onnx_reconvene.twins import as_plain
 
 
 def pinned(model: onnx.ModelProto, sizes: Mapping[str, Sequence[int]]) -> onnx.ModelProto:
@@ -81,19 +82,23 @@ def infer(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> tuple[dict[str
 
 @dataclass(frozen=True)
 class Inferred:
-    """What is known of the tensors of a graph: shapes, values of small integer tensors, by tensor the axes whose sizes are assumed,
-    and whether all shapes follow from those of the graph inputs."""
+    """What is known of the tensors of a graph: shapes, values of small integer tensors, by tensor the axes of unknown size, shapes
+    that are assumed in part and count all the same, and whether all shapes follow from those of the graph inputs."""
 
     shapes: dict[str, Shape]
     integers: Integers
     assumed: dict[str, frozenset[int]]
+    accepted: dict[str, Shape]
     proven: bool
 
 
-def infer_all(graph: gs.Graph, sizes: Mapping[str, Sequence[int]], read: Mapping[str, Shape]) -> Inferred:
-    """Return what `infer` does, where that fails with shapes as stated in the file, as read in a run, or assumed."""
-    walk = _walk(graph, sizes, read)
-    return Inferred(walk.shapes, walk.integers, walk.assumed, walk.proven)
+def infer_all(graph: gs.Graph, sizes: Mapping[str, Sequence[int]], read: Mapping[str, Shape], accept: bool) -> Inferred:
+    """Return what `infer` does, where that fails with shapes as stated in the file, as read in a run, or assumed.
+
+    accept: sizes that are assumed hold where the rank of the tensor is known.
+    """
+    walk = _walk(graph, sizes, read, accept)
+    return Inferred(walk.shapes, walk.integers, walk.assumed, walk.accepted, walk.proven)
 
 
 def element_types(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> dict[str, np.dtype[Any]]:
@@ -102,7 +107,9 @@ def element_types(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> dict[s
     return {name: np.dtype(helper.tensor_dtype_to_np_dtype(kind)) for name, kind in kinds.items() if kind}
 
 
-def _walk(graph: gs.Graph, sizes: Mapping[str, Sequence[int]], read: Mapping[str, Shape] | None = None) -> _Inference:
+def _walk(
+    graph: gs.Graph, sizes: Mapping[str, Sequence[int]], read: Mapping[str, Shape] | None = None, accept: bool = False
+) -> _Inference:
     """Infer shapes; where some are still missing, assume them if shapes that were read in a run, or none, are given."""
     model: onnx.ModelProto = graph.source.model
     inferred = pinned(model, sizes if has_free_sizes(graph) else {})
@@ -123,6 +130,7 @@ def _walk(graph: gs.Graph, sizes: Mapping[str, Sequence[int]], read: Mapping[str
     )
     for name, value in graph.input_values.items():
         walk.integers.assume(name, value)
+    walk.accept = accept
     for node in graph.nodes:
         walk.visit(node)
     return walk
@@ -161,6 +169,8 @@ class _Inference:
         self.stated, self.read = stated, read
         self.uncertain: set[str] = set()  # tensors some of whose sizes were assumed, or read in a run
         self.assumed: dict[str, frozenset[int]] = {}  # by tensor, the axes whose sizes were assumed
+        self.accept = False  # of these, sizes are held for known where the rank is
+        self.accepted: dict[str, Shape] = {}  # shapes with such sizes
         self.proven = True  # all shapes follow from those of the graph inputs
         model: onnx.ModelProto = graph.source.model
         self.protos = {output: node for node in nodes_in(model.graph) for output in node.output if output}
@@ -185,12 +195,8 @@ class _Inference:
     def _compute(self, node: gs.Node) -> None:
         types, shapes, integers = self.types, self.shapes, self.integers
         outputs = [t.name for t in node.outputs if t.name]
-        if (
-            node.inputs
-            and node.inputs[0].inputs
-            and self.read is not None
-            and (node.inputs[0].name in self.assumed or node.inputs[0].name not in shapes)
-        ):
+        first = node.inputs[0] if node.inputs and self.read is not None else None
+        if first is not None and first.inputs and (first.name in self.assumed or first.name not in shapes):
             self._demand(node)
         if outputs and any(name not in shapes for name in outputs) and outputs[0] in self.protos:
             try:
@@ -239,7 +245,14 @@ class _Inference:
         elif certain is not None:
             is_known = onnx.defs.has(node.op, node.domain or "")
             like = self.shapes.get(node.inputs[0].name) if node.inputs and not is_known else None
-            self._enter(name, assumed(certain, like), unknown)
+            self._assumed(name, assumed(certain, like), unknown)
+
+    def _assumed(self, name: str, shape: Shape, axes: Iterable[int], is_rank_known: bool = True) -> None:
+        """Enter a shape with sizes that are assumed along axes."""
+        accept = self.accept and is_rank_known
+        if accept:
+            self.accepted[name] = shape
+        self._enter(name, shape, () if accept else axes)
 
     def _enter(self, name: str, shape: Shape, axes: Iterable[int]) -> None:
         """Enter a shape that is not certain, and the axes along which it is assumed."""
@@ -284,7 +297,8 @@ class _Inference:
         known = [size if before is None or axis in axes else before[axis] for axis, size in enumerate(known)]
         self.types[name] = helper.make_tensor_type_proto(self._element(name) or onnx.TensorProto.FLOAT, known)
         self.assumed.pop(name, None)
-        self._enter(name, assumed(known, before or like), [axis for axis, size in enumerate(known) if size is None])
+        axes = frozenset(axis for axis, size in enumerate(known) if size is None)
+        self._assumed(name, assumed(known, before or like), axes, as_plain(node).op != "MatMul")
 
     def _run(self, *bodies: gs.Graph) -> None:
         for body in bodies:

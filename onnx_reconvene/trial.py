@@ -35,7 +35,7 @@ def analyze_by_trial(
     if not analysis.flow.uncounted or not unknown:
         return analysis
     read = shapes_in_a_run(graph, analysis.sizes, unknown)
-    return replace(analyze(graph, analysis.sizes, attention, read), origins=analysis.origins) if read else analysis
+    return replace(analyze(graph, analysis.sizes, attention, read, accept=True), origins=analysis.origins)
 
 
 def shapes_in_a_run(graph: gs.Graph, sizes: Mapping[str, Sequence[int]], names: Iterable[str]) -> dict[str, Shape]:

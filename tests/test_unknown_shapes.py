@@ -21,6 +21,7 @@ from tests.nets.net import draw
 PLUGIN = """c = Conv<pads = [1,1,1,1]>(x, w0) e = Relu(c) a = Conv<pads = [1,1,1,1]>(e, w1)
             p = my.ops.Norm(a) b = Conv<pads = [1,1,1,1]>(p, w2) h = Relu(b) y = Conv(h, w3)"""
 WEIGHTS = {"w0": (10, 3, 3, 3), "w1": (6, 10, 3, 3), "w2": (8, 6, 3, 3), "w3": (5, 8, 1, 1)}
+MIX = "a = MatMul(x, w1) c = Relu(a) e = MatMul(c, w2) p = my.ops.Mix(e) b = MatMul(p, w3) h = Relu(b) y = MatMul(h, w4)"
 POINTS = """n = NonZero(x) t = Transpose<perm = [1,0]>(n) f = Cast<to = 1>(t) a = MatMul(f, m1) h = Relu(a)
             s = Shape(h) z = Constant<value_ints = [0]>() r = Gather(s, z) k = Constant<value_ints = [2,8]>()
             o = Concat<axis = 0>(r, k) q = Reshape(h, o) v = ReduceSum<keepdims = 0>(q, i)
@@ -39,6 +40,11 @@ def plugin(values: str = "", inputs: str = "float[N,3,8,8] x") -> onnx.ModelProt
     return model(PLUGIN, WEIGHTS, inputs, "float y", values)
 
 
+def mix() -> onnx.ModelProto:
+    weights = {"w1": (6, 9), "w2": (9, 8), "w3": (8, 10), "w4": (10, 4)}
+    return model(MIX, weights, "float[N,5,6] x", "float[A,B,4] y")
+
+
 def points() -> onnx.ModelProto:
     result = model(POINTS, MATRICES, "float[4,5] x", "float y")
     result.graph.initializer.append(numpy_helper.from_array(np.asarray([1]), "i"))
@@ -49,6 +55,10 @@ def macs_by_layer(network: onnx.ModelProto) -> dict[str, float]:
     analysis = analyze_by_trial(from_model(network))
     cost = CostModel(analysis)
     return cost.macs_by_node(cost.dense)
+
+
+def counting(network: onnx.ModelProto) -> Counting:
+    return Counting.of(analyze_by_trial(from_model(network)))
 
 
 def test_layers_behind_a_plugin_count_where_the_file_states_its_shape() -> None:
@@ -68,18 +78,24 @@ def test_a_statement_that_cannot_be_is_no_error(stated: str) -> None:
     assert analyze_by_trial(from_model(narrow)).groups[0].name == "c"
 
 
+def test_sizes_behind_a_plugin_are_assumed_and_said_where_the_weight_of_a_layer_tells_the_rest() -> None:
+    network = plugin()
+    assert macs_by_layer(network) == macs_by_layer(plugin("float[N,6,8,8] p"))
+    assert "the shape of 1 tensor is assumed in part, for nothing tells all sizes: 'p' 1x6x8x8" in counting(network).lines()
+
+
 def test_a_target_that_depends_on_layers_of_unknown_shape_is_refused() -> None:
     with pytest.raises(TargetError, match=r"2 layers are not counted.*'b'.*--allow-uncounted"):
-        rc.prune(plugin(), target="macs=0.5", verify=False)
+        rc.prune(mix(), target="macs=0.5", verify=False)
 
 
 def test_channels_behind_a_layer_of_unknown_shape_go_and_the_report_says_what_does_not_count() -> None:
-    result = rc.prune(plugin(), target="channels=0.5", criterion="l2", round_to=1, rectify="none", verify=False)
+    result = rc.prune(mix(), target="channels=0.5", criterion="l2", round_to=1, rectify="none", verify=False)
     assert result.report.counting.uncounted.keys() == {"b", "y"}
     assert "2 layers are not counted in MACs" in rc.report.summary(result.report)
-    kept = {t.name: t.dims[0] for t in result.model.graph.initializer}
-    assert kept["w1"] == 6  # the plugin reads these channels
-    assert kept["w2"] < 8
+    kept = {t.name: t.dims[1] for t in result.model.graph.initializer}
+    assert kept["w2"] == 8  # the plugin reads these channels
+    assert kept["w3"] < 10
 
 
 def test_sizes_that_depend_on_data_are_those_of_a_run() -> None:
@@ -108,7 +124,7 @@ def test_of_a_tensor_that_holds_nothing_in_a_run_one_element_counts_and_that_is_
 
 def test_the_command_refuses_and_allows(run: Callable[..., Ran], file: Callable[..., Path], tmp_path: Path) -> None:
     report = tmp_path / "report.json"
-    words = [file(plugin()), tmp_path / "out.onnx", "--target", "macs=0.5", "--criterion", "l2", "--no-verify", "--report", report]
+    words = [file(mix()), tmp_path / "out.onnx", "--target", "macs=0.5", "--criterion", "l2", "--no-verify", "--report", report]
     assert run(*words).status == 4
     assert run(*words, "--allow-uncounted").status == 0
     assert json.loads(report.read_text())["counting"]["uncounted"].keys() == {"b", "y"}
@@ -131,7 +147,7 @@ def test_channels_of_matrix_products_behind_a_plugin_go_if_its_input_tells_the_r
 def test_weights_of_an_operator_without_a_rule_are_said_not_to_count() -> None:
     body = "a = MatMul(x, w1) h = Relu(a) p = my.ops.Dense(h, w2) y = Add(p, x)"
     network = model(body, {"w1": (6, 8), "w2": (8, 6)}, "float[N,6] x", "float[N,6] y", "float[N,6] p")
-    assert Counting.of(analyze_by_trial(from_model(network))).unruled == {"p": "Dense"}
+    assert counting(network).unruled == {"p": "Dense"}
 
 
 LOOP = (
@@ -152,7 +168,7 @@ def test_layers_in_loops_count_once_for_each_step() -> None:
 def test_of_loops_whose_steps_are_not_known_one_step_counts_and_that_is_said() -> None:
     network = model(f"z = Loop(n, k, x) {LOOP}", {"w1": (6, 8), "w2": (8, 6)}, "float[2,6] x, int64 n, bool k", "float[2,6] z")
     assert macs_by_layer(network) == {"h": 2 * 6 * 8, "t": 2 * 6 * 8}
-    assert Counting.of(analyze_by_trial(from_model(network))).lines() == [
+    assert counting(network).lines() == [
         "one step is counted of loops whose number of steps is not known before they run: Loop 'z'"
     ]
 
