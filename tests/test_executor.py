@@ -14,6 +14,7 @@ import onnx_reconvene as rc
 from onnx_reconvene.errors import ModelError
 from onnx_reconvene.graph import from_model
 from onnx_reconvene.operators import OPERATORS
+from onnx_reconvene.plain import nodes_in
 from onnx_reconvene.sizes import input_sizes
 from tests import derivatives, nets, oracle
 from tests.derivatives.oracle import run, trainable, weighted
@@ -22,6 +23,7 @@ from tests.nets import Net
 torch = pytest.importorskip("torch")
 
 from onnx_reconvene.executor import gradients_of  # noqa: E402
+from onnx_reconvene.executor.node import operator_name  # noqa: E402
 from onnx_reconvene.executor.prepare import is_defined  # noqa: E402
 from onnx_reconvene.executor.rules import RULES, UNSUPPORTED  # noqa: E402
 from tests.test_gradients_torch import MODULES, exported  # noqa: E402
@@ -40,7 +42,7 @@ def tensors(feeds: Arrays) -> dict[str, Any]:
 
 
 def is_supported(model: onnx.ModelProto) -> bool:
-    return not any(node.op_type in UNSUPPORTED for node in model.graph.node)
+    return not any(operator_name(node) in UNSUPPORTED for node in nodes_in(model.graph))
 
 
 EXECUTED = {key: net for key, net in nets.ALL.items() if is_supported(net.model) and key not in OTHERWISE}
@@ -62,7 +64,7 @@ def test_outputs_are_those_of_onnxruntime(key: str, net: Net) -> None:
 
 @pytest.mark.parametrize("net", REFUSED.values(), ids=REFUSED.keys())
 def test_operator_that_torch_lacks_is_named(net: Net) -> None:
-    with pytest.raises(ModelError, match=r"^node '\w+': operator \w+ cannot be executed in torch: .+$"):
+    with pytest.raises(ModelError, match=r"^node '\w+': operator [\w.]+ cannot be executed in torch: .+$"):
         rc.to_torch(net.model)
 
 

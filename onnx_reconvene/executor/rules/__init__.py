@@ -36,10 +36,15 @@ RULES: dict[str, Operator] = {
 }
 
 VISION = "torch has it in torchvision only"
+FUSED = "it is made by an optimizer for onnxruntime: take the network before that"
+ATTENTION = ["Attention", "EmbedLayerNormalization", "GroupQueryAttention", "RotaryEmbedding"]
+INTEGER = ["DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulNBits", "QAttention", "QGemm"]
+INTEGER += [f"QLinear{op}" for op in ("AveragePool", "Concat", "Conv", "GlobalAveragePool", "Softmax", "Where")]
 
 # Operators that are known and deliberately not executed, and why.
 UNSUPPORTED = {
     **dict.fromkeys(["DeformConv", "MaxRoiPool", "NonMaxSuppression", "RoiAlign"], VISION),
+    **dict.fromkeys([f"com.microsoft.{op}" for op in (*ATTENTION, *INTEGER)], FUSED),
 }
 
 __all__ = ["RULES", "UNSUPPORTED"]

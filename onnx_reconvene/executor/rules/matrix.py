@@ -28,14 +28,13 @@ def gemm(node: Node) -> Function:
 
 
 def fused_matmul(node: Node) -> Function:
-    """y = alpha a b, the last two axes of a and b swapped on demand"""
+    """y = alpha a b, on demand the first axis of a and b put behind those of the batch, and their last two axes swapped"""
     alpha = node.attribute("alpha", 1.0)
-    if node.attribute("transBatchA", 0) or node.attribute("transBatchB", 0):
-        raise node.unsupported("transposed batches")
-    trans_a, trans_b = node.attribute("transA", 0), node.attribute("transB", 0)
+    last, first = ([node.attribute(f"trans{batch}{x}", 0) for x in "AB"] for batch in ("", "Batch"))
 
-    def run(a: Tensor, b: Tensor) -> Tensor:
-        return alpha * torch.matmul(a.mT if trans_a else a, b.mT if trans_b else b)
+    def run(*operands: Tensor) -> Tensor:
+        moved = [x.movedim(0, -2) if turned else x for x, turned in zip(operands, first, strict=True)]
+        return alpha * torch.matmul(*[x.mT if turned else x for x, turned in zip(moved, last, strict=True)])
 
     return run
 

@@ -204,6 +204,7 @@ def reversed_places(lengths: Tensor, steps: int) -> Tensor:
 RULES: dict[str, Operator] = {
     "Concat": Operator(concat),
     "DepthToSpace": Operator(depth_to_space),
+    "com.microsoft.ExpandDims": Operator(unsqueeze, host=(1,)),
     "Expand": Operator(expand, host=(1,)),
     "Flatten": Operator(flatten),
     "Pad": Operator(pad, host=(1, 2, 3)),

@@ -143,6 +143,8 @@ RULES: dict[str, Operator] = {
     "QLinearConv": Operator(qlinear_conv),
     "QLinearMatMul": Operator(qlinear_matmul),
     "QuantizeLinear": Operator(quantize),
+    "com.microsoft.DequantizeLinear": Operator(dequantize),
+    "com.microsoft.QuantizeLinear": Operator(quantize),
     "com.microsoft.QLinearAdd": qlinear_binary(torch.add),
     "com.microsoft.QLinearLeakyRelu": qlinear_unary(leaky_relu),
     "com.microsoft.QLinearMul": qlinear_binary(torch.mul),
