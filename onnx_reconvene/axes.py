@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import numpy as np
@@ -33,12 +34,18 @@ class Axes:
             entries.append((np.full(groups.size, row), groups, counts))
         self._row, self._group, counts = (np.concatenate(column) for column in zip(*entries, strict=True))
         self._per_unit = counts / dense[self._group]
+        self._by_group = Lookup.of(self._group, len(dense))
 
     def __call__(self, widths: Widths) -> Sizes:
         """Return the size of every axis at these widths, [rows]."""
         free = np.bincount(self._row, self._per_unit * widths[self._group], self._frozen.size)
         result: Sizes = self._frozen + free
         return result
+
+    def of_group(self, group: int) -> tuple[NDArray[np.int64], Sizes]:
+        """Return the rows whose size depends on the width of a group, and by how much per unit."""
+        entries = self._by_group[group]
+        return self._row[entries], self._per_unit[entries]
 
     def groups(self, axes: Iterable[Axis]) -> NDArray[np.int64]:
         """Return the groups on which the sizes of these axes depend."""
@@ -71,6 +78,23 @@ def _along(analysis: Analysis, name: str, axis: int) -> tuple[int, Labels]:
 
 
 @dataclass(frozen=True)
+class Lookup:
+    """Where in a list of numbers each of 0, 1, ... stands."""
+
+    order: NDArray[np.int64]
+    starts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, numbers: NDArray[np.int64], count: int) -> Lookup:
+        """Look up the numbers below count."""
+        return cls(np.argsort(numbers, kind="stable"), np.append(0, np.cumsum(np.bincount(numbers, minlength=count))))
+
+    def __getitem__(self, number: int) -> NDArray[np.int64]:
+        inside = number + 1 < len(self.starts)
+        return self.order[self.starts[number] : self.starts[number + 1]] if inside else self.order[:0]
+
+
+@dataclass(frozen=True)
 class Products:
     """A weighted sum of products of axis sizes: sum over terms t of weight[t] * prod over j of size[axes[t, j]]."""
 
@@ -84,6 +108,17 @@ class Products:
         for row, term in zip(rows, terms, strict=True):
             row[: len(term)] = [axes.row[axis] for axis in term]
         return cls(rows, np.asarray(weight, np.float64))
+
+    @cached_property
+    def _by_row(self) -> Lookup:
+        return Lookup.of(self.axes.ravel(), int(self.axes.max(initial=0)) + 1)
+
+    def reading(self, rows: NDArray[np.int64]) -> Products:
+        """Return the part of the sum that depends on the sizes in these rows."""
+        terms = np.unique(
+            np.concatenate([np.empty(0, np.int64), *(self._by_row[row] for row in rows.tolist())]) // self.axes.shape[1]
+        )
+        return Products(self.axes[terms], self.weight[terms])
 
     def terms(self, sizes: Sizes) -> NDArray[np.float64]:
         """Return each term at these axis sizes."""

@@ -21,6 +21,8 @@ from onnx_reconvene.graph import dead_nodes, every_node
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.memory import Activations
 
+SUMS = ("params", "macs", "size")  # costs that are sums of products of sizes
+
 
 class CostModel:
     """Costs of a network as functions of its group widths (units kept of each group).
@@ -79,6 +81,10 @@ class CostModel:
             shapes = {tuple(shape) for shape in sizes[family.axes].tolist()}
             total += sum(math.prod(shape) for shape in shapes) * (bytes_each if kind == "size" else 1.0)
         return total
+
+    def tally(self, widths: Widths, kinds: Sequence[str]) -> Tally:
+        """Return these kinds of cost at widths that are to change one group at a time."""
+        return Tally(self, widths, kinds)
 
     @cached_property
     def activations(self) -> Activations:
@@ -156,6 +162,34 @@ class Counting:
         nothing = f"; {empty} held nothing there and count as one element" if empty else ""
         tensors = f"{len(self.read_shapes)} tensor{'s' if len(self.read_shapes) > 1 else ''} with sizes that depend on data"
         return f"{tensors}, as in a run on random inputs: {_shape(self.read_shapes)}{nothing}"
+
+
+class Tally:
+    """Costs at widths that change one group at a time, of which only what depends on that group is counted again."""
+
+    def __init__(self, cost: CostModel, widths: Widths, kinds: Sequence[str]) -> None:
+        self.widths = widths.copy()
+        self._cost, self._kinds = cost, kinds
+        self._sizes = cost._axes(widths)
+        self._products = {kind: getattr(cost, kind) for kind in kinds if kind in SUMS}
+        self._sums = {kind: products(self._sizes) for kind, products in self._products.items()}
+
+    def change(self, group: int, width: int) -> list[float]:
+        """Return the costs, in the order of kinds, with a group of this width, which it has from now on."""
+        rows, per_unit = self._cost._axes.of_group(group)
+        parts = {kind: products.reading(rows) for kind, products in self._products.items()}
+        before = {kind: part(self._sizes) for kind, part in parts.items()}
+        self._sizes[rows] += per_unit * (width - self.widths[group])
+        self.widths[group] = width
+        for kind, part in parts.items():
+            self._sums[kind] += part(self._sizes) - before[kind]
+        return [self._now(kind) for kind in self._kinds]
+
+    def _now(self, kind: str) -> float:
+        stored = kind in self._cost._before
+        if kind not in self._sums or (stored and np.array_equal(self.widths, self._cost.dense)):
+            return self._cost(kind, self.widths)
+        return self._sums[kind] + (self._cost._of_families(kind, self._sizes) if stored else 0.0)
 
 
 def uncounted_line(uncounted: Mapping[str, str]) -> str:

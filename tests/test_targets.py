@@ -411,3 +411,16 @@ def test_any_text_is_a_sensible_target_or_a_usage_error(text):
         assert target.kind in KINDS
         assert 0 < target.value < math.inf
         assert target.value <= 1 or not target.relative
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_costs_are_the_same_where_groups_change_one_by_one(costs, name):
+    cost, rng = costs(name), np.random.default_rng(0)
+    kinds = ("macs", "params", "size", "channels", "memory")
+    tally = cost.tally(cost.dense, kinds)
+    for group in rng.integers(len(cost.dense), size=40).tolist():
+        found = tally.change(group, int(rng.integers(1, cost.dense[group] + 1)))
+        assert found == [cost(kind, tally.widths) for kind in kinds]
+    for group, width in enumerate(cost.dense.tolist()):
+        found = tally.change(group, width)
+    assert found == [cost(kind, cost.dense) for kind in kinds]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -62,7 +62,11 @@ class Budget:
 
     def holds(self, widths: Widths) -> bool:
         """Tell whether all targets hold at these widths."""
-        return all(self.cost(t.kind, widths) <= bound * (1 + 1e-12) for t, bound in zip(self.targets, self.bounds, strict=True))
+        return self.allows(self.cost(target.kind, widths) for target in self.targets)
+
+    def allows(self, costs: Iterable[float]) -> bool:
+        """Return True if costs, in the order of targets, are within their bounds."""
+        return all(cost <= bound * (1 + 1e-12) for cost, bound in zip(costs, self.bounds, strict=True))
 
     def rounding(self, widths: Widths) -> Rounding:
         """Return how much of its target the kind of cost that comes closest leaves unused; nothing if no group is cut."""

@@ -26,34 +26,46 @@ def largest(holds: Callable[[float], bool]) -> float:
 def fill(within: Budget, widths: Widths, order: Iterable[int]) -> Widths:
     """Widen groups one step at a time, in this order, round after round, as long as all targets hold: in the end no group can be
     widened."""
-    widths = widths.copy()
-    waiting = list(order)
+    growing, waiting = Growing(within, widths), list(order)
     while waiting:
-        waiting = [group for group in waiting if _widen(within, widths, group)]
-    return widths
+        waiting = [group for group in waiting if growing.widen(group)]
+    return growing.widths
 
 
 def closest(within: Budget, wanted: Callable[[float], NDArray[np.floating]]) -> Widths:
     """Return the allowed widths nearest to wanted(x) at the largest x in [0, 1] at which all targets hold, the room that is left
     given, step by step, to the group that misses most."""
     ideal = wanted(largest(lambda x: within.holds(within.nearest(wanted(x)))))
-    widths = within.nearest(ideal)
-    waiting = list(zip((widths - ideal).tolist(), range(widths.size), strict=True))
+    growing = Growing(within, within.nearest(ideal))
+    waiting = list(zip((growing.widths - ideal).tolist(), range(ideal.size), strict=True))
     heapify(waiting)
     while waiting:
         _, group = heappop(waiting)
-        if _widen(within, widths, group):
-            heappush(waiting, (float(widths[group] - ideal[group]), group))
-    return widths
+        if growing.widen(group):
+            heappush(waiting, (float(growing.widths[group] - ideal[group]), group))
+    return growing.widths
 
 
-def _widen(within: Budget, widths: Widths, group: int) -> bool:
-    """Widen a group by one step if all targets hold then, and tell whether they do. Costs only grow, so a group that does not fit
-    once never does."""
-    wider = within.next(group, int(widths[group]))
-    if wider is None:
-        return False
-    before, widths[group] = int(widths[group]), wider
-    fits = within.holds(widths)
-    widths[group] = wider if fits else before
-    return fits
+class Growing:
+    """Widths that grow one group at a time as long as all targets hold."""
+
+    def __init__(self, within: Budget, widths: Widths) -> None:
+        self._within = within
+        self._tally = within.cost.tally(widths, [target.kind for target in within.targets])
+
+    @property
+    def widths(self) -> Widths:
+        """The widths now."""
+        return self._tally.widths
+
+    def widen(self, group: int) -> bool:
+        """Widen a group by one step if all targets hold then, and return True if they do. Costs only grow, so a group that does
+        not fit once never does."""
+        before = int(self.widths[group])
+        wider = self._within.next(group, before)
+        if wider is None:
+            return False
+        fits = self._within.allows(self._tally.change(group, wider))
+        if not fits:
+            self._tally.change(group, before)
+        return fits
