@@ -171,7 +171,7 @@ class Tally:
         self.widths = widths.copy()
         self._cost, self._kinds = cost, kinds
         self._sizes = cost._axes(widths)
-        self._products = {kind: getattr(cost, kind) for kind in kinds if kind in SUMS}
+        self._products: dict[str, Products] = {kind: getattr(cost, kind) for kind in kinds if kind in SUMS}
         self._sums = {kind: products(self._sizes) for kind, products in self._products.items()}
 
     def change(self, group: int, width: int) -> list[float]:

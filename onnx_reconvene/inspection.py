@@ -30,12 +30,12 @@ def inspection(analysis: Analysis, everything: bool = False) -> str:
     macs = cost.macs_by_node(cost.dense)
     total = sum(macs.values()) or 1.0
     share = {group.name: sum(macs.get(output, 0.0) for output in group.outputs) / total for group in analysis.groups}
-    groups = sorted(analysis.groups, key=lambda group: -share[group.name])
+    groups = sorted(wide(analysis), key=lambda group: -share[group.name])
     rows = [
         (_named(analysis, g), str(g.width), str(len(g.layers)), f"{share[g.name]:.1%}", "no" if g.inexact else "yes")
         for g in groups
     ]
-    reasons = by_reason(analysis.frozen)
+    reasons = by_reason([*analysis.frozen, *_single(analysis)])
     frozen = [(str(sum(entry.channels for entry in own)), _and_more(own), reason) for reason, own in reasons]
     return "\n".join(
         [
@@ -52,19 +52,32 @@ def inspection(analysis: Analysis, everything: bool = False) -> str:
     )
 
 
+def _single(analysis: Analysis) -> list[Frozen]:
+    """Return the channels that have to stay because nothing of their group would."""
+    single = [group for group in analysis.groups if group.width == 1]
+    return [Frozen(group.name, group.channels, "it is the only unit of its group") for group in single]
+
+
 def _totals(analysis: Analysis, cost: CostModel) -> list[str]:
     layers = [layer for layer in analysis.layers if layer.stored]
-    made, free = sum(layer.out.size for layer in layers), sum(int((analysis.units(layer.out) >= 0).sum()) for layer in layers)
+    units = np.concatenate([np.empty(0, np.int64), *(analysis.units(layer.out) for layer in layers)])
+    removable = np.append([group.width > 1 for group in analysis.groups], False)[np.append(analysis.group_of_unit, -1)]
     few = np.ones_like(cost.dense)
     left = {kind: cost(kind, few) / (cost(kind, cost.dense) or 1.0) for kind in ("macs", "params")}
-    n = len(analysis.groups)
+    n = len(wide(analysis))
+    groups = f"{n} group{'' if n == 1 else 's'}"
     return [
         *size_line(analysis.sizes, analysis.origins),
         f"{cost('macs', cost.dense):,.0f} MACs, {cost('params', cost.dense):,.0f} parameters; "
         f"with one unit left of each group {left['macs']:.1%} of the MACs and {left['params']:.1%} of the parameters",
-        f"{free:,} of {made:,} output channels of layers can go, in {n} group{'' if n == 1 else 's'} of channels that go together",
+        f"{removable[units].sum():,} of {units.size:,} output channels of layers can go, in {groups} of channels that go together",
         *Counting.of(analysis).lines(),
     ]
+
+
+def wide(analysis: Analysis) -> list[Group]:
+    """Return the groups of several units: the only unit of a group has to stay."""
+    return [group for group in analysis.groups if group.width > 1]
 
 
 def _named(analysis: Analysis, group: Group) -> str:

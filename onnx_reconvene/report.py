@@ -126,9 +126,10 @@ def summary(report: Report) -> str:
     """Return the report as a short table for a terminal."""
     lines = [sizes(report.before, report.after)]
     pruned = sum(group.pruned for group in report.groups)
-    units, kept = sum(g.width for g in report.groups), sum(g.kept for g in report.groups)
+    wide = [group for group in report.groups if group.width > 1]  # the only unit of a group stays
+    units, kept = sum(group.width for group in wide), sum(group.kept for group in wide)
     how = f"by {report.criterion}, {report.allocate}" if report.criterion and report.allocate else "as planned"
-    lines.append(f"{pruned} of {len(report.groups)} groups pruned {how}: {units - kept:,} of {units:,} removable units gone")
+    lines.append(f"{pruned} of {len(wide)} groups pruned {how}: {units - kept:,} of {units:,} removable units gone")
     lines += [rounding_line(report.rounding)] if report.rounding and report.rounding.step > 1 else []
     seen = data_lines(report.data) if report.data else []
     seen += [latency_line(report.latency)] if report.latency else []

@@ -835,6 +835,18 @@ def test_inspect(run, file):
     assert path.read_bytes() == before
 
 
+def test_the_only_unit_of_a_group_is_not_said_to_be_removable(run, parsed, file):
+    text = """<ir_version: 8, opset_import: ["": 17]> g (float[1,3,8,8] x) => (float[1,4,8,8] y) {
+        h = Conv(x, a)  i = Constant<value_ints = [1,0]>()  g = Gather<axis = 1>(h, i)  r = Add(h, g)
+        s = Conv(r, b)  t = Relu(s)  y = Conv(t, c) }"""
+    path = file(parsed(text, a=(2, 3, 1, 1), b=(6, 2, 1, 1), c=(4, 6, 1, 1)))
+    out = run("inspect", path).out
+    assert "6 of 12 output channels of layers can go, in 1 group of channels" in out
+    assert re.search(r"^ +2  \w+ +it is the only unit of its group$", out, re.M)
+    pruned = run(path, path.with_name("out.onnx"), "--target", "channels=0.5", "--round-to", "1", "--no-verify").out
+    assert re.search(r"1 of 1 groups pruned .*: \d of 6 removable units gone", pruned)
+
+
 def test_inspect_of_a_missing_file(fails, tmp_path):
     fails(3, "inspect", tmp_path / "absent.onnx", mentions=["absent.onnx"])
 

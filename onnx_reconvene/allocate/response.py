@@ -24,6 +24,7 @@ Floats = NDArray[np.float64]
 Feeds = dict[str, NDArray[np.generic]]
 MACS, MOST_MACS = 1.6e10, 3.2e10  # that all runs together should take, and that those on a single input may take
 PER_ELEMENT = 20  # multiply-accumulates in the time in which an element is made and read
+PER_NODE = 1e5  # in the time in which a runtime comes to a node
 DRAWS = 16  # inputs at most
 BLOBS, DIGITS = 4, 6  # of noise along each spatial axis; of a response
 
@@ -37,11 +38,12 @@ def responses(analysis: Analysis, scores: Scores, widths: Widths, macs: float) -
     """
     from onnx_reconvene.calibration.backend import compiled
 
-    cuts = [_cut_alone(analysis, scores, widths, g) for g in range(len(widths))]
-    total = max(macs, PER_ELEMENT * sum(map(prod, analysis.shapes.values()))) * (len(cuts) + 1)
+    elements, nodes = sum(map(prod, analysis.shapes.values())), len(analysis.graph.nodes)
+    total = max(macs, PER_ELEMENT * elements, PER_NODE * nodes) * (len(widths) + 1)
     floats = [t.name for t in analysis.graph.outputs if np.issubdtype(element_type(t), np.floating)]
     if total > MOST_MACS or not floats:
         return None
+    cuts = [_cut_alone(analysis, scores, widths, g) for g in range(len(widths))]
     source, weights = _with_weights_as_inputs(with_values(plain_source(analysis.graph), analysis.graph.input_values), cuts)
     run, rng = compiled(source, floats), np.random.default_rng(0)
     correlations = []
