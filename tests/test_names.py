@@ -1,6 +1,7 @@
 """What nodes are called does not matter: ONNX lets several have one name, or none."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from onnx_reconvene.cut import cut
 from onnx_reconvene.graph import from_model, to_model
 from onnx_reconvene.inspection import inspection
 from onnx_reconvene.plain import nodes_in
+from onnx_reconvene.process import isolated
 from tests.nets import ALL, Net
 from tests.oracle import random_mask
 
@@ -92,3 +94,8 @@ def test_the_runtime_does_not_load_equal_names(network: Callable[[str], ModelPro
     """Which is why they are cleared wherever a network is run."""
     with pytest.raises(Exception, match="two nodes with same node name"):
         onnxruntime.InferenceSession(renamed(network("resnet20"), ALIKE).SerializeToString())
+
+
+def test_equal_names_are_no_reason_to_call_a_model_invalid(file: Callable[..., Path], network: Callable[[str], ModelProto]) -> None:
+    done = isolated("validate.py", str(file(renamed(network("resnet20"), ALIKE))))
+    assert (done.returncode, done.stdout.strip()) == (0, "")
