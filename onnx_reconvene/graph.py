@@ -25,7 +25,7 @@ from onnx_reconvene import wire
 from onnx_reconvene.boundary import boundary
 from onnx_reconvene.checks import check_fields
 from onnx_reconvene.errors import ModelError
-from onnx_reconvene.header import put_header
+from onnx_reconvene.header import is_unknown, put_header
 from onnx_reconvene.homes import PACKED, constants_of, fill
 from onnx_reconvene.mapping import check_bytes, enter, enter_external, without_data
 from onnx_reconvene.plain import Plain, as_read, graphs_in, nodes_in, plain
@@ -139,11 +139,6 @@ def every_tensor(graph: gs.Graph) -> dict[str, gs.Tensor]:
     for part in every_graph(graph):
         tensors = {**part.tensors(), **tensors}
     return tensors
-
-
-def is_unknown(size: int | str | None) -> bool:
-    """Return True for what is declared as the size of a dimension but says nothing: -1 and "?", as old exporters write."""
-    return size == "?" or (isinstance(size, int) and size < 0)
 
 
 def from_source(source: Source) -> gs.Graph:

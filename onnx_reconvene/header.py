@@ -11,6 +11,11 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.importers.onnx_importer import OnnxImporter
 
 
+def is_unknown(size: int | str | None) -> bool:
+    """Return True for what is declared as the size of a dimension but says nothing: -1 and "?", as old exporters write."""
+    return size == "?" or (isinstance(size, int) and size < 0)
+
+
 def put_header(graph: gs.Graph, before: onnx.ModelProto, model: onnx.ModelProto) -> None:
     """Enter into model what has changed of the head of graph since it was imported from before."""
     if graph.name != before.graph.name:
@@ -47,4 +52,4 @@ def _is_as_declared(tensor: gs.Tensor, value: onnx.ValueInfoProto) -> bool:
 
 
 def _dims(shape: Sequence[Any] | None) -> list[Any] | None:
-    return None if shape is None else [size if isinstance(size, int) else str(size) for size in shape]
+    return None if shape is None else [None if is_unknown(size) else size for size in shape]

@@ -20,7 +20,8 @@ from onnx import helper, shape_inference
 from onnx_reconvene.assumed import Partial, Stated, assumed, nearest, read_by_layer
 from onnx_reconvene.control import branches_taken, loop_steps, scan_axes
 from onnx_reconvene.errors import ModelError
-from onnx_reconvene.graph import bodies_of, every_node, is_unknown
+from onnx_reconvene.graph import bodies_of, every_node
+from onnx_reconvene.header import is_unknown
 from onnx_reconvene.names import first_output, name_of
 from onnx_reconvene.node_shapes import infer_node, static_shape
 from onnx_reconvene.plain import graphs_in, nodes_in

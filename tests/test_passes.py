@@ -17,6 +17,7 @@ import onnxruntime
 import pytest
 
 import onnx_reconvene as rc
+from onnx_reconvene.graph import from_model, to_model
 from onnx_reconvene.passes import Allocate, Cut, Emit, Load, Pass, PassResult, Rectify, Score, Sequential, Verify
 from onnx_reconvene.verify import Verdict
 
@@ -597,3 +598,10 @@ def test_results_share_no_weights_with_what_they_came_from(file):
     before = graph.tensors()[name].values.copy()
     result.tensors()[name].values[:] = 0
     assert np.array_equal(graph.tensors()[name].values, before)
+
+
+def test_sizes_declared_as_unknown_stay_as_they_were_declared(parsed):
+    model = parsed('<ir_version: 9, opset_import: ["" : 18]> net (float[N,4] x) => (float[M,3] y) { y = MatMul (x, w) }', w=(4, 3))
+    for value, declared in ((model.graph.input[0], {"dim_value": -1}), (model.graph.output[0], {"dim_param": "?"})):
+        value.type.tensor_type.shape.dim[0].CopyFrom(onnx.TensorShapeProto.Dimension(**declared))
+    assert to_model(from_model(model)) == model
