@@ -230,7 +230,7 @@ def _stored_as(dims: Iterable[int], dtype: np.dtype[Any], is_quantized: bool = F
 def _initializers(graph: gs.Graph) -> dict[str, Stored]:
     """Return the weights that the model stores and that count, sparse ones as if they were dense."""
     model = graph.source.model.graph
-    readers = [node for node in every_node(graph) if node.op in ("DequantizeLinear", "QLinearConv")]
+    readers = [node for node in every_node(graph) if node.op in ("DequantizeLinear", "QGemm", "QLinearConv")]
     quantized = {tensor.name for node in readers for tensor in node.inputs}  # biases have 32 bits
     found = {t.name: _stored_as(t.dims, _dtype(t), t.name in quantized) for t in model.initializer}
     return {name: stored for name, stored in found.items() if stored is not None}

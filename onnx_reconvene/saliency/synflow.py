@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,10 +52,10 @@ def synflow(analysis: Analysis, context: Context) -> Scores:
     apart = unreached(analysis, network)
     magnitudes = criteria["l1"].score(analysis, context) if apart else np.zeros(width)
     if network.averaged:
-        warnings.warn(f"synflow has no rule for {', '.join(network.averaged)}; the flow there is spread evenly", stacklevel=2)
+        warnings.warn(f"synflow has no rule for {_first(network.averaged)}; the flow there is spread evenly", stacklevel=2)
     if apart:
-        layers = ", ".join(dict.fromkeys(f"'{group.layers[0]}'" for group in apart))
-        warnings.warn(f"no flow from the inputs can be followed through {layers}; magnitudes share it there", stacklevel=2)
+        layers = list(dict.fromkeys(f"'{group.layers[0]}'" for group in apart))
+        warnings.warn(f"no flow from the inputs can be followed through {_first(layers)}; magnitudes share it there", stacklevel=2)
 
     def shares(keep: Keep) -> Scores:
         nonlocal network, width
@@ -67,6 +68,12 @@ def synflow(analysis: Analysis, context: Context) -> Scores:
         return found
 
     return iterated(analysis, shares)
+
+
+def _first(names: Sequence[str]) -> str:
+    """Return the first two of names, and how many more there are."""
+    more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+    return ", ".join(names[:2]) + more
 
 
 def synflow_exact_elements(analysis: Analysis, context: Context) -> Elements:
