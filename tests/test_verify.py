@@ -224,7 +224,7 @@ def test_a_limit_that_strikes_is_said(monkeypatch):
 
 def test_declared_shapes_of_constants_may_be_symbols():
     text = """net (float[4,2,6] x) => (float[2,4] y) <float[A,B,C] h> {
-        size = Constant <value_ints=[1,2,8]> () h = ConstantOfShape (size)
-        a = MatMul (x, w1) s, t = LSTM <hidden_size=8> (a, wx, wh, , , h, h) first = Constant <value_ints=[0]> ()
+        size = Constant <value_ints=[2,2,8]> () z = ConstantOfShape (size) h, g = Split <axis=0, num_outputs=2> (z)
+        a = MatMul (x, w1) s, t = LSTM <hidden_size=8> (a, wx, wh, , , h, g) first = Constant <value_ints=[0]> ()
         q = Squeeze (t, first) y = Gemm (q, w2) }"""
     assert pruned(network(text, w1=(6, 8), wx=(1, 32, 8), wh=(1, 32, 8), w2=(8, 4))).status == "exact"
