@@ -23,12 +23,12 @@ from onnx_reconvene.names import first_output
 from onnx_reconvene.plain import bodies, graphs_in, nodes_in
 
 PREFIX = "onnx_reconvene.probe"
-MANY, POSITIONS = 2**16, 16  # a tensor of more elements is compared at about so many positions along an axis without channels
+MANY, POSITIONS = 2**14, 8  # a tensor of more elements is compared at about so many positions along an axis without removable ones
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A tensor to compare at the positions that stay and, along axes without channels, at one of every few."""
+    """A tensor to compare at the positions that stay and, along axes without removable channels, at one of every few."""
 
     tensor: str
     stays: dict[int, Labels]  # axis -> which positions of the network before the cut stay
@@ -141,7 +141,8 @@ class _Search:
             return None
         kept = {axis: self.cutting.kept(labels) for axis, labels in value.labels.items()}
         stays = {axis: np.flatnonzero(mask) for axis, mask in kept.items() if not mask.all()}
-        long = [axis for axis, size in enumerate(shape) if axis not in value.labels and size >= 2 * POSITIONS]
+        bears = {axis for axis, labels in value.labels.items() if (self.analysis.units(labels) >= 0).any()}
+        long = [axis for axis, size in enumerate(shape) if axis not in bears and size >= 2 * POSITIONS]
         return Probe(tensor.name, stays, {axis: shape[axis] // POSITIONS for axis in long} if math.prod(shape) > MANY else {})
 
     def cost(self, reading: _Reading) -> int:

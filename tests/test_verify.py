@@ -93,6 +93,15 @@ def test_faults_show_inside_where_outputs_show_little(monkeypatch, tmp_path, kin
         pruned(model)
 
 
+def test_layers_of_recurrent_kinds_and_free_shapes_are_probed():
+    """A weight may have symbolic dimensions, as those have that are computed."""
+    text = """g (float[n,t,8] x) => (float[t,n,4] y) { s = Transpose<perm = [1, 0, 2]> (x) h, e, c = LSTM<hidden_size = 16> (s, w1, r1)
+        i = Squeeze (h, one) y = MatMul (i, w2) }"""
+    model = network(text, w1=(1, 64, 8), r1=(1, 64, 16), w2=(16, 4))
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray([1]), "one"))
+    assert pruned(model).status == "exact"
+
+
 def test_no_power_is_no_proof():
     """No input brings the removed channels above zero."""
     text = "g (float[n,8] x) => (float[n,4] y) { h = MatMul (x, w1) a = Add (h, low) r = Relu (a) y = MatMul (r, w2) }"
