@@ -19,6 +19,7 @@ import onnx_reconvene as rc
 from onnx_reconvene.cut import cut
 from onnx_reconvene.process import PROGRAMS
 from onnx_reconvene.reference import reference
+from tests.conftest import ZOO
 
 OPTIONS = {"target": "channels=0.5", "criterion": "l2", "allocate": "uniform", "round_to": 1, "rectify": "none"}
 HEAD = '<ir_version: 9, opset_import: ["" : 18]> '
@@ -93,13 +94,13 @@ def test_faults_show_inside_where_outputs_show_little(monkeypatch, tmp_path, kin
         pruned(model)
 
 
-def test_layers_of_recurrent_kinds_and_free_shapes_are_probed():
-    """A weight may have symbolic dimensions, as those have that are computed."""
-    text = """g (float[n,t,8] x) => (float[t,n,4] y) { s = Transpose<perm = [1, 0, 2]> (x) h, e, c = LSTM<hidden_size = 16> (s, w1, r1)
-        i = Squeeze (h, one) y = MatMul (i, w2) }"""
-    model = network(text, w1=(1, 64, 8), r1=(1, 64, 16), w2=(16, 4))
-    model.graph.initializer.append(numpy_helper.from_array(np.asarray([1]), "one"))
-    assert pruned(model).status == "exact"
+@pytest.mark.parametrize(("name", "status"), [("lstm_dyn", "shape-only"), ("saturated", "exact")])
+def test_cases(name, status):
+    """Among them constants whose sizes are free: initial states of as many samples as there are."""
+    path = ZOO.parent / "cases" / f"{name}.onnx"
+    if not path.exists():
+        pytest.skip("no such case here")
+    assert pruned(onnx.load(path)).status == status
 
 
 def test_no_power_is_no_proof():
