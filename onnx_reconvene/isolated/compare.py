@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 ENOUGH = 2  # sizes to compare at
 ATTEMPTS = 4  # inputs of which the networks must agree on one: rounding may turn a tie
 SCALES = (1.0, 10.0, 0.1, 100.0)  # of inputs that are tried where faults have not shown
+TINY = float(np.finfo(np.float32).tiny)
 MARGIN = 3  # times the tolerance: what a fault must change to be seen
 NO_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory")  # what onnxruntime says
 COMBINATIONS = 8  # of such values, at most
@@ -115,7 +116,7 @@ def distance(a: Any, b: Any) -> float:
         a, b = a.astype(np.float64), b.astype(np.float64)
         same = (a == b) | (np.isnan(a) & np.isnan(b))
         difference, largest = np.abs(a - b)[~same].max(initial=0), np.abs(a[np.isfinite(a)]).max(initial=0)
-    return float(difference / max(largest, np.finfo(np.float32).tiny)) if np.isfinite(difference) else float("inf")
+    return float(difference) / max(float(largest), TINY) if np.isfinite(difference) else float("inf")
 
 
 def is_finite_somewhere(output: Any) -> bool:
