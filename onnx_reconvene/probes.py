@@ -205,7 +205,7 @@ def add_faults(graph: onnx.GraphProto, faults: Iterable[Fault]) -> None:
         reader = home.node[at]
         reader.input[:] = [wrong if name == fault.tensor else name for name in reader.input]
         copy.output[:] = [name and fault.output(name) for name in copy.output]
-        home.node.insert(at, _slip(graph, fault, wrong))
+        home.node.insert(at, slip(graph, fault, wrong))
         for probe, (output, _) in zip(fault.seen, fault.pairs, strict=True):
             _return(graph, fault.output(probe.tensor), output, probe.steps)
 
@@ -219,7 +219,7 @@ def _reader(graph: onnx.GraphProto, output: str) -> tuple[onnx.GraphProto, int]:
     return graph, len(graph.node) - 1
 
 
-def _slip(graph: onnx.GraphProto, fault: Fault, wrong: str) -> onnx.NodeProto:
+def slip(graph: onnx.GraphProto, fault: Fault, wrong: str) -> onnx.NodeProto:
     """Return the node that makes a fault."""
     if not fault.order.size:
         return helper.make_node("Neg", [fault.tensor], [wrong])
