@@ -25,7 +25,7 @@ from onnx_reconvene.header import is_unknown
 from onnx_reconvene.names import first_output, name_of
 from onnx_reconvene.node_shapes import infer_node, static_shape
 from onnx_reconvene.plain import graphs_in, nodes_in
-from onnx_reconvene.shapes import Integers, Shape
+from onnx_reconvene.shapes import RESIZING, Integers, Shape
 from onnx_reconvene.twins import as_plain
 
 
@@ -199,6 +199,7 @@ class _Inference:
         first = node.inputs[0] if node.inputs and self.read is not None else None
         if first is not None and first.inputs and (first.name in self.assumed or first.name not in shapes):
             self._demand(node)
+        self._evaluate(node, outputs)
         if outputs and any(name not in shapes for name in outputs) and outputs[0] in self.protos:
             try:
                 known = infer_node(node, self.protos[outputs[0]], self.versions, types, integers)
@@ -208,19 +209,24 @@ class _Inference:
                     raise ModelError(f"shapes do not fit: {_last_line(error)}") from error
             types |= known
             shapes |= {name: shape for name, kind in known.items() if (shape := static_shape(kind)) is not None}
-        integers.visit(node, shapes.get)
-        if node.op in ("Shape", "Size") and node.inputs[0].name in self.uncertain:
-            integers.vary(outputs[0])
-        for name in outputs:
-            if name in integers:
-                value = integers[name]
-                shapes[name] = value.shape
-                types[name] = helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+            if node.op in RESIZING:  # which are evaluated only once it is known how large their outputs are
+                self._evaluate(node, outputs)
         for name in outputs:
             if min(shapes.get(name, ()), default=0) < 0 and not self.proven:
                 del shapes[name]
             elif min(shapes.get(name, ()), default=0) < 0:
                 raise ModelError(f"shapes do not fit: the window of {node.op} '{name_of(node)}' is larger than its input")
+
+    def _evaluate(self, node: gs.Node, outputs: Sequence[str]) -> None:
+        """Enter the values of outputs of node, if they are small and follow from what is known."""
+        self.integers.visit(node, self.shapes.get)
+        if node.op in ("Shape", "Size") and node.inputs[0].name in self.uncertain:
+            self.integers.vary(outputs[0])
+        for name in outputs:
+            if name in self.integers:
+                value = self.integers[name]
+                self.shapes[name] = value.shape
+                self.types[name] = helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
 
     def _complete(self, node: gs.Node, tensor: gs.Tensor) -> None:
         """Enter the shape of an output of node that cannot be inferred: as stated, as read in a run, else with assumed sizes."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
-from typing import Any
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -13,6 +13,9 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import helper
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+
+if TYPE_CHECKING:
+    from onnx.reference import ReferenceEvaluator
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -76,19 +79,27 @@ def evaluate(node: gs.Node, operands: Sequence[Array | None], opset: int) -> lis
 
 
 def _run(node: gs.Node, operands: Sequence[Array | None], opset: int) -> list[Array]:
-    from onnx.reference import ReferenceEvaluator
-
-    names = [t.name for t in node.inputs]
-    proto = onnx.NodeProto(op_type=node.op, input=names, output=[t.name for t in node.outputs])
+    inputs, outputs = (
+        [f"{role}{k}" if tensor.name else "" for k, tensor in enumerate(tensors)]
+        for role, tensors in (("input", node.inputs), ("output", node.outputs))
+    )
+    proto = onnx.NodeProto(op_type=node.op, input=inputs, output=outputs)
     for value in node.attrs.values():
         if isinstance(value, gs.Constant):
             value.values  # noqa: B018  # loads them: the exporter would name the tensor in the model that they are read from
     proto.attribute.extend(OnnxExporter.export_attributes(node.attrs))
-    outputs = [helper.make_empty_tensor_value_info(t.name) for t in node.outputs if t.name]
-    feeds = {name: x for name, x in zip(names, operands, strict=True) if name}
-    version = max(opset, FIRST.get(node.op, 1))
-    evaluator = ReferenceEvaluator(helper.make_graph([proto], "node", [], outputs), opsets={"": version})
+    evaluator = _evaluator(proto.SerializeToString(deterministic=True), max(opset, FIRST.get(node.op, 1)))
+    feeds = {name: x for name, x in zip(inputs, operands, strict=True) if name}
     return [np.asarray(value) for value in evaluator.run(None, feeds)]
+
+
+@lru_cache(maxsize=256)
+def _evaluator(node: bytes, opset: int) -> ReferenceEvaluator:
+    from onnx.reference import ReferenceEvaluator
+
+    proto = onnx.NodeProto.FromString(node)
+    outputs = [helper.make_empty_tensor_value_info(name) for name in proto.output if name]
+    return ReferenceEvaluator(helper.make_graph([proto], "node", [], outputs), opsets={"": opset})
 
 
 def _slice(attributes: Attributes, x: Array | None, *operands: Array | None) -> Array:
