@@ -206,7 +206,6 @@ NOT_FOLLOWED = {
     "If: layers in a row inside": "u",
     "If: weights around, read in both branches": "u",
     "Loop: two layers inside": "p1",
-    "low-rank adaptation": "d",
 }
 KERNELS_WITH_UNITS = {"Conv: of words"}  # whose units have shares at a kernel, too
 
