@@ -250,18 +250,26 @@ def compare(
     threads: those of onnxruntime, 0 for its own choice. Raises VerificationError where the second has the weights of the first with
     channels removed, but computes something else.
     """
+    graphs = [open_model(model)[0] for model in (before, after)]
+    with boundary("compare", *graphs):
+        return _compare(*graphs, input_shape or {}, threads, input_value or {})
+
+
+def _compare(
+    a: gs.Graph, b: gs.Graph, input_shape: Mapping[str, Sequence[int]], threads: int, input_value: Mapping[str, float]
+) -> Comparison:
     from onnx_reconvene.latency.measure import Job
 
-    graphs = [open_model(model)[0] for model in (before, after)]
+    graphs = [a, b]
     sources = [without_weights(graph) for graph in graphs]
     for graph in graphs:
-        Load(input_shape or {}, input_values=input_value or {}).run(graph)
+        Load(input_shape, input_values=input_value).run(graph)
     sources = [with_values(source, graph.input_values) for source, graph in zip(sources, graphs, strict=True)]
     analyses = [analysis_of(graph) for graph in graphs]
     times: dict[str, float] = {}
     remarks = []
     try:
-        times = Job(networks={n: (s, a.sizes) for n, s, a in zip("AB", sources, analyses, strict=True)}).run(Runtime(threads))
+        times = Job(networks={n: (s, x.sizes) for n, s, x in zip("AB", sources, analyses, strict=True)}).run(Runtime(threads))
     except ModelError as error:
         remarks.append(f"latency: not measured ({error})")
     first, second = (_size(analysis, times.get(name)) for name, analysis in zip("AB", analyses, strict=True))

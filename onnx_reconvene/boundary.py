@@ -21,23 +21,23 @@ from onnx_reconvene.process import isolated, workplace
 
 
 @contextmanager
-def boundary(stage: str, model: Any) -> Iterator[None]:
-    """Turn what is raised in a stage of pruning into a ModelError where model is invalid, else into a DefectError.
+def boundary(stage: str, *models: Any) -> Iterator[None]:
+    """Turn what is raised in a stage of pruning into a ModelError where one of models is invalid, else into a DefectError.
 
-    model: a path, a ModelProto, or a graph of `graph.load`.
+    models: paths, ModelProtos, or graphs of `graph.load`.
     """
     try:
         yield
     except ReconveneError:
         raise
     except MemoryError as error:
-        raise ModelError(f"{_name(model)}: out of memory ({stage})") from error
+        raise ModelError(f"{_name(models[0])}: out of memory ({stage})") from error
     except UnicodeDecodeError as error:
-        raise ModelError(f"{_name(model)}: not a valid ONNX model: text in it is not UTF-8 ({error.reason})") from error
+        raise ModelError(f"{_name(models[0])}: not a valid ONNX model: text in it is not UTF-8 ({error.reason})") from error
     except Exception as error:
-        reason = _refusal(model)
-        if reason:
-            raise ModelError(f"{_name(model)}: not a valid ONNX model: {reason}") from error
+        for model in models:
+            if reason := _refusal(model):
+                raise ModelError(f"{_name(model)}: not a valid ONNX model: {reason}") from error
         raise DefectError(f"internal error ({stage}), please report it: {described(error)}") from error
 
 

@@ -55,6 +55,8 @@ OPTIONS = [
     {"criterion": "l1", "allocate": "reconvene", "round_to": 1},
     {"target": "params=0.5", "allocate": "global", "criterion": "l2"},
     {"target": "channels=0.5", "attention": "dims", "round_to": 1},
+    {"granularity": "weight", "target": "params=0.5"},
+    {"criterion": "l2", "aggregate": "mean", "min_width": 2, "steps": 2},
 ]
 GOOD = ("pruned", "ModelError", "TargetError", "UsageError", "VerificationError")
 
@@ -86,9 +88,10 @@ def load_all() -> None:
             importlib.import_module(module.name)
 
 
-def seeds() -> list[bytes]:
-    """Return the files that are damaged."""
-    random_networks = (network(Choices(seed=seed)) for seed in range(RANDOM_NETWORKS))
+def seeds(run_seed: int) -> list[bytes]:
+    """Return the files that are damaged in a run."""
+    first = run_seed * RANDOM_NETWORKS
+    random_networks = (network(Choices(seed=seed)) for seed in range(first, first + RANDOM_NETWORKS))
     contents = [model.SerializeToString() for model in [*(net.model for net in ALL.values()), *random_networks]]
     cases = [path.read_bytes() for path in sorted(CASES.glob("*.onnx")) if path.stat().st_size <= LARGEST]
     return [*contents, *cases]
@@ -256,7 +259,7 @@ def main() -> int:
         chosen = [f"{path}:{index}" for path in given.files for index in range(2 * len(OPTIONS))]
     else:
         chosen = (f"{given.seed}:{index}" for index in range(given.count))
-    tally = fuzz(iter(chosen), [] if given.files else seeds(), given.seconds)
+    tally = fuzz(iter(chosen), [] if given.files else seeds(given.seed), given.seconds)
     if not given.files:
         write(given.seed, tally, time.monotonic() - start)
     print(json.dumps(dict(tally.outcomes.most_common())))

@@ -9,6 +9,7 @@ import onnx
 
 from onnx_reconvene.autodiff.node import NoDerivativeError
 from onnx_reconvene.autodiff.reverse import Derivative, differentiate
+from onnx_reconvene.boundary import boundary
 from onnx_reconvene.bridges import open_model
 
 TAKEN_AS_ZERO = "onnx_reconvene.derivatives_taken_as_zero"  # metadata of the result: one line for each node
@@ -38,7 +39,8 @@ def gradients(
     data.
     """
     graph, _ = open_model(model)
-    derivative = differentiate(graph, [wrt] if isinstance(wrt, str) else wrt, loss, input_shape, missing)
+    with boundary("differentiate", graph):
+        derivative = differentiate(graph, [wrt] if isinstance(wrt, str) else wrt, loss, input_shape, missing)
     result = derivative.source.model
     for tensor in result.graph.initializer:
         if tensor.name in derivative.source.arrays:
