@@ -252,15 +252,14 @@ def compare(
     """
     graphs = [open_model(model)[0] for model in (before, after)]
     with boundary("compare", *graphs):
-        return _compare(*graphs, input_shape or {}, threads, input_value or {})
+        return _compare(graphs, input_shape or {}, threads, input_value or {})
 
 
 def _compare(
-    a: gs.Graph, b: gs.Graph, input_shape: Mapping[str, Sequence[int]], threads: int, input_value: Mapping[str, float]
+    graphs: Sequence[gs.Graph], input_shape: Mapping[str, Sequence[int]], threads: int, input_value: Mapping[str, float]
 ) -> Comparison:
     from onnx_reconvene.latency.measure import Job
 
-    graphs = [a, b]
     sources = [without_weights(graph) for graph in graphs]
     for graph in graphs:
         Load(input_shape, input_values=input_value).run(graph)

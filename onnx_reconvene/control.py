@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from onnx_reconvene.shapes import Integers
+from onnx_reconvene.twins import qualified
 
 
 def branches_taken(node: gs.Node, integers: Integers) -> list[gs.Graph]:
@@ -19,7 +20,7 @@ def branches_taken(node: gs.Node, integers: Integers) -> list[gs.Graph]:
 
 def may_run(node: gs.Node, body: gs.Graph, integers: Integers) -> bool:
     """Return False for the branch of an If that is not taken at the sizes and values that costs are counted at."""
-    value = integers.get(node.inputs[0]) if node.op == "If" else None
+    value = integers.get(node.inputs[0]) if qualified(node.op, node.domain) == "If" else None
     return value is None or body is node.attrs["then_branch" if value.all() else "else_branch"]
 
 

@@ -26,7 +26,7 @@ from onnx_reconvene.names import first_output, name_of
 from onnx_reconvene.node_shapes import infer_node, static_shape
 from onnx_reconvene.plain import graphs_in, nodes_in
 from onnx_reconvene.shapes import RESIZING, Integers, Shape
-from onnx_reconvene.twins import as_plain
+from onnx_reconvene.twins import as_plain, qualified
 
 
 def pinned(model: onnx.ModelProto, sizes: Mapping[str, Sequence[int]]) -> onnx.ModelProto:
@@ -179,11 +179,12 @@ class _Inference:
 
     def visit(self, node: gs.Node) -> None:
         """Find out what the outputs of node are."""
-        if node.op == "If":
+        op = qualified(node.op, node.domain)
+        if op == "If":
             self._branch(node)
-        elif node.op == "Loop":
+        elif op == "Loop":
             self._loop(node, node.attrs["body"])
-        elif node.op == "Scan" and self.versions.get("", 1) > 8:
+        elif op == "Scan" and self.versions.get("", 1) > 8:
             self._scan(node, node.attrs["body"])
         elif bodies_of(node):
             self._run(*bodies_of(node))
