@@ -10,10 +10,21 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.importers.onnx_importer import OnnxImporter
 
+from onnx_reconvene.plain import graphs_in
+
 
 def is_unknown(size: int | str | None) -> bool:
     """Return True for what is declared as the size of a dimension but says nothing: -1 and "?", as old exporters write."""
     return size == "?" or (isinstance(size, int) and size < 0)
+
+
+def free_unknown(graph: onnx.GraphProto) -> None:
+    """Forget sizes of dimensions that are none, as old exporters declare those that are free."""
+    for part in graphs_in(graph):
+        for value in [*part.input, *part.output, *part.value_info]:
+            for dimension in value.type.tensor_type.shape.dim if value.type.HasField("tensor_type") else ():
+                if is_unknown(dimension.dim_param or dimension.dim_value):
+                    dimension.Clear()
 
 
 def put_header(graph: gs.Graph, before: onnx.ModelProto, model: onnx.ModelProto) -> None:

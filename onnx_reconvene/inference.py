@@ -21,7 +21,7 @@ from onnx_reconvene.assumed import Partial, Stated, assumed, nearest, read_by_la
 from onnx_reconvene.control import branches_taken, loop_steps, scan_axes
 from onnx_reconvene.errors import ModelError
 from onnx_reconvene.graph import bodies_of, every_node
-from onnx_reconvene.header import is_unknown
+from onnx_reconvene.header import free_unknown
 from onnx_reconvene.names import first_output, name_of
 from onnx_reconvene.node_shapes import infer_node, static_shape
 from onnx_reconvene.plain import graphs_in, nodes_in
@@ -33,22 +33,13 @@ def pinned(model: onnx.ModelProto, sizes: Mapping[str, Sequence[int]]) -> onnx.M
     """Return a copy of model whose inputs have the given sizes and whose other declared shapes are forgotten."""
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    _free_unknown(result.graph)
+    free_unknown(result.graph)
     for value in result.graph.input:
         if value.name in sizes:
             value.CopyFrom(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, sizes[value.name]))
     if sizes:
         forget(result.graph)
     return result
-
-
-def _free_unknown(graph: onnx.GraphProto) -> None:
-    """Forget sizes of dimensions that are none, as old exporters declare those that are free."""
-    for part in graphs_in(graph):
-        for value in [*part.input, *part.output, *part.value_info]:
-            for dimension in value.type.tensor_type.shape.dim if value.type.HasField("tensor_type") else ():
-                if is_unknown(dimension.dim_param or dimension.dim_value):
-                    dimension.Clear()
 
 
 def forget(graph: onnx.GraphProto) -> None:
