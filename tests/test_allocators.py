@@ -9,7 +9,7 @@ import pytest
 from onnx import numpy_helper
 
 import onnx_reconvene as rc
-from onnx_reconvene.allocate import allocators, response
+from onnx_reconvene.allocate import allocators, density, response
 from onnx_reconvene.allocate.budget import Budget, Limits, budgets
 from onnx_reconvene.allocate.density import DensitySolver
 from onnx_reconvene.allocate.meet import MOST_UNUSED
@@ -57,10 +57,29 @@ def test_widths_give_back_the_fractions_that_densities_come_from(network):
     solver, width = DensitySolver.of(analysis), np.log([group.width for group in analysis.groups])
     sparse = 0.9  # on average over layers, so of the widths of the fractions only a tenth may bend
     uneven = solver.shares @ (-sparse * width)
-    level = (np.log(1 - sparse) - uneven.mean()) / solver.shares.sum(1).mean()
+    level = (np.log(1 - sparse) - uneven.mean()) / (solver.shares @ np.ones(len(width))).mean()
     fractions = np.exp(level - sparse * width)
     assert fractions.max() <= 1
     np.testing.assert_allclose(solver.fractions(solver.shares @ np.log(fractions)), fractions, rtol=1e-6)
+
+
+def test_many_unknowns_are_solved_as_few_are(network, monkeypatch):
+    analysis = rc.analyze(network("resnet20"))
+    inverted = DensitySolver.of(analysis)
+    monkeypatch.setattr(density, "MOST_INVERTED", 0)
+    iterated = DensitySolver.of(analysis)
+    for seed in range(4):
+        log_density = -np.random.default_rng(seed).exponential(size=len(inverted.weights))
+        np.testing.assert_allclose(iterated.fractions(log_density), inverted.fractions(log_density), rtol=1e-8)
+
+
+def test_densities_of_all_weights_are_those_of_each():
+    rng = np.random.default_rng(0)
+    layers = {str(k): rng.lognormal(0, 2, size).astype(np.float32).round(1) for k, size in enumerate((1, 5, 300, 40))}
+    unstructured = Unstructured.of(ElementScores(layers, conserved=False), {"2": 30.0})
+    for threshold in [0.0, 0.1, 0.5, 1.0, 10.0, 1e9]:
+        expected = [histogram.density(threshold) for histogram in unstructured.histograms.values()]
+        assert unstructured._densities(threshold).tolist() == expected
 
 
 def test_where_nothing_is_sparse_widths_stay(network):

@@ -6,7 +6,7 @@ float, read as an integer, grow with it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -71,6 +71,36 @@ class Histogram:
 
 
 @dataclass(frozen=True)
+class _Bins:
+    """The bins of all histograms in a row. Their keys grow with the histogram, and in each as scores fall."""
+
+    levels: Floats  # all scores, ascending
+    keys: NDArray[np.int64]  # [bins]
+    count: Floats  # [bins]
+    starts: NDArray[np.int64]  # [histograms], of their bins
+    size: Floats  # [histograms]
+
+    @classmethod
+    def of(cls, histograms: Sequence[Histogram]) -> _Bins:
+        """Put histograms, of which none is empty, in a row."""
+        scores = np.concatenate([h.scores for h in histograms])
+        bins = [h.scores.size for h in histograms]
+        levels, level = np.unique(scores, return_inverse=True)
+        keys = np.repeat(np.arange(len(bins)), bins) * (levels.size + 1) + levels.size - 1 - level
+        starts = np.cumsum([0, *bins[:-1]])
+        return cls(levels, keys, np.concatenate([h.count for h in histograms]), starts, np.asarray([h.size for h in histograms]))
+
+    @property
+    def first_keys(self) -> NDArray[np.int64]:
+        """The least key of each histogram."""
+        return np.arange(self.starts.size) * (self.levels.size + 1)
+
+    def rank(self, threshold: float) -> int:
+        """Return how many levels are at least threshold."""
+        return self.levels.size - int(np.searchsorted(self.levels, threshold))
+
+
+@dataclass(frozen=True)
 class Unstructured:
     """One threshold on the elements of all weights: on what each scores for its cost, which keeps most score within a budget."""
 
@@ -88,8 +118,18 @@ class Unstructured:
         if x >= 1 or self._range is None:
             return np.zeros(len(self.histograms))
         low, high = self._range
-        threshold = float(np.exp(high + x * (low - high)))
-        return np.log([h.density(threshold) for h in self.histograms.values()])
+        return np.log(self._densities(float(np.exp(high + x * (low - high)))))
+
+    def _densities(self, threshold: float) -> Floats:
+        """Return what `Histogram.density` says of each weight, all looked up at once."""
+        above = np.searchsorted(self._bins.keys, self._bins.first_keys + self._bins.rank(threshold)) - self._bins.starts
+        counts = self._bins.count[self._bins.starts + np.maximum(above - 1, 0)]
+        densities: Floats = np.where(above > 0, counts, 1.0) / self._bins.size
+        return densities
+
+    @cached_property
+    def _bins(self) -> _Bins:
+        return _Bins.of(list(self.histograms.values()))
 
     @cached_property
     def _range(self) -> tuple[float, float] | None:
