@@ -158,7 +158,7 @@ class Analysis:
     @property
     def width(self) -> int:
         """The number of units of all groups."""
-        return sum(group.blocks * group.width for group in self.groups)
+        return self.groups[-1].units.stop if self.groups else 0
 
     @cached_property
     def group_of_unit(self) -> Labels:

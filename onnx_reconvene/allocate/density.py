@@ -35,8 +35,7 @@ class Sparse:
     shape: tuple[int, int]
 
     def __matmul__(self, x: Floats) -> Floats:
-        result: Floats = np.bincount(self.row, self.value * x[self.column], self.shape[0])
-        return result
+        return np.bincount(self.row, self.value * x[self.column], self.shape[0]).astype(np.float64, copy=False)
 
     @property
     def transposed(self) -> Sparse:
@@ -99,10 +98,10 @@ class DensitySolver:
         axes = {name: along for name, (_, along) in layer_weights(analysis).items()}
         groups = len(analysis.groups)
         entries = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
-        for row, along in enumerate(axes.values()):
+        for k, along in enumerate(axes.values()):
             for units in along.values():
                 column, counts = np.unique(analysis.group_of_unit[units[units >= 0]], return_counts=True)
-                entries.append((np.full(column.size, row), column, counts / units.size))
+                entries.append((np.full(column.size, k), column, counts / units.size))
         row, column, value = (np.concatenate(part) for part in zip(*entries, strict=True))
         shares, bends = Sparse(row, column, value, (len(axes), groups)), _bends(groups)
         bent = bends @ np.log([group.width * group.channels for group in analysis.groups])
