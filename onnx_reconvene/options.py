@@ -214,6 +214,7 @@ class Common(TypedDict, total=False):
     rectify: str
     repair: str
     input_shape: Mapping[str, Sequence[int]]
+    input_value: Mapping[str, float]
     threads: int
     provider: str
     latency_table: File | None
