@@ -22,6 +22,7 @@ from typing import Any
 
 import onnx
 import onnx_graphsurgeon as gs
+import onnxruntime as ort
 from common import HERE, setting, table, write
 
 from onnx_reconvene.errors import TargetError, VerificationError
@@ -31,7 +32,7 @@ from onnx_reconvene.passes import Allocate, Cut, Load, Score, Sequential
 from onnx_reconvene.probes import Fault, probes, slip
 from onnx_reconvene.process import PROGRAMS
 from onnx_reconvene.reference import store
-from onnx_reconvene.runtime import session
+from onnx_reconvene.runtime import options, session
 from onnx_reconvene.verify import TOLERANCE, verify
 
 sys.path[:0] = [str(HERE.parent.parent), PROGRAMS]
@@ -81,7 +82,9 @@ def hidden(graph: gs.Graph, folder: str) -> tuple[int, int]:
 
     def outputs(of: onnx.ModelProto) -> list[Any]:
         onnx.save(of, path)
-        opened = session(path)
+        chosen = options()
+        chosen.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        opened = session(path, chosen)
         return opened.run(None, Draw(0).feeds(opened, sizes, values))
 
     right = outputs(model)
@@ -131,6 +134,22 @@ def summary(rows: list[Row]) -> list[list[object]]:
     return counts
 
 
+def report(path: Path, where: dict[str, Any], rows: list[Row]) -> None:
+    """Write the figures."""
+    header = ["networks", "verified", "faults", "not shown by outputs", "networks where none shows", "unproven now", "failed"]
+    text = table(header, summary(rows)) + "\n\nWhere outputs alone do not show some fault, or the verdict is no proof:\n\n"
+    odd = [row for row in rows if row.hidden or row.verdict not in ("exact", "shape-only")]
+    text += table(["", "network", "faults", "not shown", "verdict"], [list(vars(row).values()) for row in odd])
+    write(
+        path,
+        "Power",
+        "python tools/bench/power.py FOLDER ... [--networks N]",
+        where,
+        {"rows": [vars(row) for row in rows]},
+        text,
+    )
+
+
 def main() -> None:
     """Measure and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -144,18 +163,7 @@ def main() -> None:
         if row is not None:
             rows.append(row)
             print(row, flush=True)
-    header = ["networks", "verified", "faults", "not shown by outputs", "networks where none shows", "unproven now", "failed"]
-    text = table(header, summary(rows)) + "\n\nWhere outputs alone do not show some fault, or the verdict is no proof:\n\n"
-    odd = [row for row in rows if row.hidden or row.verdict not in ("exact", "shape-only")]
-    text += table(["", "network", "faults", "not shown", "verdict"], [list(vars(row).values()) for row in odd])
-    write(
-        given.json,
-        "Power",
-        "python tools/bench/power.py FOLDER ... [--networks N]",
-        where,
-        {"rows": [vars(row) for row in rows]},
-        text,
-    )
+    report(given.json, where, rows)
 
 
 if __name__ == "__main__":
