@@ -16,10 +16,11 @@ import onnx_graphsurgeon as gs
 from onnx import helper
 
 from onnx_reconvene.axes import Axes, Products, Sizes, Widths, plain_axes
-from onnx_reconvene.flow import dtype_of, weight_constant
+from onnx_reconvene.flow import weight_constant
 from onnx_reconvene.graph import dead_nodes, every_node
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.memory import Activations
+from onnx_reconvene.shapes import dtype_of
 
 SUMS = ("params", "macs", "size")  # costs that are sums of products of sizes
 

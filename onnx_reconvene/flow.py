@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
-from onnx import helper
 
 from onnx_reconvene.labels import Equalities, Labels, all_frozen
 from onnx_reconvene.process import memory
-from onnx_reconvene.shapes import Integers, Shape
+from onnx_reconvene.shapes import Integers, Shape, dtype_of
 
 Movement = Callable[[NDArray[Any]], NDArray[Any]]
 MOST = 2**24  # positions along an axis that are followed one by one where no weight lies along it
@@ -47,6 +46,27 @@ class Pending:
     def spread(self) -> Labels:
         """The labels, broadcastable to the tensor's shape."""
         return self.labels[self.positions]
+
+    @property
+    def varying(self) -> NDArray[np.int64]:
+        """The positions, of size 1 along all axes along which the labels do not vary."""
+        positions = self.positions
+        for axis, size in enumerate(positions.shape):
+            first = positions.take([0], axis)
+            if size > 1 and (self.labels[positions] == self.labels[first]).all():
+                positions = first
+        return positions
+
+    def as_blocks(self) -> Labels | None:
+        """Return labels that vary along two axes as [blocks, labels of one], each label once; None where they are otherwise."""
+        spread = self.spread
+        if sum(size > 1 for size in spread.shape) != 2:
+            return None
+        table = spread.reshape([size for size in spread.shape if size > 1])
+        _, first, index = np.unique(table[0], return_index=True, return_inverse=True)
+        blocks = table[:, np.sort(first)]
+        same = np.array_equal(table, blocks[:, np.argsort(np.argsort(first))[index]])
+        return blocks if same and blocks.min() >= 0 and np.unique(blocks).size == blocks.size else None
 
 
 @dataclass
@@ -307,12 +327,6 @@ def weight_constant(tensor: gs.Tensor) -> gs.Constant | None:
         value = tensor.inputs[0].attrs.get("value")
         return value if isinstance(value, gs.Constant) else None
     return None
-
-
-def dtype_of(constant: gs.Constant) -> np.dtype[Any]:
-    """Return the type of the elements of constant; graphsurgeon gives those that numpy lacks by their ONNX number."""
-    dtype = constant.dtype
-    return np.dtype(helper.tensor_dtype_to_np_dtype(dtype) if isinstance(dtype, int) else dtype)
 
 
 def holds_weights(constant: gs.Constant) -> bool:

@@ -20,10 +20,9 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from onnx_reconvene.errors import ModelError
-from onnx_reconvene.flow import dtype_of
 from onnx_reconvene.graph import bodies_of, every_node
 from onnx_reconvene.node_shapes import static_shape
-from onnx_reconvene.shapes import SMALL, STANDARD, EvaluationError, Integers, Shape, evaluate, is_function
+from onnx_reconvene.shapes import SMALL, STANDARD, EvaluationError, Integers, Shape, dtype_of, evaluate, is_function
 
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
 LAYERS = {"Conv", "ConvTranspose", "DeformConv", "Einsum", "GRU", "Gemm", "LSTM", "MatMul", "RNN"}

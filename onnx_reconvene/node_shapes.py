@@ -11,8 +11,7 @@ import onnx_graphsurgeon as gs
 from onnx import helper, numpy_helper, shape_inference
 
 from onnx_reconvene.contrib_shapes import FLOATS, NEEDED, SHAPES
-from onnx_reconvene.flow import dtype_of
-from onnx_reconvene.shapes import Integers, Shape
+from onnx_reconvene.shapes import Integers, Shape, dtype_of
 from onnx_reconvene.twins import ABSENT, RESULT, TWINS, Twin, qualified
 
 WITH_SUM = ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")  # of what they read, as their fourth output

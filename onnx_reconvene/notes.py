@@ -15,7 +15,6 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_reconvene.allocate.budget import Rounding
 from onnx_reconvene.cost import CostModel
 from onnx_reconvene.errors import UsageError
 from onnx_reconvene.fold import fold
@@ -26,6 +25,7 @@ from onnx_reconvene.reference import Reference
 from onnx_reconvene.sharing import separate, unite
 from onnx_reconvene.stage import Stage, stage_of
 from onnx_reconvene.state import KEY, State
+from onnx_reconvene.target import Rounding
 from onnx_reconvene.trial import analyze_by_trial
 from onnx_reconvene.values import input_values
 

@@ -181,17 +181,17 @@ class Op:
         or where they are no blocks. A rule that takes them lets each block lose channels of its own."""
         tensor = self.tensor(i)
         pending = self.flow.value(tensor).pending
-        found = _blocks(pending) if pending is not None and not self.flow.outward.get(tensor.name) else None
-        if pending is None or found is None:
+        blocks = pending.as_blocks() if pending is not None and not self.flow.outward.get(tensor.name) else None
+        if pending is None or blocks is None:
             return None
         axes = [self.operands.axis(i, axis, pending.positions.ndim) for axis in pending.axes]
-        return (found, axes) if axes == sorted(axes) else None
+        return (blocks, axes) if axes == sorted(axes) else None
 
     def take_blocks(self, i: int) -> Labels:
         """Return the blocks of input i, of which now each may lose channels of its own; channels along other axes freeze."""
-        found = self.blocks(i)
-        assert found is not None
-        blocks, axes = found
+        table = self.blocks(i)
+        assert table is not None
+        blocks, axes = table
         self.ignore(i)
         self.balance(blocks)
         for axis, labels in self.flow.value(self.tensor(i)).labels.items():
@@ -327,7 +327,7 @@ class Op:
         if all_frozen(step.labels):  # frozen from the start: the reason goes along
             moved.update({a: np.resize(step.labels, n) for a, n in enumerate(step.positions.shape) if n > 1 and a not in moved})
             return True
-        positions = constant_axes_dropped(step.positions, step.labels)
+        positions = step.varying
         varying = [axis for axis, size in enumerate(positions.shape) if size > 1]
         labels = step.labels[positions]
         if len(varying) > 1:
@@ -346,7 +346,7 @@ class Op:
         return True
 
     def _may_land(self, step: Pending, axis: int, index: NDArray[np.int64], o: int) -> bool:
-        """Tell whether pending labels that came to vary along one axis again are in an order that any cut leaves as it is."""
+        """Return True if pending labels that came to vary along one axis again are in an order that any cut leaves as it is."""
         if step.blocks is not None:
             return _block_by_block(step.labels[index], step.blocks)
         return len(step.moves) == 1 or self._is_permutation(step, axis, index, o)
@@ -386,30 +386,9 @@ class Op:
             self.flow.trail[name] = (*before, (name, step.positions))
 
 
-def _blocks(pending: Pending) -> Labels | None:
-    """Return labels that vary along two axes as [blocks, labels of one], each label once; None where they are otherwise."""
-    spread = pending.spread
-    if sum(size > 1 for size in spread.shape) != 2:
-        return None
-    table = spread.reshape([size for size in spread.shape if size > 1])
-    _, first, place = np.unique(table[0], return_index=True, return_inverse=True)
-    blocks = table[:, np.sort(first)]
-    same = np.array_equal(table, blocks[:, np.argsort(np.argsort(first))[place]])
-    return blocks if same and blocks.min() >= 0 and np.unique(blocks).size == blocks.size else None
-
-
 def _block_by_block(labels: Labels, blocks: Labels) -> bool:
-    """Tell whether labels list one block after the other, each in its own order."""
+    """Return True if labels list one block after the other, each in its own order."""
     if labels.size != blocks.size:
         return False
     rows = labels.reshape(blocks.shape)
     return np.array_equal(rows[np.argsort(rows[:, 0])], blocks[np.argsort(blocks[:, 0])])
-
-
-def constant_axes_dropped(positions: NDArray[np.int64], labels: Labels) -> NDArray[np.int64]:
-    """Shrink to size 1 the axes along which labels[positions] does not vary."""
-    for axis, size in enumerate(positions.shape):
-        first = positions.take([0], axis)
-        if size > 1 and (labels[positions] == labels[first]).all():
-            positions = first
-    return positions

@@ -11,7 +11,6 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_reconvene.allocate.budget import Rounding
 from onnx_reconvene.axes import Widths
 from onnx_reconvene.cost import CostModel, Counting
 from onnx_reconvene.graph import every_node
@@ -19,6 +18,7 @@ from onnx_reconvene.groups import Analysis, Frozen
 from onnx_reconvene.latency.runtime import Timing
 from onnx_reconvene.rectify import Rectified
 from onnx_reconvene.sizes import size_line
+from onnx_reconvene.target import Rounding
 from onnx_reconvene.verify import Verdict
 
 VERSION = 1

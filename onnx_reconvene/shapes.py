@@ -46,6 +46,12 @@ def as_slice(start: int, end: int, step: int, size: int) -> slice:
     return slice(start, end, step)
 
 
+def dtype_of(tensor: gs.Tensor) -> np.dtype[Any]:
+    """Return the type of the elements of a tensor; graphsurgeon gives those that numpy lacks by their ONNX number."""
+    dtype = tensor.dtype
+    return np.dtype(helper.tensor_dtype_to_np_dtype(dtype) if isinstance(dtype, int) else dtype)
+
+
 FIRST = {"DequantizeLinear": 19}  # opset of onnx's evaluator, where those before do the same
 CHANGED = {"Hardmax": 13, "LogSoftmax": 13, "Softmax": 13}  # opset since which an operator does what onnx's evaluator does
 

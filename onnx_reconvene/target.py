@@ -34,6 +34,15 @@ class Target:
         return f"{self.kind}={self.value:.6g}"
 
 
+@dataclass(frozen=True)
+class Rounding:
+    """What rounding of widths costs: how much of a target is left unused, as a share of what the network cost before."""
+
+    step: int  # channels of which widths are multiples, at most
+    target: str
+    unused: float
+
+
 def parse_targets(texts: str | Sequence[str]) -> tuple[Target, ...]:
     """Read one target or several."""
     return tuple(parse_target(text) for text in ((texts,) if isinstance(texts, str) else texts))

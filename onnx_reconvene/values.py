@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 
 from onnx_reconvene.errors import UsageError
 from onnx_reconvene.graph import Source, every_node
-from onnx_reconvene.shapes import Integers
+from onnx_reconvene.shapes import Integers, dtype_of
 
 OPTION = "--input-value"
 
@@ -31,7 +31,7 @@ def _array(tensor: gs.Variable, value: float) -> NDArray[Any]:
     sizes = tensor.shape or ()
     if any(isinstance(size, int) and size != 1 for size in sizes):
         raise UsageError(f"{OPTION} {tensor.name}: the input takes {'x'.join(map(str, sizes))} numbers, not one; give it as data")
-    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.dtype) if isinstance(tensor.dtype, int) else tensor.dtype)
+    dtype = dtype_of(tensor)
     with np.errstate(all="ignore"):
         array = np.full([1] * len(sizes), value).astype(dtype)
     if dtype.kind not in "biuf" or (dtype.kind != "f" and not (array == value).all()):

@@ -5,7 +5,7 @@ from onnx_reconvene.allocate import equal as equal
 from onnx_reconvene.allocate import latency as latency
 from onnx_reconvene.allocate import reconvene as reconvene
 from onnx_reconvene.allocate import threshold as threshold
-from onnx_reconvene.allocate.budget import Budget, Limits, Rounding, budgets, masks
+from onnx_reconvene.allocate.budget import Budget, Limits, budgets, masks
 from onnx_reconvene.allocate.meet import meet, round_finely
 from onnx_reconvene.allocate.registry import Allocation, Allocator, allocator, allocators
 
@@ -14,7 +14,6 @@ __all__ = [
     "Allocator",
     "Budget",
     "Limits",
-    "Rounding",
     "allocator",
     "allocators",
     "budgets",

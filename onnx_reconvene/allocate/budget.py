@@ -17,7 +17,7 @@ from onnx_reconvene.errors import TargetError
 from onnx_reconvene.groups import Analysis, Group
 from onnx_reconvene.latency.step import channel_step
 from onnx_reconvene.saliency import ElementScores, Scores
-from onnx_reconvene.target import Target
+from onnx_reconvene.target import Rounding, Target
 
 NONE = {  # why a network costs nothing of a kind
     "params": "the network stores no floating-point weights",
@@ -38,15 +38,6 @@ class Limits:
     min_width: int = 1
     fixed: tuple[tuple[str, float], ...] = ()
     left: tuple[int, ...] | None = None  # of each group, where some units are gone already
-
-
-@dataclass(frozen=True)
-class Rounding:
-    """What rounding of widths costs: how much of a target is left unused, as a share of what the network cost before."""
-
-    step: int  # channels of which widths are multiples, at most
-    target: str
-    unused: float
 
 
 @dataclass(frozen=True)

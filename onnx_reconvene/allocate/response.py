@@ -12,12 +12,12 @@ from onnx import helper
 
 from onnx_reconvene.allocate.budget import masks
 from onnx_reconvene.axes import Widths
-from onnx_reconvene.calibration.data import element_type
 from onnx_reconvene.graph import Source, plain_source
 from onnx_reconvene.groups import Analysis
 from onnx_reconvene.plain import graphs_in
 from onnx_reconvene.reference import Slices, zeroed_slices
 from onnx_reconvene.saliency import Scores
+from onnx_reconvene.shapes import dtype_of
 from onnx_reconvene.values import with_values
 
 Floats = NDArray[np.float64]
@@ -40,7 +40,7 @@ def responses(analysis: Analysis, scores: Scores, widths: Widths, macs: float) -
 
     elements, nodes = sum(map(prod, analysis.shapes.values())), len(analysis.graph.nodes)
     total = max(macs, PER_ELEMENT * elements, PER_NODE * nodes) * (len(widths) + 1)
-    floats = [t.name for t in analysis.graph.outputs if np.issubdtype(element_type(t), np.floating)]
+    floats = [t.name for t in analysis.graph.outputs if np.issubdtype(dtype_of(t), np.floating)]
     if total > MOST_MACS or not floats:
         return None
     cuts = [_cut_alone(analysis, scores, widths, g) for g in range(len(widths))]

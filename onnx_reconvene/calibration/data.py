@@ -16,12 +16,12 @@ from typing import Any, TypeVar
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
-from onnx import helper
 
 from onnx_reconvene.calibration import images
 from onnx_reconvene.calibration.archives import array_chunks, npz_chunks
 from onnx_reconvene.errors import UsageError, blaming
 from onnx_reconvene.roles import batch_axis
+from onnx_reconvene.shapes import dtype_of
 
 Array = NDArray[Any]
 T = TypeVar("T")
@@ -59,15 +59,9 @@ def inputs_of(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> list[Input
 
     def described(tensor: gs.Tensor) -> Input:
         shape, axis = declared(tensor), batch_axis(graph, tensor)
-        return Input(tensor.name, (*shape[axis : axis + 1], *shape[:axis], *shape[axis + 1 :]), element_type(tensor), axis)
+        return Input(tensor.name, (*shape[axis : axis + 1], *shape[:axis], *shape[axis + 1 :]), dtype_of(tensor), axis)
 
     return [described(tensor) for tensor in graph.inputs if tensor.name not in graph.input_values]
-
-
-def element_type(tensor: gs.Tensor) -> np.dtype[Any]:
-    """Return the element type of a tensor; graphsurgeon gives those that numpy lacks by their ONNX number."""
-    dtype = tensor.dtype
-    return np.dtype(helper.tensor_dtype_to_np_dtype(dtype) if isinstance(dtype, int) else dtype)
 
 
 class Data:

@@ -19,7 +19,7 @@ from onnx_reconvene.autodiff.builder import Builder, Tensor, where
 from onnx_reconvene.autodiff.paths import through_steps_alone
 from onnx_reconvene.autodiff.prepare import prepare
 from onnx_reconvene.calibration.backend import Feeds, Network, Run, Tap, backend, compiled, grown, vector
-from onnx_reconvene.calibration.data import Data, element_type, inputs_of
+from onnx_reconvene.calibration.data import Data, inputs_of
 from onnx_reconvene.calibration.given import Calibration, Place
 from onnx_reconvene.calibration.losses import NOISE, Loss, check_range, choose, scalar
 from onnx_reconvene.calibration.warmup import with_statistics
@@ -30,7 +30,7 @@ from onnx_reconvene.inference import infer
 from onnx_reconvene.names import first_output, name_of
 from onnx_reconvene.plain import bodies
 from onnx_reconvene.precision import in_single_precision, single
-from onnx_reconvene.shapes import Shape
+from onnx_reconvene.shapes import Shape, dtype_of
 from onnx_reconvene.values import with_branches, with_values
 
 Array = NDArray[Any]
@@ -249,7 +249,7 @@ class Objective:
 
     def _chosen_loss(self) -> Loss:
         shapes = self._shapes(self._least)
-        outputs = {t.name: shapes[t.name] for t in self._graph.outputs if t.name in shapes and element_type(t).kind == "f"}
+        outputs = {t.name: shapes[t.name] for t in self._graph.outputs if t.name in shapes and dtype_of(t).kind == "f"}
         return choose(self._given.loss, self.source.model, outputs, self._sample)
 
     def _chosen_batch_size(self) -> int:
