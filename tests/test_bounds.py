@@ -6,7 +6,9 @@ import pytest
 from onnx import FunctionProto, helper, numpy_helper, parser
 
 import onnx_reconvene as rc
+from onnx_reconvene.passes import Allocate
 from onnx_reconvene.plain import MOST_NODES
+from onnx_reconvene.state import KEY
 
 NET = """<ir_version: 9, opset_import: ["": 18]>
 net (float[{batch},3,8,8] x) => (float[5,{batch}] y) {{
@@ -104,9 +106,9 @@ def test_deep_json_is_one_line(tmp_path, option):
 
 def test_deep_json_in_metadata_is_one_line():
     model = network(1)
-    model.metadata_props.add(key="onnx_reconvene.notes", value="[" * 100_000)
+    model.metadata_props.add(key=KEY, value="[" * 100_000)
     with pytest.raises(rc.UsageError, match="metadata"):
-        rc.prune(model, verify=False)
+        Allocate("macs=0.5")(model)
 
 
 def test_truth_values_computed_from_channels_are_replaced():
