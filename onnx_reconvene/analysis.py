@@ -43,8 +43,8 @@ def analyze(
     because its innermost part absorbs the removal, or is reduced, the next one out is tried; of splits in a row, the last one
     first. That is taken which lets layers lose most channels, if each keeps a unit; of equals what falls into most units.
     """
-    given, samples = sizes or {}, samples or {}
-    inputs = input_sizes(graph, {**samples, **given})
+    requested, samples = sizes or {}, samples or {}
+    inputs = input_sizes(graph, {**samples, **requested})
     inferred = infer_all(graph, inputs, read or {}, accept)
     shapes, integers = inferred.shapes, inferred.integers
     _check_sizes(shapes)
@@ -57,12 +57,12 @@ def analyze(
         flow.assumed, flow.accepted, flow.proven = inferred.assumed, inferred.accepted, inferred.proven
         _run(flow, program)
         solution = flow.equalities.solve()
-        found = _removable(flow, solution), solution.free.size, -len(solution.inexact)
-        if best is None or found > best[0]:
-            best = found, flow, solution
+        score = _removable(flow, solution), solution.free.size, -len(solution.inexact)
+        if best is None or score > best[0]:
+            best = score, flow, solution
         further = _further(flow, solution, outward)
         if not further:
-            return collect(graph, *best[1:], inputs, origins_of(graph, given, samples), read or {})
+            return collect(graph, *best[1:], inputs, origins_of(graph, requested, samples), read or {})
         outward = {**outward, **further}
 
 

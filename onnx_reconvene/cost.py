@@ -233,8 +233,8 @@ def _initializers(graph: gs.Graph) -> dict[str, Stored]:
     model = graph.source.model.graph
     readers = [node for node in every_node(graph) if node.op in ("DequantizeLinear", "QGemm", "QLinearConv")]
     quantized = {tensor.name for node in readers for tensor in node.inputs}  # biases have 32 bits
-    found = {t.name: _stored_as(t.dims, _dtype(t), t.name in quantized) for t in model.initializer}
-    return {name: stored for name, stored in found.items() if stored is not None}
+    weights = {t.name: _stored_as(t.dims, _dtype(t), t.name in quantized) for t in model.initializer}
+    return {name: stored for name, stored in weights.items() if stored is not None}
 
 
 def _dtype(tensor: onnx.TensorProto) -> np.dtype[Any]:
@@ -256,7 +256,7 @@ def _left(analysis: Analysis, initializers: Mapping[str, Stored]) -> dict[str, S
     gone = {t.name for node in every_node(graph) if id(node) in dead for t in node.inputs} - read.keys()
     found = {name: _stored_as(t.shape, dtype_of(t)) for name, t in read.items()}
     weights = analysis.flow.weights.items()
-    made = [name for name, t in weights if weight_constant(t) is None and analysis.bears_units(name)]
-    found |= {name: _stored_as(analysis.shapes[name], np.dtype(np.float32)) for name in made}
+    computed = [name for name, t in weights if weight_constant(t) is None and analysis.bears_units(name)]
+    found |= {name: _stored_as(analysis.shapes[name], np.dtype(np.float32)) for name in computed}
     found |= {name: stored for name, stored in initializers.items() if name not in gone}
     return {name: stored for name, stored in found.items() if stored is not None}

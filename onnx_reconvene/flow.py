@@ -132,12 +132,12 @@ def moved_from(tensor: gs.Tensor, until: Collection[str] = ()) -> set[str]:
 
     until: operators behind which there is no further look.
     """
-    found, waiting = set(), [tensor]
+    names, waiting = set(), [tensor]
     while waiting:
         tensor = waiting.pop()
-        found.add(tensor.name)
-        waiting += [t for node in tensor.inputs if node.op not in until for t in node.inputs if t.name not in found]
-    return found
+        names.add(tensor.name)
+        waiting += [t for node in tensor.inputs if node.op not in until for t in node.inputs if t.name not in names]
+    return names
 
 
 @dataclass(frozen=True)

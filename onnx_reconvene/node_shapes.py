@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,13 +19,17 @@ WITH_SUM = ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")  # of 
 LIKE_FIRST = ("GroupNormalization", "MeanVarianceNormalization", "RotaryEmbedding", "SimplifiedLayerNormalization", *WITH_SUM)
 
 
+def _attributes(proto: onnx.NodeProto) -> dict[str, Any]:
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in proto.attribute}
+
+
 def _twin_of(proto: onnx.NodeProto, version: int) -> Twin | None:
     """Return what says how the outputs of proto are shaped, where onnx does not."""
     if proto.op_type in LIKE_FIRST:
         return Twin("Identity", "0")
     known = onnx.defs.has(proto.op_type, version, proto.domain)
     twin = None if known else TWINS.get(qualified(proto.op_type, proto.domain))
-    attributes = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
+    attributes = _attributes(proto)
     return None if twin is None or any(attributes.get(name, 0) for name in twin.plain_if_not) else twin
 
 
@@ -40,7 +45,7 @@ class _Call:
 def _as_plain(call: _Call, twin: Twin, version: int) -> _Call:
     """Return the plain operator of twin in place of a node; what is quantized stands for real numbers."""
     proto = call.node
-    attributes = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
+    attributes = _attributes(proto)
     operands = twin.operands(len(proto.input), attributes)
     names = [proto.input[i] if 0 <= i < len(proto.input) else "" for i in operands.inputs]
     quantized, types = {q.operand for q in twin.quantities(len(proto.input))}, {}
@@ -79,7 +84,7 @@ def _result_type(call: _Call, twin: Twin) -> int:
 
 def _from_front(proto: onnx.NodeProto, rank: int) -> onnx.NodeProto:
     """Return a node with axes counted from the front: onnx infers nothing from others below opset 11, though runtimes take them."""
-    attributes = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
+    attributes = _attributes(proto)
     if "axis" in attributes:
         attributes["axis"] %= rank
     if "axes" in attributes:
@@ -90,13 +95,13 @@ def _from_front(proto: onnx.NodeProto, rank: int) -> onnx.NodeProto:
 def _of_contrib(call: _Call, twin: Twin | None) -> dict[str, onnx.TypeProto] | None:
     """Return the types of the outputs of an operator, or of a form of one, that has a rule of its own; None where it has none."""
     proto = call.node
-    attributes = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
+    attributes = _attributes(proto)
     name = qualified(proto.op_type, proto.domain) if twin is None else twin.plain
     if name not in SHAPES:
         return None
     operands = range(len(proto.input)) if twin is None else twin.operands(len(proto.input), attributes).inputs
     read = [proto.input[i] if 0 <= i < len(proto.input) else "" for i in operands]
-    shapes = [static_shape(call.types[given]) if given in call.types else None if given else () for given in read]
+    shapes = [static_shape(call.types[source]) if source in call.types else None if source else () for source in read]
     needed = shapes[: NEEDED.get(name, 3)]
     if None in needed:
         return {}

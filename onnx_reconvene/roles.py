@@ -9,6 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_reconvene.shapes import small_constant
+from onnx_reconvene.twins import as_plain
 
 BATCH, IMAGE, SEQUENCE, VOLUME = "batch", "image", "sequence", "volume"
 Key = str | tuple[str, int]  # a dimension: the symbol that names it, else its input and axis
@@ -16,8 +17,6 @@ Role = str | int  # or how large it has to be
 SPATIAL = {1: SEQUENCE, 2: IMAGE, 3: VOLUME}  # by the number of axes over which a window slides
 PIXEL = (1, 3, 4)  # channels of an image
 
-CONVOLUTIONS = {"Conv": 1, "ConvInteger": 1, "FusedConv": 1, "QLinearConv": 3}  # and their input that holds the weight
-PRODUCTS = {"Gemm": 1, "MatMul": 1, "MatMulInteger": 1, "QLinearMatMul": 3}
 ELEMENTWISE = (
     "Add",
     "Cast",
@@ -50,7 +49,7 @@ def combined(key: Key, sizes: Mapping[Key, int]) -> int | None:
     return sum(map(math.prod, known)) if known == numbers else None
 
 
-def roles_of(graph: gs.Graph, given: Mapping[str, Sequence[int]]) -> dict[Key, Role]:
+def roles_of(graph: gs.Graph, requested: Mapping[str, Sequence[int]]) -> dict[Key, Role]:
     """Return the role of every free dimension, the size of those that have the name of one in a given shape."""
     batch = batch_keys(graph)
     roles: dict[Key, Role] = dict.fromkeys(batch, BATCH)
@@ -61,8 +60,8 @@ def roles_of(graph: gs.Graph, given: Mapping[str, Sequence[int]]) -> dict[Key, R
             key, role = key_of(tensor, axis), read.get(axis, _undecided(tensor, axis))
             if key not in batch:
                 roles[key] = role if roles.get(key, SEQUENCE) == SEQUENCE else roles[key]
-            if tensor.name in given:
-                sizes.setdefault(key, set()).add(given[tensor.name][axis])
+            if tensor.name in requested:
+                sizes.setdefault(key, set()).add(requested[tensor.name][axis])
     return roles | {key: size for key, (size, *others) in sizes.items() if not others}
 
 
@@ -108,16 +107,16 @@ def _read(tensor: gs.Variable) -> Iterator[tuple[int, Role]]:
 
 def _roles_in(node: gs.Node, tensor: gs.Tensor, axes: Sequence[int | None], whole: bool) -> Iterator[tuple[int | None, Role]]:
     """Yield the roles of axes in a layer that reads tensor; whole: whether all of its channels are those of the input."""
-    index = {**CONVOLUTIONS, **PRODUCTS}.get(node.op)
-    if index is None or node.inputs[0] is not tensor:
+    plain = as_plain(node)
+    if plain.op not in ("Conv", "Gemm", "MatMul") or plain.inputs[0] is not tensor:
         return
-    shape = _stored_shape(node.inputs[index])
-    if node.op in CONVOLUTIONS:
+    shape = _stored_shape(plain.inputs[1])
+    if plain.op == "Conv":
         yield from ((axis, SPATIAL.get(len(axes) - 2, SEQUENCE)) for axis in axes[2:])
         if shape and whole and len(axes) > 1:
-            yield axes[1], shape[1] * int(node.attrs.get("group", 1))
-    elif shape and len(shape) == 2 and whole and axes and not node.attrs.get("transA"):
-        yield axes[-1], shape[1 if node.attrs.get("transB") else 0]
+            yield axes[1], shape[1] * int(plain.attrs.get("group", 1))
+    elif shape and len(shape) == 2 and whole and axes and not plain.attrs.get("transA"):
+        yield axes[-1], shape[1 if plain.attrs.get("transB") else 0]
 
 
 def _stored_shape(tensor: gs.Tensor) -> Sequence[int] | None:

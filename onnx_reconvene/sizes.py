@@ -26,7 +26,7 @@ WHY = {GIVEN: "as given", SAMPLES: "as the samples", ASSUMED: "assumed, --input-
 SHOWN = 3  # inputs
 
 
-def input_sizes(graph: gs.Graph, given: Mapping[str, Sequence[int]], small: bool = False) -> dict[str, Shape]:
+def input_sizes(graph: gs.Graph, requested: Mapping[str, Sequence[int]], small: bool = False) -> dict[str, Shape]:
     """Return a shape for each graph input: the given ones; else dimensions of the same name are as large as in these, the batch
     is 1, channels are as many as the layer that reads them takes, and other free dimensions are those of ordinary images,
     sequences and volumes, or the nearest legal ones.
@@ -37,14 +37,14 @@ def input_sizes(graph: gs.Graph, given: Mapping[str, Sequence[int]], small: bool
     Raises UsageError for a shape that does not fit its input, ModelError where no size tried is legal.
     """
     inputs = {t.name: t for t in graph.inputs}
-    given = {**{name: value.shape for name, value in graph.input_values.items()}, **given}
-    _check(inputs, given)
-    if not has_free_sizes(graph) or all(name in given for name in inputs):
-        return {t.name: tuple(given.get(t.name, t.shape)) for t in graph.inputs}
-    roles = roles_of(graph, given)
+    requested = {**{name: value.shape for name, value in graph.input_values.items()}, **requested}
+    _check(inputs, requested)
+    if not has_free_sizes(graph) or all(name in requested for name in inputs):
+        return {t.name: tuple(requested.get(t.name, t.shape)) for t in graph.inputs}
+    roles = roles_of(graph, requested)
     failures, with_empty = [], None
     for first, size in _candidates(set(roles.values()), small):
-        sizes = _sizes(graph, given, roles, {BATCH: first, **size})
+        sizes = _sizes(graph, requested, roles, {BATCH: first, **size})
         try:
             shapes, integers = infer(graph, sizes)
         except ModelError as error:
@@ -56,10 +56,10 @@ def input_sizes(graph: gs.Graph, given: Mapping[str, Sequence[int]], small: bool
         failures.append(failure)
         if failure.endswith("is empty"):
             with_empty = with_empty or (sizes, failure)
-    largest = _sizes(graph, given, roles, dict.fromkeys(ORDINARY, 224) | {BATCH: 4})
+    largest = _sizes(graph, requested, roles, dict.fromkeys(ORDINARY, 224) | {BATCH: 4})
     if with_empty is not None and _empty(graph, *infer(graph, largest)) == with_empty[1]:
         return with_empty[0]  # it is empty at any size
-    name = next(iter([name for name, origin in origins_of(graph, given, {}).items() if origin == ASSUMED] or given))
+    name = next(iter([name for name, origin in origins_of(graph, requested, {}).items() if origin == ASSUMED] or requested))
     raise ModelError(f"no size tried for the free dimensions is legal ({failures[0]}); give one with --input-shape {name}=1,...")
 
 
@@ -73,10 +73,10 @@ def small_sizes(graph: gs.Graph, sizes: Mapping[str, Sequence[int]], origins: Ma
         return sizes
 
 
-def origins_of(graph: gs.Graph, given: Mapping[str, Sequence[int]], samples: Mapping[str, Sequence[int]]) -> dict[str, str]:
+def origins_of(graph: gs.Graph, requested: Mapping[str, Sequence[int]], samples: Mapping[str, Sequence[int]]) -> dict[str, str]:
     """Return where the sizes of the inputs with free dimensions come from."""
     free = [t.name for t in graph.inputs if is_free(t) and t.name not in graph.input_values]
-    return {name: GIVEN if name in given else SAMPLES if name in samples else ASSUMED for name in free}
+    return {name: GIVEN if name in requested else SAMPLES if name in samples else ASSUMED for name in free}
 
 
 def size_line(sizes: Mapping[str, Sequence[int]], origins: Mapping[str, str]) -> list[str]:
@@ -90,8 +90,8 @@ def size_line(sizes: Mapping[str, Sequence[int]], origins: Mapping[str, str]) ->
     return [f"costs are those at {'; '.join(parts)}"] if parts else []
 
 
-def _check(inputs: Mapping[str, gs.Variable], given: Mapping[str, Sequence[int]]) -> None:
-    for name, shape in given.items():
+def _check(inputs: Mapping[str, gs.Variable], requested: Mapping[str, Sequence[int]]) -> None:
+    for name, shape in requested.items():
         declared = inputs[name].shape if name in inputs else None
         if name not in inputs:
             raise UsageError(f"--input-shape {name}: the network has no such input; it has {', '.join(inputs)}")
@@ -99,7 +99,7 @@ def _check(inputs: Mapping[str, gs.Variable], given: Mapping[str, Sequence[int]]
             raise UsageError(f"--input-shape {name}: {_times(shape)} does not fit the declared {_times(declared)}")
         if math.prod(shape) > MOST:
             raise UsageError(f"--input-shape {name}: {_times(shape)} is more than any tensor holds")
-    unknown = [name for name, t in inputs.items() if t.shape is None and name not in given]
+    unknown = [name for name, t in inputs.items() if t.shape is None and name not in requested]
     if unknown:
         raise ModelError(f"input '{unknown[0]}' declares no shape; give one with --input-shape {unknown[0]}=1,...")
 
@@ -123,7 +123,7 @@ def _nearest(kinds: Sequence[str]) -> Iterator[dict[str, int]]:
 
 
 def _sizes(
-    graph: gs.Graph, given: Mapping[str, Sequence[int]], roles: Mapping[Key, Role], sizes: Mapping[str, int]
+    graph: gs.Graph, requested: Mapping[str, Sequence[int]], roles: Mapping[Key, Role], sizes: Mapping[str, int]
 ) -> dict[str, Shape]:
     numbers = {key: role if isinstance(role, int) else sizes[role] for key, role in roles.items()}
 
@@ -132,7 +132,7 @@ def _sizes(
         return int(combined(key, numbers) or numbers.get(key, tensor.shape[axis]))
 
     return {
-        t.name: tuple(given[t.name]) if t.name in given else tuple(size(t, axis) for axis in range(len(t.shape)))
+        t.name: tuple(requested[t.name]) if t.name in requested else tuple(size(t, axis) for axis in range(len(t.shape)))
         for t in graph.inputs
     }
 

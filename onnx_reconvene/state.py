@@ -50,8 +50,10 @@ class State:
     def text(self) -> str:
         """Return the state as JSON. Data and losses that are no text are left out."""
         written = {of.name: getattr(self, of.name) for of in fields(State)}
-        given = self.calibration
-        written["calibration"] = replace(given, data=_named(given.data), loss=_named(given.loss), image=dict(given.image))
+        calibration = self.calibration
+        written["calibration"] = replace(
+            calibration, data=_named(calibration.data), loss=_named(calibration.loss), image=dict(calibration.image)
+        )
         return json.dumps({name: value for name, value in written.items() if value is not None}, default=_as_json)
 
     @classmethod

@@ -18,13 +18,13 @@ from onnx_reconvene.shapes import Integers, dtype_of
 OPTION = "--input-value"
 
 
-def input_values(graph: gs.Graph, given: Mapping[str, float]) -> dict[str, NDArray[Any]]:
+def input_values(graph: gs.Graph, numbers: Mapping[str, float]) -> dict[str, NDArray[Any]]:
     """Return the values of inputs as arrays of their types and shapes. Raises UsageError for one that does not fit its input."""
     inputs = {tensor.name: tensor for tensor in graph.inputs}
-    for name in given:
+    for name in numbers:
         if name not in inputs:
             raise UsageError(f"{OPTION} {name}: the network has no such input; it has {', '.join(inputs)}")
-    return {name: _array(inputs[name], value) for name, value in given.items()}
+    return {name: _array(inputs[name], value) for name, value in numbers.items()}
 
 
 def _array(tensor: gs.Variable, value: float) -> NDArray[Any]:

@@ -139,11 +139,11 @@ def _excused(graph: gs.Graph, against: Reference, folder: str, settings: Answer,
     """Return what to answer where the original, as it is analysed, does not run: whether the file that was given does, and if so
     whether the pruned one does."""
     source = against.cutting.analysis.graph.source
-    given = source.path if source.path and os.path.exists(source.path) else None
-    if given is None:
+    path = source.path if source.path and os.path.exists(source.path) else None
+    if path is None:
         model = source.form.original if source.form else source.model
-        given = store(Source(model, source.arrays), folder, "given")
-    before = _fate(given, settings)
+        path = store(Source(model, source.arrays), folder, "given")
+    before = _fate(path, settings)
     after = _fate(store(without_weights(graph), folder, "written"), settings)
     for stage in ("load", "draw", "run"):
         if stage in before:
@@ -158,10 +158,10 @@ def _fate(path: str, settings: Answer) -> Answer:
         return _answer(program, {**settings, "model": path})
 
 
-def values_to_try(graph: gs.Graph, given: Mapping[str, NDArray[Any]]) -> dict[str, list[float]]:
+def values_to_try(graph: gs.Graph, fixed: Mapping[str, NDArray[Any]]) -> dict[str, list[float]]:
     """Return the values to try of inputs of one element: those given, and of each that chooses a branch also false and true, and
     integers that it may be compared with."""
-    values = {name: [value.reshape(-1)[0].item()] for name, value in given.items()}
+    values = {name: [value.reshape(-1)[0].item()] for name, value in fixed.items()}
     inputs = [t for t in graph.inputs if t.shape is not None and all(size == 1 for size in t.shape)]
     choosing = {t.name for t in inputs if str(t.dtype).startswith(("bool", "int", "uint"))}
     for node in every_node(graph) if choosing else ():

@@ -135,14 +135,14 @@ def _graph(buffer: Buffer, graph: Field, index: Mapping[int, Iterator[int]], wei
     parts = []
     for field in _fields(buffer, graph.content, graph.end):
         path, data = PATHS.get(field.number, ()), None
-        place = next(index[field.number]) if path else 0
+        number = next(index[field.number]) if path else 0
         if path and field.end - field.start >= MAPPED_FROM:
             part, data = _bare(buffer, field, path)
             parts.append(part)
         else:
             parts.append(buffer[field.start : field.end])
         if data is not None:
-            weights[field.number, place] = data
+            weights[field.number, number] = data
     return _message(GRAPH, parts)
 
 
@@ -155,8 +155,8 @@ def _bare(buffer: Buffer, field: Field, path: Sequence[int]) -> tuple[bytes, NDA
         return _message(field.number, [buffer[part.start : part.end] for part in fields if part not in inner]), data
     if len(path) == 1 or len(inner) != 1:
         return buffer[field.start : field.end], None
-    bare, found = _bare(buffer, inner[0], path[1:])
-    return _message(field.number, [bare if part is inner[0] else buffer[part.start : part.end] for part in fields]), found
+    bare, raw = _bare(buffer, inner[0], path[1:])
+    return _message(field.number, [bare if part is inner[0] else buffer[part.start : part.end] for part in fields]), raw
 
 
 def join(model: onnx.ModelProto, weights: Mapping[str, NDArray[Any]]) -> Iterator[bytes | memoryview]:

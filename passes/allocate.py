@@ -85,21 +85,21 @@ class Allocate(Pass):
         cost = CostModel(analysis, clock.model if clock else None)
         spaces = budgets(cost, self.targets, limits, cache(partial(_elements, graph)), self.progress, self.allow_uncounted)
         scores = notes.scores if gone is None else np.where(gone, -np.inf, notes.scores)
-        within, found = self._found(analysis, scores, spaces, clock)
-        notes.timing = None if clock is None else clock.timing(found.widths)
-        notes.cost, notes.sensitivity, notes.rounding = cost, found.sensitivity, within.rounding(found.widths)
-        notes.allocate, notes.targets, notes.keep = self.allocate, self.targets, masks(analysis, scores, found.widths)
+        within, allocation = self._allocated(analysis, scores, spaces, clock)
+        notes.timing = None if clock is None else clock.timing(allocation.widths)
+        notes.cost, notes.sensitivity, notes.rounding = cost, allocation.sensitivity, within.rounding(allocation.widths)
+        notes.allocate, notes.targets, notes.keep = self.allocate, self.targets, masks(analysis, scores, allocation.widths)
         return True
 
-    def _found(
+    def _allocated(
         self, analysis: Analysis, scores: Scores, spaces: Iterable[Budget], clock: Clock | None
     ) -> tuple[Budget, Allocation]:
         """Allocate; where a target bounds latency and may be measured, until the measured network is within it."""
 
         def allocate(within: Budget) -> Allocation:
-            found = allocators[self.allocate](analysis, scores, within)
-            found = found if isinstance(found, Allocation) else Allocation(found)
-            return replace(found, widths=self._checked(within, found.widths))
+            chosen = allocators[self.allocate](analysis, scores, within)
+            chosen = chosen if isinstance(chosen, Allocation) else Allocation(chosen)
+            return replace(chosen, widths=self._checked(within, chosen.widths))
 
         within, allocation = round_finely(spaces, allocate)
         judged = clock is not None and clock.may_measure and any(target.kind == LATENCY for target in self.targets)
@@ -154,10 +154,10 @@ def builder(graph: gs.Graph) -> Callable[[Widths], Source]:
 
     def build(widths: Widths) -> Source:
         analysis, copy = analysis_of(graph), reopen(graph)
-        found = analyze(copy, analysis.sizes, notes_of(graph).attention, analysis.read)
-        keep = masks(found, np.zeros(found.width), widths)
+        copied = analyze(copy, analysis.sizes, notes_of(graph).attention, analysis.read)
+        keep = masks(copied, np.zeros(copied.width), widths)
         if not keep.all():
-            cut(found, keep)
+            cut(copied, keep)
         return with_values(without_weights(copy), copy.input_values)
 
     return build

@@ -54,8 +54,8 @@ class Load(Pass):
 
     def _sample_sizes(self, graph: gs.Graph) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the inputs with free dimensions of which none is given, for the first sample."""
-        given = {*self.input_shapes, *self.input_values}
-        free = [t.name for t in graph.inputs if t.name not in given and is_free(t)]
+        named = {*self.input_shapes, *self.input_values}
+        free = [t.name for t in graph.inputs if t.name not in named and is_free(t)]
         if self.calibration.data is None or not free or any(t.shape is None for t in graph.inputs):
             return {}
         from onnx_reconvene.calibration.data import Data, inputs_of

@@ -63,14 +63,14 @@ class Repair(Pass):
         notes, reference = notes_of(graph), reference_of(graph, "Repair", self.original)
         if reference is None:
             return False
-        given = self.calibration
+        calibration = self.calibration
         inputs = inputs_of(graph, reference.sizes)
-        data = Data(given.data, inputs, given.image)
+        data = Data(calibration.data, inputs, calibration.image)
         fixed = {i.shape[0] for i in inputs if i.shape} - {None}
-        size = int(min(n for n in fixed if n is not None)) if fixed else given.batch_size or BATCH
+        size = int(min(n for n in fixed if n is not None)) if fixed else calibration.batch_size or BATCH
 
         def batches() -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
-            for batch in data.batches(size, given.samples):
+            for batch in data.batches(size, calibration.samples):
                 count = len(batch[inputs[0].name])
                 if not fixed or count == size:
                     yield count, {i.name: i.feed(batch[i.name]) for i in inputs} | graph.input_values

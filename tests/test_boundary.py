@@ -127,9 +127,9 @@ def test_invalid_model_is_a_model_error_of_one_line(tmp_path, damage):
     model = damage(two_layers())
     path = tmp_path / "in.onnx"
     path.write_bytes(model.SerializeToString())
-    for given, name in ((model, "the model"), (path, os.fspath(path))):
+    for source, name in ((model, "the model"), (path, os.fspath(path))):
         with pytest.raises(rc.ModelError) as caught:
-            rc.prune(given, verify=False)
+            rc.prune(source, verify=False)
         text = str(caught.value)
         assert text.startswith(f"{name}: ")
         assert "\n" not in text

@@ -85,8 +85,8 @@ def test_an_untouched_network_stays_as_it_is_in_every_way_of_storing_it(tmp_path
 
 
 def test_gradients_are_those_by_the_weights() -> None:
-    found = [{value.name for value in rc.gradients(model).graph.output} for model in (small(), in_constant_nodes(small()))]
-    assert found[0] == found[1]
+    names = [{value.name for value in rc.gradients(model).graph.output} for model in (small(), in_constant_nodes(small()))]
+    assert names[0] == names[1]
 
 
 def test_numbers_alone_are_settings() -> None:

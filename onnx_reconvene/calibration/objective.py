@@ -272,8 +272,8 @@ class Objective:
     def _sizes(self, count: int) -> dict[str, Shape]:
         """Return the shapes of the inputs for this many samples."""
         samples = {i: self._sample[i.name].shape[1:] for i in self._inputs if i.shape}
-        given = {name: value.shape for name, value in self._graph.input_values.items()}
-        return given | {i.name: i.sizes(i.shape[0] or count, *samples[i]) if i.shape else () for i in self._inputs}
+        fixed = {name: value.shape for name, value in self._graph.input_values.items()}
+        return fixed | {i.name: i.sizes(i.shape[0] or count, *samples[i]) if i.shape else () for i in self._inputs}
 
     def _shapes(self, count: int) -> dict[str, Shape]:
         if count not in self._shapes_of:
@@ -372,11 +372,11 @@ def with_reads_apart(source: Source, places: Sequence[Place]) -> tuple[Source, l
     for place in places:
         name = place.tensor
         if place.is_input and readers[name] > 1:
-            made = first_output(place.node)
-            reader, own = node_of[made], added.setdefault(made, {})
-            if place.index not in own:
+            output = first_output(place.node)
+            reader, copies = node_of[output], added.setdefault(output, {})
+            if place.index not in copies:
                 apart = f"{name}/read/{len(added)}/{place.index}"
-                own[place.index] = helper.make_node("Identity", [name], [apart], apart)
+                copies[place.index] = helper.make_node("Identity", [name], [apart], apart)
                 reader.input[place.index] = apart
             name = reader.input[place.index]
         names.append(name)

@@ -99,9 +99,9 @@ def session(path: str, threads: int = 0, level: str = "ORT_ENABLE_BASIC", instea
     values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in (instead or {}).items()}
     for name, value in values.items():
         options.add_initializer(name, value)
-    made = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    made.instead = values  # which the session reads as long as it lives
-    return made
+    opened = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    opened.instead = values  # which the session reads as long as it lives
+    return opened
 
 
 def distance(a: Any, b: Any) -> float:
@@ -165,7 +165,7 @@ class Pair:
     def _open_written(self) -> None:
         self.written = self.written or session(self.job["written"], self.threads)
 
-    def found(self, feeds: Feeds) -> Arrays:
+    def actual(self, feeds: Feeds) -> Arrays:
         """Return what the pruned network computes and what comes of faults in it, or its outputs alone where faults cannot be."""
         names = [*self.outputs, *self.probes, *(fault for pairs in self.faults.values() for fault, _ in pairs)]
         arrays: Arrays = {}
@@ -186,22 +186,22 @@ class Pair:
             raise
         except Exception as error:  # of memory, too
             raise NothingToCompareError(f"onnxruntime does not run the original: {error}") from error
-        found = self.found(feeds)
-        alike = all(np.shape(expected[name]) == np.shape(found[name]) for name in self.outputs)
+        actual = self.actual(feeds)
+        alike = all(np.shape(expected[name]) == np.shape(actual[name]) for name in self.outputs)
         if alike and not any(is_finite_somewhere(expected[name]) for name in self.outputs):
             raise NothingFiniteError("the outputs of the original hold nothing finite on any inputs that were tried")
-        errors = {name: self._apart(name, expected[name], found[name]) for name in expected if name in found}
+        errors = {name: self._apart(name, expected[name], actual[name]) for name in expected if name in actual}
         off = [name for name, error in errors.items() if not error <= self.tolerance]
         rounding = self._rounding(feeds, expected, off) if off else {}
-        return Comparison(errors, rounding, self._effects(found, rounding), self.tolerance)
+        return Comparison(errors, rounding, self._effects(actual, rounding), self.tolerance)
 
-    def _effects(self, found: Arrays, rounding: Mapping[str, float]) -> dict[str, float]:
+    def _effects(self, arrays: Arrays, rounding: Mapping[str, float]) -> dict[str, float]:
         """Return what each fault changes, over what could be seen; nothing where no faults were made."""
 
         def effect(fault: str, probe: str) -> float:
-            return float(self._apart(probe, found[probe], found[fault]) / max(self.tolerance, rounding.get(probe, 0.0)))
+            return float(self._apart(probe, arrays[probe], arrays[fault]) / max(self.tolerance, rounding.get(probe, 0.0)))
 
-        return {group: max(effect(*pair) for pair in pairs) for group, pairs in self.faults.items() if pairs[0][0] in found}
+        return {group: max(effect(*pair) for pair in pairs) for group, pairs in self.faults.items() if pairs[0][0] in arrays}
 
     def _apart(self, name: str, a: Any, b: Any) -> float:
         apart = distance(a, b)

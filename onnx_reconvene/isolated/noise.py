@@ -23,11 +23,11 @@ def perturbed(array: Any, rng: np.random.Generator) -> Any:
 def noisy(path: str) -> dict[str, NDArray[Any]]:
     """Return the matrices and kernels of a model, perturbed; what has fewer axes might be sizes, scales of a Resize."""
     model, folder, rng = onnx.load(path, load_external_data=False), path.rpartition("/")[0], np.random.default_rng(0)
-    found = {}
+    arrays = {}
     for tensor in model.graph.initializer:
         if len(tensor.dims) > 1 and tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE):
             if external_data_helper.uses_external_data(tensor):
                 external_data_helper.load_external_data_for_tensor(tensor, folder)
-            found[tensor.name] = perturbed(numpy_helper.to_array(tensor), rng)
+            arrays[tensor.name] = perturbed(numpy_helper.to_array(tensor), rng)
             tensor.ClearField("raw_data")
-    return found
+    return arrays

@@ -66,8 +66,12 @@ def _tie_parameters(op: Op, view: Op, quantity: Quantity, layers: Sequence[Layer
         if layer is None:
             raise UnsupportedError(f"'{op.tensor(i).name}' is not one number and no weight's")
         labels, rank = op.flow.value(tensor).labels, len(op.shape(i))
-        made = [axis for axis, along in labels.items() if along is layer.out and along is not layer.read]
-        axes = made if rank == 1 and made else [view.operands.axis(operand, axis, len(view.shape(operand))) for axis in range(rank)]
+        along_outputs = [axis for axis, along in labels.items() if along is layer.out and along is not layer.read]
+        axes = (
+            along_outputs
+            if rank == 1 and along_outputs
+            else [view.operands.axis(operand, axis, len(view.shape(operand))) for axis in range(rank)]
+        )
         for axis, along in zip(axes, op.axes(i), strict=True):
             if along.size > 1:
                 op.equate(along, labels[axis])

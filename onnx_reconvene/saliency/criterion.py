@@ -182,20 +182,20 @@ def layer_weights(analysis: Analysis) -> dict[str, tuple[NDArray[np.float32], di
     """Return the values of each layer's weight that bears units, those that it stands for where it is quantized, and these units
     along its axes, shaped to be broadcast to it."""
     weights, quantized = {name for layer in analysis.layers for name in layer.sources}, analysis.flow.quantized
-    found = {}
+    by_name = {}
     for name, axes in axes_with_units(analysis).items():
         values = weight_values(analysis.flow.weights[name])
         if values is not None and values.ndim >= 2 and name in weights:
-            found[name] = (quantized[name].real(values) if name in quantized else np.asarray(values, np.float32), axes)
-    return found
+            by_name[name] = (quantized[name].real(values) if name in quantized else np.asarray(values, np.float32), axes)
+    return by_name
 
 
 def differentiable_weights(analysis: Analysis) -> dict[str, NDArray[np.float32]]:
     """Return the values of each layer's weight that bears units. Raises UsageError where one is quantized."""
-    for name in (found := layer_weights(analysis)):
+    for name in (by_name := layer_weights(analysis)):
         if name in analysis.flow.quantized:
             raise UsageError(f"'{name}' is quantized and has no gradient: choose a --criterion without, such as l1 or synflow")
-    return {name: values for name, (values, _) in found.items()}
+    return {name: values for name, (values, _) in by_name.items()}
 
 
 def axes_with_units(analysis: Analysis) -> dict[str, dict[int, Labels]]:

@@ -306,11 +306,11 @@ class ExactNetwork:
         """Return the factors between scales, powers of two next to the levels of the channel network."""
         levels = self._channels.levels(keep)
         exponent = {name: self._level(levels[ids]) for name, ids in self._walk.ids.items()}
-        found = {}
+        factors = {}
         for factor, (sources, goals) in self._net.factors.items():
             power = np.mean([exponent[name] for name in sources]) - max(exponent[name] for name in goals)
-            found[factor] = np.asarray(2.0**power if power > -RANGE else 0, np.float32)
-        return found
+            factors[factor] = np.asarray(2.0**power if power > -RANGE else 0, np.float32)
+        return factors
 
     def _level(self, levels: Floats) -> int:
         largest = float(levels.max(initial=-np.inf))

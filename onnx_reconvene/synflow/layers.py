@@ -98,8 +98,8 @@ def gemm(walk: Walk, node: gs.Node) -> None:
     """a[m,k] * b[k,n] -> y[m,n], a and b transposed at will"""
     ids, places = walk.ids[node.inputs[0].name], walk.places[node.inputs[0].name]
     ids, places = (ids.T, places.T) if node.attrs.get("transA", 0) else (ids, places)
-    made, rest = matrix_layer(walk, node, 1, weight_of(walk, node, 1), ids, places, of_rows=bool(node.attrs.get("transB", 0)))
-    walk.put(node.outputs[0], walk.scaled(made[None], np.asarray(node.attrs.get("alpha", 1.0)), node.outputs[0]), rest)
+    states, rest = matrix_layer(walk, node, 1, weight_of(walk, node, 1), ids, places, of_rows=bool(node.attrs.get("transB", 0)))
+    walk.put(node.outputs[0], walk.scaled(states[None], np.asarray(node.attrs.get("alpha", 1.0)), node.outputs[0]), rest)
 
 
 def matrix_layer(
@@ -133,8 +133,8 @@ def matrix_layer(
         outer = slope[0][:, None] * x / stack
         return np.asarray(magnitude * (outer if of_rows else outer.T)).reshape(shape)
 
-    made = walk.layer(node, node.inputs[i], kernel, reads, elements, window=window, columns=columns)
-    return made, walk.grid(made, [1 if a == axis % ids.ndim else n for a, n in enumerate(places.shape)])
+    states = walk.layer(node, node.inputs[i], kernel, reads, elements, window=window, columns=columns)
+    return states, walk.grid(states, [1 if a == axis % ids.ndim else n for a, n in enumerate(places.shape)])
 
 
 def _by_channel(walk: Walk, ids: Ids, places: Ids, axis: int, width: int) -> Ids | None:
@@ -153,18 +153,18 @@ def matmul(walk: Walk, node: PlainNode) -> None:
     (out,), rank = node.outputs, len(walk.shape(node.outputs[0]))
     (left, near), (right, far) = (_operand(walk, node, i) for i in (0, 1))
     if left is not None and right is None:
-        made, rest = matrix_layer(walk, node, 1, weight_of(walk, node, 1), left, near, of_rows=1 in node.swapped)
+        states, rest = matrix_layer(walk, node, 1, weight_of(walk, node, 1), left, near, of_rows=1 in node.swapped)
         if rank == left.ndim:
-            walk.put(out, made.reshape([1] * (rank - 1) + [-1]), rest)
+            walk.put(out, states.reshape([1] * (rank - 1) + [-1]), rest)
         else:
-            walk.put(out, made.reshape([1] * rank))
+            walk.put(out, states.reshape([1] * rank))
     elif left is None and right is not None:
         axis = max(-2, -right.ndim)
-        made, rest = matrix_layer(walk, node, 0, weight_of(walk, node, 0), right, far, of_rows=0 not in node.swapped, axis=axis)
+        states, rest = matrix_layer(walk, node, 0, weight_of(walk, node, 0), right, far, of_rows=0 not in node.swapped, axis=axis)
         if rank == right.ndim > 1:
-            walk.put(out, made.reshape([1] * (rank - 2) + [-1, 1]), rest)
+            walk.put(out, states.reshape([1] * (rank - 2) + [-1, 1]), rest)
         else:
-            walk.put(out, made.reshape([1] * rank))
+            walk.put(out, states.reshape([1] * rank))
     elif left is not None and right is not None and min(left.ndim, right.ndim) > 1:
         left, right = walk.even(left, near), walk.even(right, far)
         means = walk.mean(left, [left.ndim - 1]), walk.mean(right, [right.ndim - 2])
@@ -219,17 +219,17 @@ def recurrent(walk: Walk, node: PlainNode) -> None:
     """x[t,n,i] -> y = h + r h, h = w x, the magnitudes of all gates summed, directions averaged"""
     weights = {i: np.abs(weight_of(walk, node, i)) for i in (1, 2)}
     in_order = {i: values.swapaxes(1, 2) if i in node.swapped else values for i, values in weights.items()}
-    size, made = in_order[2].shape[2], walk.vector(walk.even(walk.ids[node.inputs[0].name]), 2, in_order[1].shape[2])
-    results = [made]
+    size, states = in_order[2].shape[2], walk.vector(walk.even(walk.ids[node.inputs[0].name]), 2, in_order[1].shape[2])
+    results = [states]
     for i, values in in_order.items():
         directions, rows, columns = values.shape
         matrix = values.reshape(directions, rows // size, size, columns).sum(1).mean(0)[None]
         elements = functools.partial(_gates, weights[i], rows // size, i in node.swapped)
         results.append(walk.layer(node, node.inputs[i], matrix[..., None], results[-1], elements))
-    made = walk.sum(results[1:])
+    states = walk.sum(results[1:])
     for tensor in node.outputs:
         if tensor.name:
-            walk.put(tensor, made.reshape([1] * (len(walk.shape(tensor)) - 1) + [-1]))
+            walk.put(tensor, states.reshape([1] * (len(walk.shape(tensor)) - 1) + [-1]))
 
 
 def _gates(values: NDArray[Any], gates: int, swapped: bool, slope: Floats, read: Floats) -> Floats:

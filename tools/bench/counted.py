@@ -62,21 +62,21 @@ def macs(node: onnx.NodeProto, shapes: Shapes) -> int:
     """Return the multiply-accumulates of one node."""
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     read = [shapes.get(name, ()) for name in node.input]
-    made = shapes.get(next(filter(None, node.output), ""), ())
+    result = shapes.get(next(filter(None, node.output), ""), ())
     if node.op_type in CONVOLUTIONS:
         weight = read[CONVOLUTIONS[node.op_type]]
-        positions = made[1:-1] if node.op_type == "NhwcFusedConv" else made[2:]
-        return made[0] * prod(weight) * prod(positions)
+        positions = result[1:-1] if node.op_type == "NhwcFusedConv" else result[2:]
+        return result[0] * prod(weight) * prod(positions)
     if node.op_type == "ConvTranspose":
         return read[0][0] * prod(read[1]) * prod(read[0][2:])
     if node.op_type in PRODUCTS or node.op_type in QUANTIZED_PRODUCTS:
-        return prod(made) * read[0][0 if attributes.get("transA", 0) else -1]
+        return prod(result) * read[0][0 if attributes.get("transA", 0) else -1]
     if node.op_type in RECURRENT:
         return read[0][0] * read[0][1] * (prod(read[1]) + prod(read[2]))
     if node.op_type in PROJECTING and node.domain == "com.microsoft":
         return prod(read[0][:-1]) * prod(read[1])
     if node.op_type == "MatMulNBits":
-        return prod(made) * attributes["K"]
+        return prod(result) * attributes["K"]
     return 0
 
 
