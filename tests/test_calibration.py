@@ -406,6 +406,26 @@ def test_gradients_do_not_pass_control_flow(parsed, criterion):
         scores(model, criterion, x, loss="squared-norm")
 
 
+PICKED = "i = Compress <axis = 0> (r, q) h = MatMul (i, w) y = MatMul (h, v)"
+MASKED = "m = Cast <to = 1> (q) u = Unsqueeze (m, one) i = Mul (r, u) h = MatMul (i, w) y = MatMul (h, v)"
+
+
+@pytest.mark.parametrize("criterion", ["snip", "taylor", "fisher", "grasp"])
+def test_gradients_pass_sizes_that_depend_on_data(parsed, criterion):
+    """Rows that are left out count as rows of zeros do."""
+    constants = "<int64[1] zero = {0}, int64[1] one = {1}, int64[1] two = {2}, float none = {0.0}>"
+    head = f'<ir_version: 9, opset_import: ["" : 18]> net (float[1,6,4] x) => (float[k,3] y) {constants}'
+    rows = "s = ReduceSum <keepdims = 0> (x, two) t = Squeeze (s, zero) q = Greater (t, none) r = Squeeze (x, zero)"
+    x = np.random.default_rng(1).standard_normal((5, 6, 4)).astype(np.float32)
+    x[2] = -1  # of which no row is left
+    found, expected = (
+        scores(parsed(f"{head} {{ {rows} {body} }}", w=(4, 8), v=(8, 3)), criterion, x, loss="squared-norm")
+        for body in (PICKED, MASKED)
+    )
+    assert (expected != 0).all()
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 # --- losses ----------------------------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from onnx_reconvene.rounding import leave_out
 from onnx_reconvene.saliency import Context
 from onnx_reconvene.target import parse_target
 from onnx_reconvene.verify import verify
+from tests.nets import ALL
 from tests.oracle import run
 
 HEAD = '< ir_version: 9, opset_import: ["" : 18] > g (float[n,4,6,6] x) => (float[n,5,6,6] y)'
@@ -123,6 +124,18 @@ def test_what_has_no_gradient_is_named(pair, criterion):
     data = {"data": {"x": np.ones((4, 4, 6, 6), np.float32)}} if rc.criteria[criterion].needs_data else {}
     with pytest.raises(UsageError, match="'q' is quantized and has no gradient"):
         rc.prune(pair[0], criterion=criterion, **data)
+
+
+@pytest.mark.parametrize("gradients", ["ort", "torch"])
+def test_layers_of_integers_have_no_gradient(gradients):
+    if gradients == "torch":
+        pytest.importorskip("torch")
+    model = ALL["ConvInteger"].model
+    data = {
+        value.name: np.zeros([d.dim_value for d in value.type.tensor_type.shape.dim], np.float32) for value in model.graph.input
+    }
+    with pytest.raises(UsageError, match="is quantized and has no gradient: choose a --criterion without"):
+        rc.prune(model, criterion="taylor", data=data, gradients=gradients)
 
 
 def test_four_bits_stand_for_what_onnxruntime_makes_of_them(parsed):

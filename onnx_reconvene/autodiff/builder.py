@@ -26,16 +26,17 @@ FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOA
 class Builder:
     """The graph of a model without its weights, to which nodes are appended; every tensor's type is known from its birth.
 
-    sizes gives a shape for each graph input that has free dimensions.
+    sizes gives a shape for each graph input that has free dimensions; known, types of tensors that need not follow from these.
     """
 
-    def __init__(self, source: Source, sizes: Mapping[str, Shape]) -> None:
+    def __init__(self, source: Source, sizes: Mapping[str, Shape], known: Mapping[str, onnx.TypeProto] | None = None) -> None:
         self.model = pinned(source.model, sizes)
         self.nodes: list[onnx.NodeProto] = []
         self.varying: Collection[str] = ()  # the tensors that gradients flow through, once they are known
         self._versions = {o.domain: o.version for o in self.model.opset_import}
         declared = [*self.model.graph.value_info, *self.model.graph.output, *self.model.graph.input]
-        self._types: dict[str, onnx.TypeProto] = {value.name: value.type for value in declared}
+        self._types: dict[str, onnx.TypeProto] = {value.name: value.type for value in declared} | dict(known or {})
+        self._stated: list[str] = []  # tensors whose shapes are known because they are stated alone
         self._values: dict[str, Array] = {}
         self._constants: dict[tuple[str, Shape, bytes], Tensor] = {}
         for tensor in self.model.graph.initializer:
@@ -56,7 +57,9 @@ class Builder:
                 value = integers.get(tensor) if tensor.name else None
                 if value is not None:
                     self._values[tensor.name] = value
+            stated = {name: self._types[name] for name in proto.output if self.shape(name) is not None}
             self._infer(proto)
+            self._stated += [name for name, kind in stated.items() if self._types[name] is kind]
             integers.visit(node, self.shape)
             for name in proto.output:
                 if name in integers:
@@ -68,7 +71,9 @@ class Builder:
         version = self._versions.get(proto.domain, 1)
         if not onnx.defs.has(proto.op_type, version, proto.domain):
             return
-        known = {name: self._types[name] for name in proto.input if name in self._types}
+        if any(name not in self._types for name in proto.input if name):
+            return
+        known = {name: self._types[name] for name in proto.input if name}
         data = {n: numpy_helper.from_array(np.array(self._values[n], order="C"), n) for n in proto.input if n in self._values}
         schema = onnx.defs.get_schema(proto.op_type, version, proto.domain)
         try:
@@ -76,7 +81,7 @@ class Builder:
         except Exception as error:
             reason = str(error).strip().splitlines()[-1]
             raise ModelError(f"{proto.op_type} '{proto.name or proto.output[0]}': shapes do not fit: {reason}") from error
-        declared = {name: self._types[name] for name in inferred if self.shape(name) is not None}
+        declared = {name: self._types[name] for name in inferred if self.rank(name) is not None}
         self._types |= inferred
         self._types |= {name: kind for name, kind in declared.items() if self.shape(name) is None}
         if proto.op_type == "Compress" and proto.input[1] in data:
@@ -100,6 +105,14 @@ class Builder:
             proto.output[index] = self.fresh(f"{proto.output[0]}/{index}")
             self._infer(proto)
         return str(proto.output[index])
+
+    def unshaped(self) -> list[str]:
+        """Return the tensors whose shapes are not known before the network runs."""
+        return [name for node in self.model.graph.node for name in node.output if name and self.shape(name) is None]
+
+    def stated(self) -> list[onnx.ValueInfoProto]:
+        """Return the types of tensors that do not follow from those of others, which a network must go on to state."""
+        return [helper.make_value_info(name, self._types[name]) for name in self._stated]
 
     def has(self, name: str) -> bool:
         """Tell whether there is a tensor of this name."""

@@ -170,6 +170,7 @@ def _assembled(builder: Builder, outputs: Collection[str]) -> onnx.ModelProto:
             kept.append(node)
     model.graph.node.extend(reversed(kept))
     del model.graph.value_info[:]
+    model.graph.value_info.extend(builder.stated())
     for value in model.graph.output:
         value.type.CopyFrom(builder.type_of(value.name))
     model.graph.output.extend(helper.make_value_info(name, builder.type_of(name)) for name in outputs)

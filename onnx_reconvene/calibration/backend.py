@@ -203,6 +203,7 @@ def grown(builder: Builder, source: Source) -> Source:
     model.graph.node.extend(builder.nodes)
     model.ir_version = max(model.ir_version, 8)
     del model.graph.value_info[:]
+    model.graph.value_info.extend(builder.stated())
     for value in model.graph.output:
         value.type.CopyFrom(builder.type_of(value.name))
     return Source(model, source.arrays, source.path)

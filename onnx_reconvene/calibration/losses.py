@@ -67,7 +67,7 @@ def sampled_cross_entropy(output: str) -> LossFunction:
 def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     shape = logits.shape
     found = (logits.apply("LogSoftmax", axis=1) * target).sum(range(len(shape)), keepdims=False)
-    return found * -(shape[1] / math.prod(shape))
+    return found * -(shape[1] / max(1, math.prod(shape)))
 
 
 def squared_norm(outputs: Tensors, data: Tensors) -> Tensor:

@@ -13,15 +13,17 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from onnx_reconvene.autodiff.builder import Builder, Tensor, where
+from onnx_reconvene.autodiff.node import NoDerivativeError
 from onnx_reconvene.autodiff.paths import through_steps_alone
 from onnx_reconvene.autodiff.prepare import prepare
 from onnx_reconvene.calibration.backend import Feeds, Network, Run, Tap, backend, compiled, grown, vector
 from onnx_reconvene.calibration.data import Data, inputs_of
 from onnx_reconvene.calibration.given import Calibration, Place
 from onnx_reconvene.calibration.losses import NOISE, Loss, check_range, choose, scalar
+from onnx_reconvene.calibration.observed import Observed, protos
 from onnx_reconvene.calibration.warmup import with_statistics
 from onnx_reconvene.errors import ModelError, UsageError
 from onnx_reconvene.flow import weight_values
@@ -35,6 +37,7 @@ from onnx_reconvene.values import with_branches, with_values
 
 Array = NDArray[Any]
 LARGEST_BATCH = 32
+ELSE = "choose a --criterion without, such as l1, synflow or activation-mean"  # where there are no gradients
 SAME = 0.01  # of a difference that data make
 ROOM = 2**29  # bytes for the feature maps of one batch, where the batch size is ours to choose
 
@@ -52,14 +55,17 @@ class Objective:
         self._fixed = {i.shape[0] for i in self._inputs if i.shape} - {None}
         self.data = Data(given.data, self._inputs, given.image)
         self._sample = self.data.first()
-        self._shapes_of: dict[int, dict[str, Shape]] = {}
+        self._inferred: dict[int, dict[str, Shape]] = {}
         self.source = in_single_precision(with_branches(with_values(plain_source(graph), graph.input_values), graph))
+        self._observed = Observed(self.source, self._sizes, self._infer)
         self.batch_size = self._chosen_batch_size()
+        self._look_first()
         self.samples = 0  # seen in the last pass over the data
         self.loss = self._chosen_loss()
         self.warmed_up = 0  # BatchNormalizations
         if warm_up:
             self.source, self.warmed_up = with_statistics(self.source, self._shapes, self._passes)
+            self._observed = Observed(self.source, self._sizes, self._infer)
 
     def mean_gradients(self, names: Sequence[str]) -> dict[str, Array]:
         """Return the gradient of the loss by each of these tensors."""
@@ -99,7 +105,7 @@ class Objective:
         def build(count: int) -> Run:
             sampled = axes if count > 1 else [None] * len(places)
             taps = [Tap(name, place.channels, axis) for name, place, axis in zip(names, places, sampled, strict=True)]
-            with self._naming_control_flow():
+            with self._naming_a_remedy():
                 return self._backend.contractions(self._network(source, count, names), taps, count)
 
         for count, run in self._passes(build):
@@ -113,14 +119,14 @@ class Objective:
         totals: list[Array] = []
 
         def build(count: int) -> Run:
-            prepared, builder = self._prepared(self.source, count)
+            prepared, builder = self._prepared(self.source, count, sized=False)
             tensors = [builder.tensor(place.tensor) for place in places]
             outputs = []
             for place, tensor in zip(places, tensors, strict=True):
                 outputs.append(_mean(of(tensor), place.channels).name)
             return compiled(grown(builder, prepared), outputs, planned=True)
 
-        for count, run in self._passes(build):
+        for count, run in self._passes(build, sized=False):
             found = [count * means[0].astype(np.float64) for means in run({})]
             totals = [a + b for a, b in zip(totals, found, strict=True)] if totals else found
         return [total / self.samples for total in totals]
@@ -146,7 +152,7 @@ class Objective:
         types = {name: single(values.dtype) for name in vectors[0] if (values := weight_values(tensors[name])) is not None}
 
         def built(count: int) -> Run:
-            with self._naming_control_flow():
+            with self._naming_a_remedy():
                 return build(self._network(self.source, count, names), names)
 
         for count, run in self._passes(built):
@@ -163,14 +169,19 @@ class Objective:
                 totals[name] = totals.get(name, 0) + count * found.pop(name)
         return {name: total / self.samples for name, total in totals.items()}
 
-    def _passes(self, build: Callable[[int], Run]) -> Iterator[tuple[int, Run]]:
-        """Yield the number of samples of each batch, and what runs it when given other feeds; build makes that for a number."""
-        runs: dict[int, Run] = {}
+    def _passes(self, build: Callable[[int], Run], sized: bool = True) -> Iterator[tuple[int, Run]]:
+        """Yield the number of samples of each batch, and what runs it when given other feeds; build makes that for a number.
+
+        sized: it is made for tensors of just the sizes they have on this batch.
+        """
+        runs: dict[Any, Run] = {}
         for count, feeds in self._batches():
-            if count not in runs:
+            types = self._observed.types(count)
+            key = count, *((name, dtype, shape if sized else len(shape)) for name, (dtype, shape) in types.items())
+            if key not in runs:
                 runs.clear()  # which may hold much memory
-                runs[count] = build(count)
-            yield count, partial(_run, runs[count], feeds)
+                runs[key] = build(count)
+            yield count, partial(_run, runs[key], feeds)
 
     def _batches(self) -> Iterator[tuple[int, dict[str, Array]]]:
         """Yield the number of samples and the feeds of each batch, the same ones at every pass."""
@@ -182,6 +193,7 @@ class Objective:
                 break
             if self.loss.labels is not None:
                 check_range(batch[self.loss.labels], self.loss.classes, self.loss.labels)
+            self._observed.look(count, self._feeds(batch))
             if self.loss.noise:
                 rng = np.random.default_rng((self._seed, k))
                 batch[NOISE] = rng.gumbel(size=self._shapes(count)[self.loss.noise]).astype(np.float32)
@@ -220,6 +232,8 @@ class Objective:
         }
         loss = scalar(self.loss.build(outputs, data), self.loss.name)
         name = builder.copy(loss.reshape(), builder.fresh("loss")).name
+        for weight in [other for other in wrt if not builder.is_float(other)]:
+            raise UsageError(f"'{weight}' is quantized and has no gradient: {ELSE}")
         network = Network(grown(builder, prepared), name)
         if zero := through_steps_alone(builder, wrt, name):
             self.data.remark(
@@ -229,23 +243,22 @@ class Objective:
         return network
 
     @contextmanager
-    def _naming_control_flow(self) -> Iterator[None]:
-        """Say of control flow, where derivatives fail, that they do not pass it."""
+    def _naming_a_remedy(self) -> Iterator[None]:
+        """Say, where derivatives fail, what to choose, and of control flow that they do not pass it."""
         try:
             yield
         except ModelError as error:
             node = next((node for node in self.source.model.graph.node if any(bodies(node))), None)
-            if node is None:
-                raise
-            raise ModelError(
-                f"{error}; gradients do not pass {node.op_type} '{name_of(node)}': "
-                "choose a --criterion without, such as l1, synflow or activation-mean"
-            ) from error
+            if node is not None:
+                raise ModelError(f"{error}; gradients do not pass {node.op_type} '{name_of(node)}': {ELSE}") from error
+            if isinstance(error, NoDerivativeError):
+                raise ModelError(f"{error}; {ELSE}") from error
+            raise
 
-    def _prepared(self, source: Source, count: int) -> tuple[Source, Builder]:
+    def _prepared(self, source: Source, count: int, sized: bool = True) -> tuple[Source, Builder]:
         """Return the network for this many samples in the form that derivatives need, and what appends to it."""
-        prepared = prepare(with_shapes_behind_bodies(source, self._shapes(count)))
-        return prepared, Builder(prepared, self._sizes(count))
+        prepared = prepare(source)
+        return prepared, Builder(prepared, self._sizes(count), protos(self._observed.types(count), sized))
 
     def _chosen_loss(self) -> Loss:
         shapes = self._shapes(self._least)
@@ -275,10 +288,20 @@ class Objective:
         fixed = {name: value.shape for name, value in self._graph.input_values.items()}
         return fixed | {i.name: i.sizes(i.shape[0] or count, *samples[i]) if i.shape else () for i in self._inputs}
 
+    def _infer(self, count: int) -> dict[str, Shape]:
+        if count not in self._inferred:
+            self._inferred[count] = infer(self._graph, self._sizes(count))[0]
+        return self._inferred[count]
+
     def _shapes(self, count: int) -> dict[str, Shape]:
-        if count not in self._shapes_of:
-            self._shapes_of[count] = infer(self._graph, self._sizes(count))[0]
-        return self._shapes_of[count]
+        """Return the shapes of tensors for this many samples, on the last batch of so many where they depend on data."""
+        return self._infer(count) | self._observed.shapes(count)
+
+    def _look_first(self) -> None:
+        """Read shapes that depend on data on the first batch."""
+        batch = next(self.data.batches(self._least, self._given.samples), None)
+        if batch is not None and len(batch[self._inputs[0].name]) == self._least:
+            self._observed.look(self._least, self._feeds(batch))
 
     def _sample_axes(self, places: Sequence[Place]) -> list[int | None]:
         """Return, for each place, the axis on which samples are outermost, None where none is known to be."""
@@ -298,10 +321,14 @@ class Objective:
         count = self.batch_size
         if place.stored:
             return []
-        shape = self._shapes(count)[place.tensor]
+        shape = self._shapes(count).get(place.tensor)
+        if shape is None:
+            return []
         if self._fixed:
             return [axis for axis, n in enumerate(shape) if axis != place.channels and n % count == 0]
-        single = self._shapes(1)[place.tensor]
+        single = self._shapes(1).get(place.tensor, ())
+        if len(single) != len(shape):
+            return []
         grown_axes = [axis for axis, (n, m) in enumerate(zip(shape, single, strict=True)) if n != m]
         alone = place.channels not in grown_axes and all(shape[axis] == count * single[axis] for axis in grown_axes)
         return grown_axes if alone else []
@@ -335,28 +362,9 @@ def _run(run: Run, feeds: Feeds, others: Feeds) -> list[Array]:
 def _mean(x: Tensor, channels: int) -> Tensor:
     """Return the mean of x over all positions of a channel, [1, channels]; 0 where, as sizes depend on data, there are none."""
     mean = x.mean([axis for axis in range(x.rank) if axis != channels], keepdims=False)
-    if x.builder.shape(x.name) is None:
+    if not math.prod(x.builder.shape(x.name) or [0]):
         mean = where(x.apply("Size").equals(0), mean.beside(0), mean)
     return mean.apply("Reshape", x.builder.integers([1, -1]))
-
-
-def with_shapes_behind_bodies(source: Source, shapes: Mapping[str, Shape]) -> Source:
-    """Return source with what control flow returns reshaped to the shape it has, which a builder does not look for in bodies."""
-    model = onnx.ModelProto()
-    model.CopyFrom(source.model)
-    nodes = list(model.graph.node)
-    del model.graph.node[:]
-    for node in nodes:
-        copy = model.graph.node.add()
-        copy.CopyFrom(node)
-        known = [k for k, name in enumerate(node.output) if math.prod(shapes.get(name, (0,)))] if any(bodies(node)) else []
-        for k in known:
-            name, unshaped, shape = node.output[k], f"{node.output[k]}/unshaped", f"{node.output[k]}/shape"
-            copy.output[k] = unshaped
-            sizes = np.asarray(shapes[name], np.int64)
-            model.graph.node.append(helper.make_node("Constant", [], [shape], shape, value=numpy_helper.from_array(sizes)))
-            model.graph.node.append(helper.make_node("Reshape", [unshaped, shape], [name], unshaped))
-    return Source(model, source.arrays, source.path)
 
 
 def with_reads_apart(source: Source, places: Sequence[Place]) -> tuple[Source, list[str]]:
