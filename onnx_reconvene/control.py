@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import onnx_graphsurgeon as gs
 
+from onnx_reconvene.graph import bodies_of
 from onnx_reconvene.shapes import Integers
 from onnx_reconvene.twins import qualified
 
@@ -22,6 +25,15 @@ def may_run(node: gs.Node, body: gs.Graph, integers: Integers) -> bool:
     """Return False for the branch of an If that is not taken at the sizes and values that costs are counted at."""
     value = integers.get(node.inputs[0]) if qualified(node.op, node.domain) == "If" else None
     return value is None or body is node.attrs["then_branch" if value.all() else "else_branch"]
+
+
+def running_nodes(graph: gs.Graph, integers: Integers) -> Iterator[gs.Node]:
+    """Yield the nodes of graph and of the bodies in it that may run, those of a body before the node that runs it."""
+    for node in graph.nodes:
+        for body in bodies_of(node):
+            if may_run(node, body, integers):
+                yield from running_nodes(body, integers)
+        yield node
 
 
 def loop_steps(node: gs.Node, integers: Integers) -> int | None:

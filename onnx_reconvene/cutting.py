@@ -19,6 +19,7 @@ from onnx_reconvene.shapes import Integers, Shape
 from onnx_reconvene.twins import Operands
 
 Mask = NDArray[np.bool_]
+LARGEST = 2**31 - 1  # of sizes whose products fit in 64 bits; ends of a Slice that are beyond any axis start here
 
 
 class Cutting:
@@ -216,7 +217,8 @@ class CutOp:
                 return tensor
         constant = self.cutting.constant(owner, f"input{i}", wanted)
         computed = not isinstance(tensor, gs.Constant) and tensor.inputs and tensor.inputs[0].op != "Constant"
-        varies = has_free_sizes(self.cutting.graph) or self.cutting.analysis.integers.varies(tensor.name)
+        integers = self.cutting.analysis.integers
+        varies = tensor.name in integers.of_shapes and (has_free_sizes(self.cutting.graph) or integers.varies(tensor.name))
         short = now is not None and now.dtype.itemsize < 4 and now.dtype.kind in "biu"  # too short to be scaled
         if now is None or short or not computed or not varies or now.shape != wanted.shape:
             return constant
@@ -224,15 +226,16 @@ class CutOp:
 
     def _scaled(self, tensor: gs.Tensor, constant: gs.Constant, wanted: NDArray[Any], now: NDArray[Any]) -> gs.Tensor:
         """Return tensor times wanted over now, computed at run time: right for a free size times a count, too. What has come down
-        to zero, by division, is set."""
-        name, scaled = constant.name, (now != wanted) & (now != 0)
+        to zero, by division, is set, and so is what stands for the end of an axis and is no size."""
+        scales = (now != 0) & (now > -LARGEST) & (now < LARGEST)
+        name, scaled = constant.name, (now != wanted) & scales
         constant.values = np.where(scaled, wanted, 1).astype(now.dtype)
         divisor = self.cutting.constant(name, "over", np.where(scaled, now, 1).astype(now.dtype))
         result = self._before("Div", f"{name}_now", self._before("Mul", f"{name}_times", tensor, constant), divisor)
-        zero = (now != wanted) & (now == 0)
-        if zero.any():
+        other = (now != wanted) & ~scales
+        if other.any():
             fixed = self.cutting.constant(name, "set", wanted.astype(now.dtype))
-            result = self._before("Where", f"{name}_all", self.cutting.constant(name, "zero", zero), fixed, result)
+            result = self._before("Where", f"{name}_all", self.cutting.constant(name, "other", other), fixed, result)
         return result
 
     def _before(self, op: str, name: str, *inputs: gs.Tensor) -> gs.Variable:

@@ -164,6 +164,7 @@ class _Inference:
         self.accept = False  # of these, sizes are held for known where the rank is
         self.accepted: dict[str, Shape] = {}  # shapes with such sizes
         self.proven = True  # all shapes follow from those of the graph inputs
+        self.runs = True  # no branch that may be left out is being visited
         model: onnx.ModelProto = graph.source.model
         self.protos = {output: node for node in nodes_in(model.graph) for output in node.output if output}
         self.versions = {o.domain: o.version for o in model.opset_import}
@@ -197,14 +198,14 @@ class _Inference:
                 known = infer_node(node, self.protos[outputs[0]], self.versions, types, integers)
             except Exception as error:  # what onnx cannot infer stays unknown, and what is unknown is frozen
                 known = {}
-                if self.careful and self.proven and "ShapeInferenceError" in str(error):
-                    raise ModelError(f"shapes do not fit: {_last_line(error)}") from error
+                if self.careful and self.runs and self.proven and "ShapeInferenceError" in str(error):
+                    raise ModelError(f"shapes do not fit: {node.op} '{name_of(node)}': {_last_line(error)}") from error
             types |= known
             shapes |= {name: shape for name, kind in known.items() if (shape := static_shape(kind)) is not None}
             if node.op in RESIZING:  # which are evaluated only once it is known how large their outputs are
                 self._evaluate(node, outputs)
         for name in outputs:
-            if min(shapes.get(name, ()), default=0) < 0 and not self.proven:
+            if min(shapes.get(name, ()), default=0) < 0 and not (self.proven and self.runs):
                 del shapes[name]
             elif min(shapes.get(name, ()), default=0) < 0:
                 raise ModelError(f"shapes do not fit: the window of {node.op} '{name_of(node)}' is larger than its input")
@@ -318,8 +319,11 @@ class _Inference:
             self.shapes[tensor.name] = shape
 
     def _branch(self, node: gs.Node) -> None:
-        self._run(*bodies_of(node))
-        taken = branches_taken(node, self.integers)
+        taken, runs = branches_taken(node, self.integers), self.runs
+        for branch in bodies_of(node):
+            self.runs = runs and all(branch is one for one in taken)
+            self._run(branch)
+        self.runs = runs
         for output, *results in zip(node.outputs, *(branch.outputs for branch in taken), strict=False):
             shapes = {self.shapes.get(result.name) for result in results}
             self._set(output, results[0], shapes.pop() if len(shapes) == 1 else None)

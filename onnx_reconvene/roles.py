@@ -29,6 +29,8 @@ ELEMENTWISE = (
     "QuantizeLinear",
     "Sub",
 )
+RECURRENT = ("GRU", "LSTM", "RNN")
+STATES = (5, 6)  # their inputs that hold the first state
 PASSING = {*ELEMENTWISE, "AveragePool", "BatchNormalization", "MaxPool", "Pad", "Resize"}  # what keeps axes and channels
 MIXING = {"Concat", "Slice", "SpaceToDepth", "Split"}  # what keeps axes
 
@@ -66,9 +68,9 @@ def roles_of(graph: gs.Graph, requested: Mapping[str, Sequence[int]]) -> dict[Ke
 
 
 def batch_keys(graph: gs.Graph) -> set[Key]:
-    """Return the free dimensions along which samples lie: those whose symbols say so, else the first of each input."""
+    """Return the free dimensions along which samples lie: those whose symbols or layers say so, else the first of each input."""
     free = {key_of(t, axis) for t in graph.inputs for axis in _free(t)}
-    first = {key_of(t, 0) for t in graph.inputs if 0 in _free(t)}
+    first = {key_of(t, axis) for t in graph.inputs for axis in (_batch_read(t) or [0]) if axis in _free(t)}
     named = {key for key in free if isinstance(key, str) and "batch" in key.lower() and not set("+*") & set(key)}
     named = named or {key for key in first if isinstance(key, str) and key.lower() in ("n", "b", "bs")}
     return {key for key in first if not isinstance(key, str)} | (named or first)
@@ -82,6 +84,10 @@ def batch_axis(graph: gs.Graph, tensor: gs.Variable) -> int:
 
 def _free(tensor: gs.Variable) -> list[int]:
     return [axis for axis, size in enumerate(tensor.shape or ()) if not isinstance(size, int | np.integer)]
+
+
+def _batch_read(tensor: gs.Variable) -> list[int]:
+    return [axis for axis, role in _read(tensor) if role == BATCH] if _free(tensor) else []
 
 
 def _undecided(tensor: gs.Variable, axis: int) -> Role:
@@ -99,7 +105,7 @@ def _read(tensor: gs.Variable) -> Iterator[tuple[int, Role]]:
         tensor, axes, whole = waiting.pop()
         for node in tensor.outputs:
             yield from ((axis, role) for axis, role in _roles_in(node, tensor, axes, whole) if axis is not None)
-            moved = _moved(node, axes)
+            moved = _moved(node, tensor, axes)
             if moved is not None and node.outputs[0].name not in seen:
                 seen.add(node.outputs[0].name)
                 waiting.append((node.outputs[0], moved, whole and node.op not in MIXING))
@@ -108,6 +114,8 @@ def _read(tensor: gs.Variable) -> Iterator[tuple[int, Role]]:
 def _roles_in(node: gs.Node, tensor: gs.Tensor, axes: Sequence[int | None], whole: bool) -> Iterator[tuple[int | None, Role]]:
     """Yield the roles of axes in a layer that reads tensor; whole: whether all of its channels are those of the input."""
     plain = as_plain(node)
+    if plain.op in RECURRENT and len(axes) == 3 and any(plain.inputs[i] is tensor for i in (0, *STATES) if i < len(plain.inputs)):
+        yield axes[0 if plain.attrs.get("layout") else 1], BATCH
     if plain.op not in ("Conv", "Gemm", "MatMul") or plain.inputs[0] is not tensor:
         return
     shape = _stored_shape(plain.inputs[1])
@@ -125,12 +133,15 @@ def _stored_shape(tensor: gs.Tensor) -> Sequence[int] | None:
     return tuple(tensor.shape) if isinstance(tensor, gs.Constant) else None
 
 
-def _moved(node: gs.Node, axes: tuple[int | None, ...]) -> tuple[int | None, ...] | None:
-    """Return the axes of the first output of a node in terms of those of the input, None where it does more than move them."""
+def _moved(node: gs.Node, tensor: gs.Tensor, axes: tuple[int | None, ...]) -> tuple[int | None, ...] | None:
+    """Return the axes of the first output of a node in terms of those of a tensor, None where it does more than move them."""
     if node.op in PASSING | MIXING:
         return axes
     if node.op == "Transpose" and len(node.attrs.get("perm", axes[::-1])) == len(axes):
         return tuple(axes[axis] for axis in node.attrs.get("perm", range(len(axes))[::-1]))
+    if node.op == "Gather" and node.inputs[0] is tensor:
+        index, along = small_constant(node.inputs[1]), node.attrs.get("axis", 0) % len(axes)
+        return None if index is None or index.ndim else axes[:along] + axes[along + 1 :]
     if node.op == "Unsqueeze":
         return _unsqueezed(axes, node.attrs.get("axes", small_constant(node.inputs[-1])))
     return None

@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 
+from onnx_reconvene.control import running_nodes
 from onnx_reconvene.errors import ModelError, UsageError
-from onnx_reconvene.graph import every_node
 from onnx_reconvene.inference import WINDOWED, has_free_sizes, infer, is_free
 from onnx_reconvene.names import name_of
 from onnx_reconvene.roles import BATCH, IMAGE, SEQUENCE, VOLUME, Key, Role, combined, key_of, roles_of
@@ -24,6 +26,7 @@ TRIES = 60
 GIVEN, SAMPLES, ASSUMED = "given", "samples", "assumed"  # where sizes of free dimensions come from
 WHY = {GIVEN: "as given", SAMPLES: "as the samples", ASSUMED: "assumed, --input-shape sets another"}
 SHOWN = 3  # inputs
+BROADCASTING = ("Add", "Div", "Mul", "Pow", "Sub", "Where")  # whose shapes are often known later than shape inference looks
 
 
 def input_sizes(graph: gs.Graph, requested: Mapping[str, Sequence[int]], small: bool = False) -> dict[str, Shape]:
@@ -139,7 +142,7 @@ def _sizes(
 
 def _empty(graph: gs.Graph, shapes: Mapping[str, Shape], integers: Integers) -> str:
     """Return which tensor holds nothing at these shapes, "" if none: a sign that a size is too small."""
-    for node in every_node(graph):
+    for node in running_nodes(graph, integers):
         for tensor in node.outputs if node.inputs else ():
             if 0 in shapes.get(tensor.name, ()) and not integers.is_arithmetic(tensor.name):
                 return f"'{tensor.name}' is empty"
@@ -148,28 +151,57 @@ def _empty(graph: gs.Graph, shapes: Mapping[str, Shape], integers: Integers) -> 
 
 def _illegal(graph: gs.Graph, shapes: Mapping[str, Shape], integers: Integers) -> str:
     """Return what does not fit at these shapes though shape inference lets it pass, "" if all does."""
-    for node in every_node(graph):
+    for node in running_nodes(graph, integers):
         known = [shapes.get(t.name) for t in node.inputs if t.name]
-        if node.op in WINDOWED and _is_too_small(node, known):
-            return f"the window of {node.op} '{name_of(node)}' is larger than its input"
-        if node.op == "Conv" and known[0] and known[1] and known[0][1] != known[1][1] * node.attrs.get("group", 1):
-            expected = known[1][1] * node.attrs.get("group", 1)
-            return f"Conv '{name_of(node)}' reads {known[0][1]} channels with a weight for {expected}"
-        if node.op == "Concat" and all(shape is not None and len(shape) == len(known[0] or ()) for shape in known):
-            axis = node.attrs["axis"] % len(known[0] or (0,))
-            if len({shape[:axis] + shape[axis + 1 :] for shape in known if shape}) > 1:
-                return f"the inputs of Concat '{name_of(node)}' do not fit"
-        if node.op == "Squeeze" and known[0] and any(known[0][axis] != 1 for axis in _squeezed(node, integers, len(known[0]))):
-            return f"Squeeze '{name_of(node)}' cannot drop an axis of {list(known[0])}"
-        wanted = integers.get(node.inputs[1]) if node.op == "Reshape" and len(node.inputs) > 1 else None
-        if wanted is not None and known[0] is not None and node.outputs[0].name not in shapes:
-            return f"Reshape '{name_of(node)}' cannot make {wanted.tolist()} of {list(known[0])}"
+        if reason := _misfit(node, known) or _misread(node, shapes, integers):
+            return reason
     return ""
 
 
-def _squeezed(node: gs.Node, integers: Integers, rank: int) -> list[int]:
+def _misfit(node: gs.Node, known: Sequence[Shape | None]) -> str:
+    """Return why inputs of these shapes, as far as they are known, do not fit a node, "" if they do."""
+    name = f"{node.op} '{name_of(node)}'"
+    if node.op in WINDOWED and _is_too_small(node, known):
+        return f"the window of {name} is larger than its input"
+    if node.op == "Conv" and known[0] and known[1] and known[0][1] != known[1][1] * node.attrs.get("group", 1):
+        return f"{name} reads {known[0][1]} channels with a weight for {known[1][1] * node.attrs.get('group', 1)}"
+    if node.op == "Concat" and all(shape is not None and len(shape) == len(known[0] or ()) for shape in known):
+        axis = node.attrs["axis"] % len(known[0] or (0,))
+        if len({shape[:axis] + shape[axis + 1 :] for shape in known if shape}) > 1:
+            return f"the inputs of {name} do not fit"
+    if node.op in BROADCASTING and not node.attrs and not _broadcast([shape for shape in known if shape is not None]):
+        return f"the inputs of {name} do not fit"
+    return ""
+
+
+def _misread(node: gs.Node, shapes: Mapping[str, Shape], integers: Integers) -> str:
+    """Return why the integers that a node reads do not fit the shape of its input, "" if they do."""
+    shape = shapes.get(node.inputs[0].name) if node.inputs else None
+    value = integers.get(node.inputs[1]) if len(node.inputs) > 1 else None
+    if shape is None:
+        return ""
+    if node.op == "Squeeze" and any(shape[axis] != 1 for axis in _squeezed(node, value, len(shape))):
+        return f"Squeeze '{name_of(node)}' cannot drop an axis of {list(shape)}"
+    if node.op == "Gather" and value is not None and shape and _is_beyond(value, shape[node.attrs.get("axis", 0)]):
+        return f"Gather '{name_of(node)}' reads positions that {list(shape)} does not have"
+    if node.op == "Reshape" and value is not None and math.prod(shapes.get(node.outputs[0].name, (-1,))) != math.prod(shape):
+        return f"Reshape '{name_of(node)}' cannot make {value.tolist()} of {list(shape)}"
+    return ""
+
+
+def _broadcast(shapes: Sequence[Shape]) -> bool:
+    """Return True if tensors of these shapes go together element by element."""
+    axes = itertools.zip_longest(*(shape[::-1] for shape in shapes), fillvalue=1)
+    return all(len({size for size in sizes if size != 1}) < 2 for sizes in axes)
+
+
+def _is_beyond(index: NDArray[Any], size: int) -> bool:
+    return bool((index >= size).any() or (index < -size).any())
+
+
+def _squeezed(node: gs.Node, value: NDArray[Any] | None, rank: int) -> list[int]:
     """Return the axes that a Squeeze drops, none where they are not named."""
-    named = integers.get(node.inputs[1]) if len(node.inputs) > 1 else node.attrs.get("axes")
+    named = value if len(node.inputs) > 1 else node.attrs.get("axes")
     return [axis for axis in map(int, () if named is None else named) if -rank <= axis < rank]
 
 

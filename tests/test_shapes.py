@@ -201,6 +201,14 @@ UNSHUFFLED = (
 )
 
 
+STATEFUL = (
+    "z = Constant<value_int = 0>() g = Gather<axis = 0>(h, z) "
+    f"{sizes('a', 0)} u = Unsqueeze(g, a) o, n, y = LSTM<hidden_size = 4>(x, w, r, , , u)"
+)
+UNTAKEN = (
+    f"c = Conv(x, w) s = Shape(c) {sizes('i', 2)} k = Gather(s, i) {sizes('one', 1)} q = Equal(k, one) b = Squeeze(q) y = If(b) "
+    f"<then_branch = one () => (float t) {{ t = Squeeze(c, i) }}, else_branch = other () => (float e) {{ e = Relu(c) }}>"
+)
 PATCHES = f"{sizes('n', 0, 3, -1, 16)} y = Reshape(x, n)"
 
 
@@ -230,6 +238,31 @@ PATCHES = f"{sizes('n', 0, 3, -1, 16)} y = Reshape(x, n)"
             {"x": (1, 3, 28, 28)},
         ),
         (free("float[1,1,H,W] x", "f = Flatten(x) y = Gemm(f, w)", "float[1,4] y", w=(784, 4)), {"x": (1, 1, 28, 28)}),
+        (
+            free("float[N,3,H,W] x", f"{POOLED} {sizes('n', 16, 9)} z = Reshape(y, n)", "z", w=(4, 3, 3, 3)),
+            {"x": (1, 3, 32, 32)},
+        ),
+        (
+            free(
+                "int64[batch,seq] x",
+                f"s = Shape(x) {sizes('o', 1)} k = Gather(s, o) q = Squeeze(k) z = Constant<value_int = 0>() "
+                "d = Constant<value_int = 1>() r = Range(z, q, d) y = Gather(w, r)",
+                w=(64, 4),
+            ),
+            {"x": (1, 64)},
+        ),
+        (
+            free(
+                "int64[batch,seq] x",
+                f"s = Shape(x) {sizes('one', 1)} e = Gather(s, one) {sizes('z', 0)} p = Slice(w, z, e) "
+                "g = Gather(v, x) y = Add(g, p)",
+                w=(32, 4),
+                v=(9, 4),
+            ),
+            {"x": (1, 32)},
+        ),
+        (free("float[T,2,5] x, float[2,B,4] h", STATEFUL, w=(1, 16, 5), r=(1, 16, 4)), {"x": (128, 2, 5), "h": (2, 1, 4)}),
+        (free("float[N,3,T] x", UNTAKEN, "y", w=(4, 3, 5)), {"x": (1, 3, 128)}),
         (free("float[N,3,6,6] x", f"{sizes('n', -1, 4, 3, 6, 6)} y = Reshape(x, n)"), {"x": (4, 3, 6, 6)}),
         (free("float[N,3,H,W] x", f"{sizes('s', 0)} {sizes('c', 1)} y = Slice(x, s, s, c)"), {"x": (1, 3, 224, 224)}),
     ],
@@ -249,6 +282,11 @@ PATCHES = f"{sizes('n', 0, 3, -1, 16)} y = Reshape(x, n)"
         "image beside a sequence",
         "nearest legal to an ordinary sequence",
         "lines of text",
+        "nearest legal to an ordinary image, where a shape is fixed inside",
+        "no longer than the table of positions",
+        "no longer than the table that is sliced",
+        "batch that a recurrent layer reads",
+        "branch that is not taken",
         "nearest legal to an ordinary image",
         "batch of four frames",
         "empty at any size",
@@ -325,6 +363,16 @@ def test_channels_that_no_size_fits_are_an_error() -> None:
     with pytest.raises(ModelError, match=r"with a weight for 3\); give one with --input-shape x=1,"):
         input_sizes(graph, {})
     assert input_sizes(graph, {"x": (1, 7, 7, 3)}) == {"x": (1, 7, 7, 3)}
+
+
+def test_what_does_not_fit_in_a_branch_that_is_not_taken_is_no_error() -> None:
+    body = (
+        f"s = Shape(x) {sizes('i', 2)} k = Gather(s, i) {sizes('one', 1)} q = Equal(k, one) b = Squeeze(q) {sizes('z', 0)} "
+        "h = If(b) <then_branch = one () => (float t) { t = Squeeze(x, i) }, else_branch = other () => (float e) { e = Relu(x) }> "
+        "p = Slice(h, z, one, z) y = Conv(p, w)"
+    )
+    graph = free("float[N,3,T] x", body, "float[N,4,T] y", w=(4, 3, 5))
+    assert infer(graph, {"x": (1, 3, 8)})[0]["e"] == (1, 3, 8)
 
 
 def test_a_window_larger_than_its_input_is_an_error() -> None:

@@ -170,10 +170,11 @@ def slice_bounds(cut: CutOp) -> None:
             starts_now[k], ends_now[k] = starts[k], ends[k]
             continue
         begin, end, _ = slice(starts[k], ends[k]).indices(old[axis])
-        wanted = (int(kept[:begin].sum()), int(kept[:end].sum()))
+        first, last = int(kept[:begin].sum()), int(kept[:end].sum())
+        begin_now, end_now, _ = slice(starts_now[k], ends_now[k]).indices(new[axis])
         beyond = starts_now[k] < -new[axis]  # legal, but below opset 10 shape inference gives up on it
-        if beyond or slice(starts_now[k], ends_now[k]).indices(new[axis])[:2] != wanted:
-            starts_now[k], ends_now[k] = wanted
+        starts_now[k] = first if beyond or begin_now != first else starts_now[k]
+        ends_now[k] = last if end_now != last else ends_now[k]
     if operands:
         cut.replace(1, starts_now)
         cut.replace(2, ends_now)

@@ -84,6 +84,11 @@ SLICES = {
     "inputs": halves(
         f"{sizes('n', 0)} {sizes('m', 4)} {sizes('e', FAR)} {sizes('c', 1)} h = Slice(a, n, m, c) k = Slice(a, m, e, c)"
     ),
+    "computed from constants beside a free batch": halves(
+        f"{sizes('n', 0)} {sizes('c', 1)} i = Constant<value_int = 4>() j = Constant<value_int = {FAR}>() "
+        "m = Unsqueeze(i, n) e = Unsqueeze(j, n) h = Slice(a, n, m, c) k = Slice(a, m, e, c)",
+        inputs="float[N,3,6,6] x",
+    ),
     "counted from the end": halves(
         f"{sizes('n', -8)} {sizes('m', -4)} {sizes('e', FAR)} {sizes('c', -3)} h = Slice(a, n, m, c) k = Slice(a, m, e, c)"
     ),
