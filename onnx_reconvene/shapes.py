@@ -192,7 +192,7 @@ class Integers:
         value, of_shapes = self._values[name], name in self.of_shapes
         if counts(value):
             return of_shapes or name not in self._of_weights
-        return of_shapes and value.size <= FEW
+        return of_shapes and value.size <= FEW and value.ndim < 2  # states of recurrent layers have more axes
 
     def computes(self, node: gs.Node) -> bool:
         """Tell whether node does nothing but arithmetic on shapes and constants of known value."""
