@@ -77,7 +77,8 @@ class Drawing:
         tensor = numpy_helper.from_array(np.asarray(values), self.name(stem))
         if self.rarely(6):
             return self.node("Constant", [], [tensor.name], value=tensor)[0]
-        if self.stores_sparse and tensor.dims and tensor.data_type in (TensorProto.FLOAT, TensorProto.INT64) and self.rarely(3):
+        fits = tensor.dims and np.size(values) and tensor.data_type in (TensorProto.FLOAT, TensorProto.INT64)
+        if self.stores_sparse and fits and self.rarely(3):
             self.sparse.append(sparse(tensor))
         else:
             self.initializers.append(tensor)
