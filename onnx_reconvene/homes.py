@@ -86,8 +86,7 @@ def graphs_by_name(graph: GraphProto, name: str = "") -> Iterator[tuple[str, Gra
     """Yield graph and the bodies in it, at any depth, each with a name that it alone has: "" for graph itself."""
     yield name, graph
     for node in graph.node:
-        bodies = [body for a in node.attribute for body in [*([a.g] if a.HasField("g") else []), *a.graphs]]
-        for number, body in enumerate(bodies):
+        for number, body in enumerate(_bodies(node)):
             yield from graphs_by_name(body, f"{first_output(node)}/{number}")
 
 
@@ -148,18 +147,39 @@ def put_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
 def constants_of(graph: GraphProto) -> dict[str, NodeProto]:
     """Return the Constant nodes of graph that hold weights, by their output, but for its results.
 
-    What holds one number, or is read as a setting alone, is none; unless the number is read beside a weight, as the bias of a
-    single channel is.
+    What holds one number, or only goes into settings such as the scales of a Resize, is none; unless the number is read beside a
+    weight, as the bias of a single channel is.
     """
     results = {value.name for value in graph.output}
     nodes = {node.output[0]: node for node in graph.node if node.op_type == "Constant" and node.domain in ("", "ai.onnx")}
     sizes = {name: _elements(node) for name, node in nodes.items() if name not in results}
     readers = [node for node in graph.node if node.op_type not in NO_PARAMETERS] if any(sizes.values()) else []
-    settings = {name for node in graph.node if node.op_type in NO_PARAMETERS for name in node.input}
-    settings -= {name for node in readers for name in node.input}
-    weights = {name for name, size in sizes.items() if size > 1} - settings
+    weights = {name for name, size in sizes.items() if size > 1}
+    weights &= _read_as_numbers(graph) if weights else set()
     beside = {name for node in readers if not weights.isdisjoint(node.input) for name in node.input}
     return {name: nodes[name] for name, size in sizes.items() if name in weights or (size == 1 and name in beside)}
+
+
+def _read_as_numbers(graph: GraphProto) -> set[str]:
+    """Return the names of the tensors that the results of graph are computed from, not only sized by."""
+    needed = {value.name for value in graph.output}
+    for node in reversed(graph.node):
+        if not needed.isdisjoint(node.output):
+            needed.update(node.input[:1] if node.op_type in NO_PARAMETERS else _reads(node))
+    return needed
+
+
+def _reads(node: NodeProto) -> Iterator[str]:
+    """Yield the names that node reads, in its bodies too."""
+    yield from node.input
+    for body in _bodies(node):
+        yield from (value.name for value in body.output)
+        for inner in body.node:
+            yield from _reads(inner)
+
+
+def _bodies(node: NodeProto) -> list[GraphProto]:
+    return [body for a in node.attribute for body in [*([a.g] if a.HasField("g") else []), *a.graphs]]
 
 
 def _elements(node: NodeProto) -> int:

@@ -89,12 +89,13 @@ def enter_external(model: ModelProto, folder: str, arrays: Arrays) -> frozenset[
     for tensor in external_data_helper._get_all_tensors(model):
         if not external_data_helper.uses_external_data(tensor):
             continue
-        text = f"initializer '{tensor.name}': external data"
+        location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+        text = f"initializer '{tensor.name}': external data '{location}'"
         try:
             info = external_data_helper.ExternalDataInfo(tensor)
             path = os.path.join(folder, info.location)
             if os.path.commonpath([os.path.realpath(path), os.path.realpath(folder)]) != os.path.realpath(folder):
-                raise ModelError(f"{text} '{info.location}' lies outside the folder of the model")
+                raise ModelError(f"{text} lies outside the folder of the model")
             data = wire.mapped(path, info.offset or 0, info.length)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error

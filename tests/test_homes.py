@@ -10,6 +10,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
 import onnx_reconvene as rc
+from onnx_reconvene.cost import CostModel
 from onnx_reconvene.graph import from_model, load, to_model
 from onnx_reconvene.inspection import inspection
 from tests.nets import ALL
@@ -189,3 +190,18 @@ def test_sparse_values_of_constant_nodes(parsed: Callable[..., ModelProto]) -> N
     result = rc.prune(model, target="channels=0.5", round_to=1, criterion="l1")
     assert result.report.verify.status == "exact"
     assert [node.op_type for node in result.model.graph.node][:2] == ["Constant", "Constant"]
+
+
+def test_scales_put_together_from_constants_are_no_weights(parsed):
+    """As exporters write what enlarges an image; the bias in another Constant node is one."""
+    model = parsed(
+        """<ir_version: 9, opset_import: ["" : 18]> net (float[1,3,4,4] x) => (float[1,2,8,8] y) {
+            a = Conv(x, w) same = Constant<value = float[2] {1, 1}>() twice = Constant<value = float[2] {2, 2}>()
+            scales = Concat<axis = 0>(same, twice) h = Resize<mode = "nearest">(a, , scales)
+            b = Constant<value = float[2] {3, 4}>() y = Conv(h, v, b)
+        }""",
+        w=(8, 3, 1, 1),
+        v=(2, 8, 1, 1),
+    )
+    cost = CostModel(rc.analyze(model))
+    assert cost("params", cost.dense) == 8 * 3 + 2 * 8 + 2

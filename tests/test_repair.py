@@ -192,7 +192,7 @@ def test_runs_are_repeatable_and_a_seed_makes_a_difference(trained, images):
 def test_layers_with_more_inputs_than_rows_are_left_alone():
     model, x = doubled("Gemm")
     result = half(model, repair="lstsq", data=x, samples=5)
-    assert result.report.repair["skipped"] == ["'': 6 inputs, but only 5 rows of data"]
+    assert result.report.repair["skipped"] == ["'y': 6 inputs, but only 5 rows of data"]
     assert (result.report.repair["fitted"], result.report.repair["corrected"]) == (0, 1)
     assert np.array_equal(weights(result.model)["w2"], weights(rc.prune(model, **HALF).model)["w2"])
 
