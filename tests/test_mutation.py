@@ -163,8 +163,8 @@ def last_split_size_wrong(cut: CutOp) -> None:
     cut.replace(1, [sizes[0] + 1, *sizes[1:-1], sizes[-1] - 1])
 
 
-def permute_inversely(self: Cutting, permutation: Permutation, permute: Any = cutter._permute) -> None:
-    permute(self, replace(permutation, index=np.argsort(permutation.index)))
+def permute_inversely(self: Cutting, permutation: Permutation, tensors: Any, permute: Any = cutter._permute) -> None:
+    permute(self, replace(permutation, index=np.argsort(permutation.index)), tensors)
 
 
 def neighbour_kept(self: Cutting, labels: Labels) -> np.ndarray:
