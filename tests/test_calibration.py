@@ -406,6 +406,15 @@ def test_gradients_do_not_pass_control_flow(parsed, criterion):
         scores(model, criterion, x, loss="squared-norm")
 
 
+def test_sequences_are_passed_over(parsed):
+    head = '<ir_version: 9, opset_import: ["" : 18]> net (float[n,4] x) => (float[n,3] y)'
+    x = np.random.default_rng(1).standard_normal((6, 4)).astype(np.float32)
+    bodies = "p = Relu (x)", "s = SequenceConstruct (x, x) i = Constant<value_int = 0> () e = SequenceAt (s, i) p = Relu (e)"
+    plain, passed = (parsed(f"{head} {{ {body} h = MatMul (p, w) y = MatMul (h, v) }}", w=(4, 8), v=(8, 3)) for body in bodies)
+    found, expected = (scores(model, "taylor", x, loss="squared-norm") for model in (passed, plain))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 PICKED = "i = Compress <axis = 0> (r, q) h = MatMul (i, w) y = MatMul (h, v)"
 MASKED = "m = Cast <to = 1> (q) u = Unsqueeze (m, one) i = Mul (r, u) h = MatMul (i, w) y = MatMul (h, v)"
 

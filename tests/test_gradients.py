@@ -428,6 +428,18 @@ def test_what_quantizes_beside_the_path_is_none() -> None:
     np.testing.assert_allclose(evaluate(rc.gradients(model, ["w"]), x=X[:2])["w.grad"], X[:2].T @ np.ones((2, 3)), rtol=1e-5)
 
 
+def test_shapes_behind_control_flow_are_known() -> None:
+    """Beside it gradients pass, and its result counts as it is."""
+    text = """<ir_version: 8, opset_import: ["": 18]> net (bool c, float[n,2] x) => (float[n,2] y) <float[2] w = {3, 5}> {
+        p = If (c) <then_branch = then () => (float[n,2] a) { a = Mul(x, x) },
+                    else_branch = other () => (float[n,2] b) { b = Neg(x) }>
+        s = Identity (p) y = Mul(s, w) }"""
+    model = rc.gradients(onnx.parser.parse_model(text), ["w"])
+    for condition, expected in ((True, [4, 9]), (False, [-2, -3])):
+        feeds = {"c": np.array(condition), "x": np.array([[2, 3]], np.float32)}
+        np.testing.assert_allclose(evaluate(model, **feeds)["w.grad"], expected)
+
+
 def test_loop_that_reads_a_weight_is_an_error() -> None:
     text = """<ir_version: 8, opset_import: ["": 18]> net (bool c, float[2] x) => (float[2] y) {
         y = If (c) <then_branch = then () => (float[2] p) { p = Mul(x, x) },

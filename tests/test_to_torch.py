@@ -388,6 +388,13 @@ def test_shapes_that_do_not_fit_name_the_node(classifier: ModelProto) -> None:
         rc.to_torch(classifier)(torch.ones(1, 4, 8, 8))
 
 
+@pytest.mark.parametrize("kind", ["string[n] t", "seq(float[n]) t"])
+def test_inputs_that_torch_has_no_tensors_of_are_named(kind: str, parsed: Parse) -> None:
+    text = f'<ir_version: 8, opset_import: ["": 18]> net (float[2] x, {kind}) => (float[2] y) {{ y = Relu (x) }}'
+    with pytest.raises(ModelError, match=r"^input 't' is no tensor of numbers, and torch has no others$"):
+        rc.to_torch(parsed(text))
+
+
 def test_weights_of_another_network_are_refused(classifier: ModelProto, parsed: Parse) -> None:
     text = '<ir_version: 8, opset_import: ["": 18]> net (float[2] x) => (float[2] y) { y = Mul(x, fc_bias) }'
     other = dotted(parsed(text, fc_bias=(2,)))

@@ -107,8 +107,9 @@ class Builder:
         return str(proto.output[index])
 
     def unshaped(self) -> list[str]:
-        """Return the tensors whose shapes are not known before the network runs."""
-        return [name for node in self.model.graph.node for name in node.output if name and self.shape(name) is None]
+        """Return the tensors whose shapes are not known before the network runs; sequences and the like have none."""
+        unknown = [name for node in self.model.graph.node for name in node.output if name and self.shape(name) is None]
+        return [name for name in unknown if name not in self._types or self._types[name].HasField("tensor_type")]
 
     def stated(self) -> list[onnx.ValueInfoProto]:
         """Return the types of tensors that do not follow from those of others, which a network must go on to state."""

@@ -11,14 +11,15 @@ import onnx_graphsurgeon as gs
 from onnx import helper
 
 from onnx_reconvene.autodiff.builder import FLOATS, Builder, Tensor, total
-from onnx_reconvene.autodiff.node import Node, NoDerivativeError, is_standard, no_derivative, tensors_read
+from onnx_reconvene.autodiff.node import STANDARD, Node, NoDerivativeError, is_standard, no_derivative, tensors_read
 from onnx_reconvene.autodiff.paths import is_constant, quantizers_between
 from onnx_reconvene.autodiff.prepare import prepare
 from onnx_reconvene.autodiff.rewriting import rewrite
 from onnx_reconvene.autodiff.rules import RULES
 from onnx_reconvene.errors import UsageError
-from onnx_reconvene.graph import Source, plain_source
-from onnx_reconvene.inference import has_free_sizes
+from onnx_reconvene.graph import Source, bodies_of, plain_source
+from onnx_reconvene.inference import element_types, has_free_sizes, infer
+from onnx_reconvene.shapes import Shape
 from onnx_reconvene.sizes import input_sizes
 
 
@@ -43,7 +44,7 @@ def differentiate(
         raise UsageError(f"missing='{missing}' is neither 'error' nor 'zero'")
     sizes = input_sizes(graph, input_shape or {})
     source = prepare(plain_source(graph))
-    builder = Builder(source, sizes if has_free_sizes(graph) else {})
+    builder = Builder(source, sizes if has_free_sizes(graph) else {}, _behind_bodies(graph, sizes))
     names = _weights(source.model) if wrt is None else list(dict.fromkeys(wrt))
     _check(builder, names)
     rewrite(builder, [*names, *([loss] if loss else [])])
@@ -53,6 +54,16 @@ def differentiate(
     return Derivative(
         Source(_assembled(builder, outputs.values()), source.arrays), outputs, tuple(dict.fromkeys(sweep.taken_as_zero))
     )
+
+
+def _behind_bodies(graph: gs.Graph, sizes: Mapping[str, Shape]) -> dict[str, onnx.TypeProto]:
+    """Return the types of what control flow and operators of other domains return, which a builder does not look for."""
+    nodes = [node for node in graph.nodes if bodies_of(node) or node.domain not in (None, *STANDARD)]
+    if not nodes:
+        return {}
+    shapes, kinds = infer(graph, sizes)[0], element_types(graph, sizes)
+    names = [tensor.name for node in nodes for tensor in node.outputs if tensor.name in shapes and tensor.name in kinds]
+    return {n: helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(kinds[n]), shapes[n]) for n in names}
 
 
 def _weights(model: onnx.ModelProto) -> list[str]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from onnx_reconvene.bridges import open_model
-from onnx_reconvene.errors import UsageError
+from onnx_reconvene.errors import ModelError, UsageError
 from onnx_reconvene.executor.node import STANDARD
 from onnx_reconvene.executor.prepare import prepare
 from onnx_reconvene.executor.program import Plan, Program, Watch, operator_of
@@ -44,6 +44,9 @@ class GraphModule(nn.Module):
         super().__init__()
         self.nodes = list(source.model.graph.node)  # as given
         self._model = prepare(source.model)
+        for value in self._model.graph.input:
+            if value.type.tensor_type.elem_type in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING):
+                raise ModelError(f"input '{value.name}' is no tensor of numbers, and torch has no others")
         stored = {t.name for t in source.model.graph.initializer}
         self._inputs = [value.name for value in self._model.graph.input if value.name not in stored]
         self._outputs = [value.name for value in self._model.graph.output]
