@@ -21,6 +21,8 @@ def check_fields(model: ModelProto, name: str) -> None:
     except TypeError as error:  # protobuf gives what is not UTF-8 as bytes
         raise ModelError(f"{text} a name in it is not UTF-8") from error
     for graph in graphs:
+        for value in [*graph.input, *graph.output, *graph.value_info]:
+            _check_type(value.type.tensor_type.elem_type or TensorProto.FLOAT, f"{text} '{value.name}'")
         for tensor in _tensors(graph):
             _check_tensor(tensor, text)
         for sparse in _sparse_tensors(graph):
@@ -49,20 +51,18 @@ def _texts(model: ModelProto, graphs: Sequence[GraphProto]) -> Iterator[str]:
 def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
     """Yield the dense tensors of a graph, without those of bodies in it."""
     yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
+    for attribute in _attributes(graph):
+        yield from [*attribute.tensors, *([attribute.t] if attribute.HasField("t") else [])]
 
 
 def _sparse_tensors(graph: GraphProto) -> Iterator[SparseTensorProto]:
     yield from graph.sparse_initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("sparse_tensor"):
-                yield attribute.sparse_tensor
-            yield from attribute.sparse_tensors
+    for attribute in _attributes(graph):
+        yield from [*attribute.sparse_tensors, *([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else [])]
+
+
+def _attributes(graph: GraphProto) -> Iterator[AttributeProto]:
+    return (attribute for node in graph.node for attribute in node.attribute)
 
 
 def _check_attributes(node: NodeProto, text: str) -> None:
@@ -77,10 +77,14 @@ def _check_attributes(node: NodeProto, text: str) -> None:
             raise ModelError(f"{what} is {attribute.i}, not {len(node.output)}")  # onnx's shape inference would abort
 
 
+def _check_type(kind: int, text: str) -> None:
+    if kind not in TYPES:
+        raise ModelError(f"{text} has elements of type {kind}, which this version of onnx does not know")
+
+
 def _check_tensor(tensor: TensorProto, text: str) -> None:
     text = f"{text} tensor '{tensor.name}'"
-    if tensor.data_type not in TYPES:
-        raise ModelError(f"{text} has elements of type {tensor.data_type}, which this version of onnx does not know")
+    _check_type(tensor.data_type, text)
     if min(tensor.dims, default=0) < 0:
         raise ModelError(f"{text} has the shape {list(tensor.dims)}")
     if tensor.HasField("segment"):

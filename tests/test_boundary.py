@@ -69,6 +69,11 @@ def unknown_type(model):
     return model
 
 
+def unknown_type_of_an_output(model):
+    model.graph.output[0].type.tensor_type.elem_type = 99
+    return model
+
+
 def missing_domain(model):
     model.graph.node[1].domain = "com.microsoft"
     return model
@@ -113,6 +118,7 @@ BROKEN = [
     reference_in_body,
     negative_size,
     unknown_type,
+    unknown_type_of_an_output,
     missing_domain,
     future_opset,
     branches_of_unequal_arity,
