@@ -28,7 +28,7 @@ from onnx_reconvene.errors import ModelError
 from onnx_reconvene.header import is_unknown, put_header
 from onnx_reconvene.homes import PACKED, constants_of, fill
 from onnx_reconvene.mapping import check_bytes, enter, enter_external, without_data
-from onnx_reconvene.plain import Plain, as_read, graphs_in, nodes_in, plain
+from onnx_reconvene.plain import Plain, as_read, graphs_in, nodes_in, plain, sort_nodes
 
 RUNTIME_OPERATORS = {"SimplifiedLayerNormalization"}  # of onnxruntime, in the standard domain
 G_LOGGER.severity = G_LOGGER.CRITICAL  # graphsurgeon prints warnings that are none of the user's concern
@@ -185,6 +185,8 @@ def _check(source: Source) -> None:
     try:
         onnx.checker.check_model(copy)
     except onnx.checker.ValidationError as error:
+        if sort_nodes(source.model.graph):  # as runtimes do
+            return _check(source)
         text = " ".join(str(error).split("==>")[0].split())
         raise ModelError(f"{source.path or 'the model'}: not a valid ONNX model: {text}") from error
 

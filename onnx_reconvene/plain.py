@@ -6,6 +6,7 @@ main graph (see `homes`). Where nothing was changed the way back leads to the mo
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -65,6 +66,45 @@ def nodes_in(graph: GraphProto) -> Iterator[NodeProto]:
         for body in bodies(node):
             yield from nodes_in(body)
         yield node
+
+
+def sort_nodes(graph: GraphProto) -> bool:
+    """Put each node, in bodies too, behind those that it reads, and return True if some were not; in a cycle nothing moves."""
+    moved = False
+    for part in reversed(list(graphs_in(graph))):
+        order = _order(part)
+        if len(order) == len(part.node) and order != sorted(order):
+            ordered = GraphProto(node=[part.node[k] for k in order])
+            del part.node[:]
+            part.node.extend(ordered.node)
+            moved = True
+    return moved
+
+
+def _order(graph: GraphProto) -> list[int]:
+    """Return the positions of nodes so that each comes behind those that it reads, otherwise as they are; those in a cycle lack."""
+    makers = {name: k for k, node in enumerate(graph.node) for name in node.output if name}
+    reads = [{makers[name] for name in _names_read(node) if name in makers} for node in graph.node]
+    readers: dict[int, list[int]] = {}
+    for k, read in enumerate(reads):
+        read.discard(k)
+        for maker in read:
+            readers.setdefault(maker, []).append(k)
+    ready, order = [k for k, read in enumerate(reads) if not read], []
+    while ready:
+        order.append(heapq.heappop(ready))
+        for k in readers.get(order[-1], ()):
+            reads[k].discard(order[-1])
+            if not reads[k]:
+                heapq.heappush(ready, k)
+    return order
+
+
+def _names_read(node: NodeProto) -> Iterator[str]:
+    yield from node.input
+    for part in [part for body in bodies(node) for part in graphs_in(body)]:
+        yield from [value.name for value in part.output]
+        yield from [name for inner in part.node for name in inner.input]
 
 
 def plain(original: ModelProto, arrays: dict[str, NDArray[Any]]) -> Plain | None:

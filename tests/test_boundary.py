@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
@@ -178,3 +179,24 @@ def test_messages_are_one_printable_line():
     assert text.startswith("a b \\x1b[31m ccc")
     assert text.endswith("c end")
     assert len(text) == LONGEST
+
+
+def test_nodes_in_any_order_are_read_as_runtimes_do():
+    branches = (
+        "<then_branch = one () => (float t) { s = Neg (a) t = Relu (s) }, else_branch = other () => (float e) { e = Relu (a) }>"
+    )
+    text = TEXT.replace("b = Relu (a)", f"m = ReduceMax <keepdims = 0> (x) z = Sub (m, m) q = Greater (m, z) b = If (q) {branches}")
+    model = two_layers()
+    model.graph.node.clear()
+    model.graph.node.extend(reversed(parser.parse_model(text).graph.node))
+    onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    result = rc.prune(model, target="channels=0.5", criterion="l2", round_to=1)
+    assert result.report.verify.status == "exact"
+    onnx.checker.check_model(result.model)
+
+
+def test_a_cycle_is_no_order():
+    model = two_layers()
+    model.graph.node[0].input[0] = "b"
+    with pytest.raises(rc.errors.ModelError, match="topologically sorted"):
+        rc.analyze(model)
