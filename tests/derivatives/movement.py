@@ -132,6 +132,17 @@ RESAMPLES: Table = {
             opset=20,
         ),
     },
+    "RoiAlign": {
+        mode: case(
+            f"y = RoiAlign<output_height = 2, output_width = 3, sampling_ratio = 2, spatial_scale = 0.5,"
+            f'coordinate_transformation_mode = "{mode}">(x, r, k)',
+            inputs=IMAGE,
+            r=np.array([[0.6, 1.1, 8.3, 9.7], [-2.3, -3.1, 4.2, 17.6], [3.1, 2.2, 4.3, 3.1]], np.float32),
+            k=ints(1, 0, 1),
+            single=True,
+        )
+        for mode in ("half_pixel", "output_half_pixel")
+    },
     "Pad": {
         "": case("y = Pad(x, p)", inputs=IMAGE, p=PADS),
         "cropping": case("y = Pad(x, p)", inputs=IMAGE, p=ints(0, 0, -2, 1, 0, 0, 1, -1), single=True),

@@ -12,6 +12,7 @@ from onnx_reconvene.autodiff.rules import (
     pooling,
     recurrent,
     reductions,
+    regions,
     resampling,
     sampling,
 )
@@ -27,6 +28,7 @@ RULES: dict[str, Rule] = {
     **pooling.RULES,
     **recurrent.RULES,
     **reductions.RULES,
+    **regions.RULES,
     **resampling.RULES,
     **sampling.RULES,
 }
