@@ -15,22 +15,13 @@ from onnx_reconvene.cost import CostModel
 from onnx_reconvene.cut import cut
 from onnx_reconvene.graph import from_model, to_model
 from onnx_reconvene.inspection import inspection
-from onnx_reconvene.plain import nodes_in
 from onnx_reconvene.process import isolated
 from tests.nets import ALL, Net
 from tests.oracle import random_mask
+from tests.twins import renamed
 
 Renaming = Callable[[NodeProto], str]
 NAMELESS, ALIKE, DISTINCT = (lambda node: ""), (lambda node: node.op_type), (lambda node: "/".join(["node", *node.output]))
-
-
-def renamed(model: ModelProto, name: Renaming) -> ModelProto:
-    """Return model with other names for its nodes, in bodies and functions, too."""
-    result = ModelProto()
-    result.CopyFrom(model)
-    for node in [*nodes_in(result.graph), *(node for function in result.functions for node in function.node)]:
-        node.name = name(node)
-    return result
 
 
 def facts(model: ModelProto) -> tuple[Any, ...]:

@@ -22,14 +22,23 @@ def twins(model: onnx.ModelProto) -> dict[str, Callable[[], gs.Graph]]:
     }
 
 
+def renamed(model: onnx.ModelProto, name: Callable[[onnx.NodeProto], str]) -> onnx.ModelProto:
+    """Return model with other names for its nodes, in bodies and functions, too."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for node in every_node(copy):
+        node.name = name(node)
+    return copy
+
+
 def nameless(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return model with no names of nodes."""
-    return _named(model, lambda node: "")
+    return renamed(model, lambda node: "")
 
 
 def alike(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return model with each node named by its type, so that many have the same name."""
-    return _named(model, lambda node: node.op_type)
+    return renamed(model, lambda node: node.op_type)
 
 
 def stored_apart(model: onnx.ModelProto) -> gs.Graph:
@@ -53,11 +62,3 @@ def every_node(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
         yield from graph.node
     for function in model.functions:
         yield from function.node
-
-
-def _named(model: onnx.ModelProto, name: Callable[[onnx.NodeProto], str]) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    for node in every_node(copy):
-        node.name = name(node)
-    return copy
