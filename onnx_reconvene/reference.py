@@ -7,6 +7,7 @@ copies of it where channels are gone (nothing reads them, and zeros might be div
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -179,7 +180,7 @@ def _mask(graph: onnx.GraphProto, operator: Masked) -> None:
         for name in names:
             masked = f"{stem}/of/{losing.tensor}/{k}"
             node.input[:] = [masked if other == name else other for other in node.input]
-            before += _gather(graph, name, masked, losing, chosen, losing.stays)
+            before += _gather(graph, name, masked, losing, chosen, np.ones_like(losing.stays))
     for size in [a for a in node.attribute if a.name == "hidden_size"]:
         size.i = next((int(losing.stays.sum()) for losing in operator.inputs if losing.tensor == recurrent_weight), size.i)
     for k, losing in enumerate(operator.outputs):
@@ -187,16 +188,17 @@ def _mask(graph: onnx.GraphProto, operator: Masked) -> None:
         for earlier in [node, *after]:
             earlier.output[:] = [part if name == losing.tensor else name for name in earlier.output]
         places = np.maximum(np.cumsum(losing.stays) - 1, 0)
-        after += _gather(graph, part, losing.tensor, losing, places, np.ones_like(losing.stays))
+        after += _gather(graph, part, losing.tensor, losing, places, losing.stays)
     del home.node[at]
     for k, new in enumerate([*before, node, *after]):
         home.node.insert(at + k, new)
 
 
 def _gather(
-    graph: onnx.GraphProto, name: str, to: str, losing: Losing, index: NDArray[np.int64], shape: Mask
+    graph: onnx.GraphProto, name: str, to: str, losing: Losing, index: NDArray[np.int64], held: Mask
 ) -> list[onnx.NodeProto]:
-    """Return nodes that take index along the axis of losing; an axis of blocks and the next are one for that."""
+    """Return nodes that take index along the axis of losing from a tensor that holds what a mask says; an axis of blocks and the
+    next are one for that, in as many rows as there are channels, for how long these are depends on free sizes."""
     indices = _constant(graph, f"{to}/index", index)
     if losing.stays.ndim > 2:
         mask = _constant(graph, f"{to}/mask", losing.stays)
@@ -204,14 +206,21 @@ def _gather(
         return [zero, helper.make_node("Where", [mask, name, f"{to}/zero"], [to])]
     if losing.stays.ndim == 1:
         return [helper.make_node("Gather", [name, indices], [to], axis=losing.axis)]
-    after = losing.shape[losing.axis + 2 :]
-    merged = _constant(graph, f"{to}/merged", np.asarray([*[0] * losing.axis, -1, *after], np.int64))
-    split = _constant(graph, f"{to}/split", np.asarray([*[0] * losing.axis, len(shape), shape[0].sum(), *after], np.int64))
+    before, after, run = [0] * losing.axis, losing.shape[losing.axis + 2 :], _run(losing.stays)
+    indices = _constant(graph, f"{to}/runs", index[::run] // run)
+    rows = _constant(graph, f"{to}/rows", np.asarray([*before, held.sum() // run, -1, *after], np.int64))
+    split = _constant(graph, f"{to}/split", np.asarray([*before, len(losing.stays), -1, *after], np.int64))
     return [
-        helper.make_node("Reshape", [name, merged], [f"{to}/row"]),
+        helper.make_node("Reshape", [name, rows], [f"{to}/row"]),
         helper.make_node("Gather", [f"{to}/row", indices], [f"{to}/taken"], axis=losing.axis),
         helper.make_node("Reshape", [f"{to}/taken", split], [to]),
     ]
+
+
+def _run(stays: Mask) -> int:
+    """Return how many positions in a row stay or go together all along a mask: those of one or more whole channels."""
+    changes = np.flatnonzero(np.diff(stays.ravel())) + 1
+    return math.gcd(stays.size, *changes.tolist())
 
 
 def _constant(graph: onnx.GraphProto, name: str, values: NDArray[np.generic]) -> str:

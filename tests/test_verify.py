@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pathlib
 import signal
@@ -16,10 +17,14 @@ from onnx import helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 import onnx_reconvene as rc
+from onnx_reconvene.analysis import analyze
 from onnx_reconvene.cut import cut
+from onnx_reconvene.graph import from_model, to_model
 from onnx_reconvene.process import PROGRAMS
-from onnx_reconvene.reference import reference
+from onnx_reconvene.reference import reference, store
 from tests.conftest import ZOO
+from tests.nets.net import net, sizes
+from tests.oracle import run
 
 OPTIONS = {"target": "channels=0.5", "criterion": "l2", "allocate": "uniform", "round_to": 1, "rectify": "none"}
 HEAD = '<ir_version: 9, opset_import: ["" : 18]> '
@@ -238,3 +243,24 @@ def test_declared_shapes_of_constants_may_be_symbols():
         a = MatMul (x, w1) s, t = LSTM <hidden_size=8> (a, wx, wh, , , h, g) first = Constant <value_ints=[0]> ()
         q = Squeeze (t, first) y = Gemm (q, w2) }"""
     assert pruned(network(text, w1=(6, 8), wx=(1, 32, 8), wh=(1, 32, 8), w2=(8, 4))).status == "exact"
+
+
+def test_statistics_are_masked_at_any_size_of_the_image(tmp_path):
+    """Where channels and positions are one axis, the mask is as long as the image is large."""
+    body = (
+        f"c = Conv(x, w) {sizes('g', 0, 4, -1)} r = Reshape(c, g) i = InstanceNormalization(r, s, b) "
+        "n = Shape(c) t = Reshape(i, n) m = Mul(t, k) y = Conv(m, v)"
+    )
+    weights = {"w": (16, 3, 1, 1), "v": (5, 16, 1, 1), "s": (4,), "b": (4,), "k": (16, 1, 1)}
+    graph = from_model(net(body, "", "float[N,3,H,W] x", "float[N,5,H,W] y", **weights).model)
+    analysis = analyze(graph, {"x": (1, 3, 6, 6)})
+    keep = np.ones(analysis.width, bool)
+    for group in analysis.groups:
+        for block, gone in zip(group.by_block(keep), itertools.cycle(range(group.width)), strict=False):
+            block[gone] = False
+    against = reference(analysis, keep)
+    expected = onnx.load(store(against.source, str(tmp_path), "expected", against.zero, against.masked))
+    cut(analysis, keep)
+    feeds = {"x": np.random.default_rng(0).standard_normal((2, 3, 9, 10), np.float32)}
+    (wanted,), (result,) = run(expected, feeds), run(to_model(graph), feeds)
+    np.testing.assert_allclose(result, wanted, atol=1e-5)
