@@ -66,5 +66,7 @@ def blaming(source: str) -> Iterator[None]:
 
 
 def described(error: BaseException) -> str:
-    """Return the type of an error and what it says, if anything."""
+    """Return what an error of the operating system says; of any other its type and what it says, if anything."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return f"{type(error).__name__}: {error}".removesuffix(": ")

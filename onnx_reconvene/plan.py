@@ -79,7 +79,8 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     try:
         keep = {str(row["name"]): _mask(int(row["units"]), str(row["gone"])) for row in found["groups"]}
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise UsageError(f"--from-plan {path}: {error!r}; each group has a name, units and which are gone, like '0-3,7'") from error
+        reason = f"a group lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise UsageError(f"--from-plan {path}: {reason}; each group has a name, units and which are gone, like '0-3,7'") from error
     settings = {key: value for key, value in found.items() if key not in ("version", "groups")}
     _check_settings(settings, f"--from-plan {path}")
     return Plan(settings, keep)

@@ -121,7 +121,7 @@ def test_an_option_of_a_sweep_is_idle_only_if_every_cut_ignores_it(file, tmp_pat
     sweep = {"targets": ["channels=0.5"], "plot": False}
     with pytest.raises(rc.UsageError, match="--data: nothing here"):
         rc.sweep(file("resnet20"), tmp_path / "out", criteria=["l1"], data="absent.npz", latency=False, **sweep)
-    with pytest.raises(rc.UsageError, match=r"absent\.npz: FileNotFoundError"):
+    with pytest.raises(rc.UsageError, match=r"absent\.npz: No such file or directory$"):
         rc.sweep(file("resnet20"), tmp_path / "out", criteria=["l1", "taylor"], data="absent.npz", latency=False, **sweep)
     with pytest.raises(rc.UsageError, match="--threads: nothing here"):
         rc.sweep(file("resnet20"), tmp_path / "out", criteria=["l1"], threads=2, latency=False, **sweep)

@@ -146,7 +146,10 @@ def test_settings_that_make_no_sense_are_named(planned, run, tmp_path, key, valu
     assert ran.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("text", ["", "[1]", "{", '{"version": 9, "groups": []}', "\xff"])
+UNITLESS = '{"version": 1, "groups": [{"name": "g"}]}'
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", '{"version": 9, "groups": []}', UNITLESS, "\xff"])
 def test_file_that_is_no_plan_is_named(tmp_path, network, text):
     path = tmp_path / "plan.json"
     path.write_bytes(text.encode("latin-1"))
