@@ -130,7 +130,7 @@ def _program(graph: gs.Graph, integers: Integers) -> _Program:
 
 
 def _is_settled(integers: Integers, node: gs.Node) -> bool:
-    """Tell whether node needs no rule: it makes a weight, or does arithmetic on shapes."""
+    """Return True if node needs no rule: it makes a weight, or does arithmetic on shapes."""
     if node.op == "ConstantOfShape" and weight_values(node.outputs[0]) is not None:
         return True
     return node.op == "Constant" or integers.computes(node)

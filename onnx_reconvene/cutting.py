@@ -248,12 +248,12 @@ class CutOp:
 
 
 def _leaves(a: NDArray[Any], b: NDArray[Any]) -> bool:
-    """Tell whether a over b leaves something over, or cannot be."""
+    """Return True if a over b leaves something over, or cannot be."""
     return not b.all() or bool((a % b).any())
 
 
 def rectangular(kept: Mask) -> bool:
-    """Tell whether kept positions are full rows and columns, so that they still fill a tensor."""
+    """Return True if kept positions are full rows and columns, so that they still fill a tensor."""
     full = np.ones(kept.shape, bool)
     for axis in range(kept.ndim):
         full &= kept.any(tuple(a for a in range(kept.ndim) if a != axis), keepdims=True)

@@ -77,7 +77,7 @@ class Value:
     pending: Pending | None = None
 
     def is_pending(self, axis: int) -> bool:
-        """Tell whether pending labels vary along an axis that has no free ones of its own."""
+        """Return True if pending labels vary along an axis that has no free ones of its own."""
         own, pending = self.labels.get(axis), self.pending
         if pending is None or axis not in (pending.axes if pending.blocks is None else pending.axes[1:]):
             return False
@@ -250,7 +250,7 @@ class Flow:
         return Value({axis: self.equalities.fresh(size) for axis, size in enumerate(shape) if size > 1})
 
     def is_static(self, tensor: gs.Tensor) -> bool:
-        """Tell whether tensor is a constant or computed from constants alone."""
+        """Return True if tensor is a constant or computed from constants alone."""
         return isinstance(tensor, gs.Constant) or tensor.name in self.static
 
     def freeze(self, tensor: gs.Tensor, reason: str, axes: Iterable[int] | None = None) -> None:

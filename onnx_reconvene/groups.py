@@ -174,7 +174,7 @@ class Analysis:
         return self.unit_of_member[self.solution.member_of(labels)]
 
     def bears_units(self, name: str) -> bool:
-        """Tell whether some channel of a tensor can be removed."""
+        """Return True if some channel of a tensor can be removed."""
         return any((units >= 0).any() for units in self.bearings(name).values())
 
     def stays(self, labels: Labels, keep: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -54,7 +54,7 @@ def forget(graph: onnx.GraphProto) -> None:
 
 
 def has_free_sizes(graph: gs.Graph) -> bool:
-    """Tell whether some input of graph has a dimension that is not fixed."""
+    """Return True if some input of graph has a dimension that is not fixed."""
     return any(is_free(tensor) for tensor in graph.inputs)
 
 
@@ -383,7 +383,7 @@ WINDOWED = ("AveragePool", "Conv", "LpPool", "MaxPool")
 
 
 def _may_abort(graph: gs.Graph) -> bool:
-    """Tell whether onnx's inference over the whole graph could end the process: that of Slice does where a size is negative, as
+    """Return True if onnx's inference over the whole graph could end the process: that of Slice does where a size is negative, as
     behind a window larger than its input."""
     ops = {node.op for node in every_node(graph)}
     return "Slice" in ops and not ops.isdisjoint(WINDOWED)

@@ -39,7 +39,7 @@ class Initializer:
         return math.sqrt(self.variance / fans[self.fan]) if fans.get(self.fan) else None
 
     def fits(self, sample: Sample, fans: Mapping[str, float]) -> bool:
-        """Tell whether sample may have been drawn from this distribution: by its moments, by its bound, and by the test of
+        """Return True if sample may have been drawn from this distribution: by its moments, by its bound, and by the test of
         Kolmogorov and Smirnov (with the correction for few values of Stephens, 1970)."""
         deviation = self.deviation(fans)
         if deviation is None or not sample.agrees(deviation):
@@ -88,7 +88,7 @@ class Sample:
         return float(max(abs(self.tensor.min()), abs(self.tensor.max())))
 
     def agrees(self, deviation: float) -> bool:
-        """Tell whether a mean of zero and a standard deviation are those of the sample, to over five times what chance makes."""
+        """Return True if a mean of zero and a standard deviation are those of the sample, to over five times what chance makes."""
         root = math.sqrt(self.values.size)
         moments = abs(float(self.values.mean())) < 5.6 * deviation / root
         return moments and self.deviation > 0 and abs(math.log(deviation / self.deviation)) < 4 / root
@@ -99,7 +99,7 @@ class Sample:
         return float(np.abs(below - _levels()).max())
 
     def is_on_grid(self, bound: float) -> bool | None:
-        """Tell whether the values near zero are whole multiples of the step between the uniform numbers of a generator: bound times
+        """Return True if the values near zero are whole multiples of the step between the uniform numbers of a generator: bound times
         2**-24 where a scale is multiplied last, a power of two where an offset is added last; perhaps scaled by a folded norm at
         its start. Any training moves them to the finer floats in between. None where that cannot be told: too few values, or no
         float32."""

@@ -60,7 +60,7 @@ class _Pair:
         return remaining(self.before, {axis: _of(units, state) == STAYS for axis, units in self.axes.items() if axis != but})
 
     def agrees(self, state: Units) -> bool:
-        """Tell whether what is left of the weight is what it is after."""
+        """Return True if what is left of the weight is what it is after."""
         left = self.left(state)
         return left.shape == self.after.shape and left.tobytes() == self.after.tobytes()
 

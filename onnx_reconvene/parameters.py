@@ -165,12 +165,12 @@ def _fans(fan_in: float, fan_out: float, groups: int = 1) -> dict[str, float]:
 
 
 def is_float(values: NDArray[Any]) -> bool:
-    """Tell whether values are floating-point numbers of at least 16 bits."""
+    """Return True if values are floating-point numbers of at least 16 bits."""
     return values.dtype.kind == "f" or values.dtype.name == "bfloat16"
 
 
 def is_quantized(values: NDArray[Any]) -> bool:
-    """Tell whether values are numbers of a type that weights are quantized to."""
+    """Return True if values are numbers of a type that weights are quantized to."""
     return values.dtype.name.lstrip("u") in ("int2", "int4", "int8") or values.dtype.name.startswith("float8")
 
 

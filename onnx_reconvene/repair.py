@@ -245,7 +245,7 @@ class _Plan:
         return str(node.output[0])
 
     def _comes_second(self, weight: Parameter) -> bool:
-        """Tell whether a weight is the second operand of its layer, turned perhaps."""
+        """Return True if a weight is the second operand of its layer, turned perhaps."""
         name = weight.node.input[1]
         while name in self._maker and self._maker[name].op_type in ("Identity", "Transpose"):
             name = self._maker[name].input[0]

@@ -162,7 +162,7 @@ class Integers:
         return copy
 
     def is_free(self, name: str) -> bool:
-        """Tell whether the value of a tensor may be another at other sizes of the free dimensions."""
+        """Return True if the value of a tensor may be another at other sizes of the free dimensions."""
         return name in self._free or name in self._varying
 
     def vary(self, name: str) -> None:
@@ -195,7 +195,7 @@ class Integers:
         return of_shapes and value.size <= FEW and value.ndim < 2  # states of recurrent layers have more axes
 
     def computes(self, node: gs.Node) -> bool:
-        """Tell whether node does nothing but arithmetic on shapes and constants of known value."""
+        """Return True if node does nothing but arithmetic on shapes and constants of known value."""
         return all(self.is_arithmetic(tensor.name) for tensor in node.outputs)
 
     def get(self, tensor: gs.Tensor) -> Array | None:

@@ -206,7 +206,7 @@ def _squeezed(node: gs.Node, value: NDArray[Any] | None, rank: int) -> list[int]
 
 
 def _is_too_small(node: gs.Node, known: Sequence[Shape | None]) -> bool:
-    """Tell whether an input, with its padding, is known to be smaller than the window that slides over it."""
+    """Return True if an input, with its padding, is known to be smaller than the window that slides over it."""
     window = node.attrs.get("kernel_shape") or (known[1] or ())[2:] if len(known) > 1 else node.attrs.get("kernel_shape")
     fixed = node.attrs.get("auto_pad", "NOTSET") in ("NOTSET", "VALID") and not node.attrs.get("ceil_mode")
     if known[0] is None or not window or not fixed:

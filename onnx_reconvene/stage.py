@@ -59,7 +59,7 @@ def _fitting(p: Parameter, sample: Sample) -> list[Initializer]:
 
 
 def batch_norms_start(source: Source) -> bool:
-    """Tell whether a network has BatchNormalizations, all of which have their initial values."""
+    """Return True if a network has BatchNormalizations, all of which have their initial values."""
     norms = [p for p in parameters(source) if p.node.op_type == "BatchNormalization" and p.part == "start"]
     return bool(norms) and all(_starts(p) for p in norms)
 
@@ -82,7 +82,7 @@ def _judged(
 
 
 def _is_evidence(p: Parameter) -> bool:
-    """Tell whether a constant would have moved in training, and is not one that an exporter may have put there."""
+    """Return True if a constant would have moved in training, and is not one that an exporter may have put there."""
     if p.part == "bias":
         return _is_constant(p) and p.values.size > 1
     return p.part == "start" and (p.start is not None or p.node.op_type not in NORMS) and p.node.op_type != "InstanceNormalization"
@@ -98,7 +98,7 @@ def _is_constant(p: Parameter) -> bool:
 
 
 def _is_mask(p: Parameter) -> bool:
-    """Tell whether a table holds but two values."""
+    """Return True if a table holds but two values."""
     return p.part == "table" and bool(((p.values == p.values.min()) | (p.values == p.values.max())).all())
 
 

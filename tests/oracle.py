@@ -191,7 +191,7 @@ def infer(model: onnx.ModelProto) -> None:
 
 
 def passes(check: Callable[[onnx.ModelProto], None], model: onnx.ModelProto) -> bool:
-    """Tell whether check finds no fault with model."""
+    """Return True if check finds no fault with model."""
     try:
         check(model)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError):

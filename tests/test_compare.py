@@ -60,7 +60,7 @@ def layers(values: Callable[[tuple[int, ...]], np.ndarray]) -> onnx.ModelProto:
 
 
 def is_explained(before: onnx.ModelProto, **options: Any) -> bool:
-    """Tell whether all weights of a cut of this network are those of it with the units removed that are found to be."""
+    """Return True if all weights of a cut of this network are those of it with the units removed that are found to be."""
     after = rc.prune(before, rectify="none", round_to=1, verify=False, **options).model
     analysis = analyze(from_model(before))
     keep = match.match(analysis, from_model(after))

@@ -244,7 +244,7 @@ FAULTS = {
 
 
 def is_red(net: Net) -> bool:
-    """Tell whether the literal test or the oracle fails on net; a crash of the fault itself proves nothing."""
+    """Return True if the literal test or the oracle fails on net; a crash of the fault itself proves nothing."""
     try:
         check_groups(net)
         oracle(net)

@@ -112,7 +112,7 @@ def weights(model: Any) -> dict[str, tuple[int, ...]]:
 
 
 def runs(model: Any) -> bool:
-    """Tell whether any kind of model passes the checker and runs."""
+    """Return True if any kind of model passes the checker and runs."""
     proto = as_proto(model)
     onnx.checker.check_model(proto, full_check=True)
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])

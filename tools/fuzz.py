@@ -98,7 +98,7 @@ def failing_as(seed: int, wanted: str) -> Fails:
 
 
 def runs(model: onnx.ModelProto) -> bool:
-    """Tell whether model itself is valid."""
+    """Return True if model itself is valid."""
     try:
         onnx.checker.check_model(model, full_check=True)
         sizes = {v.name: [d.dim_value or 1 for d in v.type.tensor_type.shape.dim] for v in model.graph.input}

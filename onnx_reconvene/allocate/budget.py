@@ -52,7 +52,7 @@ class Budget:
     step: int = 1  # channels of which widths are multiples, at most
 
     def holds(self, widths: Widths) -> bool:
-        """Tell whether all targets hold at these widths."""
+        """Return True if all targets hold at these widths."""
         return self.allows(self.cost(target.kind, widths) for target in self.targets)
 
     def allows(self, costs: Iterable[float]) -> bool:

@@ -116,11 +116,11 @@ class Builder:
         return [helper.make_value_info(name, self._types[name]) for name in self._stated]
 
     def has(self, name: str) -> bool:
-        """Tell whether there is a tensor of this name."""
+        """Return True if there is a tensor of this name."""
         return name in self._names
 
     def is_float(self, name: str) -> bool:
-        """Tell whether a tensor holds floating-point numbers, as one of unknown type may."""
+        """Return True if a tensor holds floating-point numbers, as one of unknown type may."""
         kind = self._types.get(name)
         return kind is None or (kind.HasField("tensor_type") and kind.tensor_type.elem_type in {0, *FLOATS})
 

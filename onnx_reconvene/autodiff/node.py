@@ -75,12 +75,12 @@ class Node:
 
 
 def is_standard(node: onnx.NodeProto) -> bool:
-    """Tell whether an operator is one of the standard domain."""
+    """Return True if an operator is one of the standard domain."""
     return node.domain in STANDARD
 
 
 def is_quantizer(node: onnx.NodeProto) -> bool:
-    """Tell whether an operator, of whatever domain, rounds real numbers to the integers that stand for them."""
+    """Return True if an operator, of whatever domain, rounds real numbers to the integers that stand for them."""
     return node.op_type in ("DynamicQuantizeLinear", "QGemm", "QuantizeLinear") or node.op_type.startswith("QLinear")
 
 

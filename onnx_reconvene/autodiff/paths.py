@@ -16,7 +16,7 @@ SHAPES = ("Shape", "Size")
 
 
 def is_constant(node: NodeProto) -> bool:
-    """Tell whether the derivative of a node is zero wherever there is one."""
+    """Return True if the derivative of a node is zero wherever there is one."""
     return is_standard(node) and (node.op_type in CONSTANT or is_step(node))
 
 

@@ -60,7 +60,7 @@ def with_rules(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def is_defined(node: onnx.NodeProto, version: int) -> bool:
-    """Tell whether the operator of a node has no rule, but is defined in terms of others that have."""
+    """Return True if the operator of a node has no rule, but is defined in terms of others that have."""
     op = node.op_type
     if not is_standard(node) or op in RULES or op in CONSTANT or is_quantizer(node) or not defs.has(op, version):
         return False

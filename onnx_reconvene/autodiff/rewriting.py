@@ -89,12 +89,12 @@ def sole_readers(graph: onnx.GraphProto, kept: Collection[str]) -> dict[str, onn
 
 
 def is_normalization(node: onnx.NodeProto) -> bool:
-    """Tell whether node is a BatchNormalization in inference."""
+    """Return True if node is a BatchNormalization in inference."""
     return node.op_type == "BatchNormalization" and not any(a.name == "training_mode" and a.i for a in node.attribute)
 
 
 def is_larger(conv: onnx.NodeProto, builder: Builder) -> bool:
-    """Tell whether what conv makes is larger than its kernel."""
+    """Return True if what conv makes is larger than its kernel."""
     return math.prod(builder.tensor(conv.output[0]).shape) > math.prod(builder.tensor(conv.input[1]).shape)
 
 

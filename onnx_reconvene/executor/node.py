@@ -61,11 +61,11 @@ class Node:
         return self.inputs + self.captured
 
     def has_input(self, index: int) -> bool:
-        """Tell whether an input that may be left out is there."""
+        """Return True if an input that may be left out is there."""
         return index < len(self.inputs) and bool(self.inputs[index])
 
     def is_stored(self, index: int) -> bool:
-        """Tell whether an input is a tensor of the module: a weight or a running statistic."""
+        """Return True if an input is a tensor of the module: a weight or a running statistic."""
         return self.inputs[index] in self._stored
 
     def attribute(self, name: str, default: Any = None) -> Any:

@@ -31,7 +31,7 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def is_defined(op: str, version: int) -> bool:
-    """Tell whether an operator has no rule, but is defined in terms of others."""
+    """Return True if an operator has no rule, but is defined in terms of others."""
     if op in RULES or not defs.has(op, version):
         return False
     schema = defs.get_schema(op, version)

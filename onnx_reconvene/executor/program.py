@@ -155,7 +155,7 @@ def _attempt(call: Call, operands: Sequence[Tensor | None]) -> dict[str, Tensor]
 
 
 def _is_fixed(call: Call, fixed: Collection[str], varying: Collection[str]) -> bool:
-    """Tell whether the outputs of a node are the same at every run with inputs of the same shapes."""
+    """Return True if the outputs of a node are the same at every run with inputs of the same shapes."""
     if call.operator.random:
         return False
     if call.node.op in SHAPES:
@@ -164,7 +164,7 @@ def _is_fixed(call: Call, fixed: Collection[str], varying: Collection[str]) -> b
 
 
 def _varies(call: Call, fixed: Collection[str], varying: Collection[str]) -> bool:
-    """Tell whether the shapes of the outputs of a node may differ between runs with inputs of the same shapes."""
+    """Return True if the shapes of the outputs of a node may differ between runs with inputs of the same shapes."""
     settings = [name for index, name in enumerate(call.node.inputs) if index in call.operator.host]
     read = [name for name in call.node.reads if name in varying]
     return call.operator.varies or bool(read) or any(name not in fixed for name in settings)

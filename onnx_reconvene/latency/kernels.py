@@ -164,7 +164,7 @@ def _inputs_of_whole_groups(node: gs.Node, analysis: Analysis) -> int:
 
 
 def _behind(tensor: gs.Tensor, layers: set[int]) -> bool:
-    """Tell whether nothing else reads tensor, and a layer makes it, directly or with what is fused into it."""
+    """Return True if nothing else reads tensor, and a layer makes it, directly or with what is fused into it."""
     if len(tensor.inputs) != 1 or len(tensor.outputs) != 1:
         return False
     maker = tensor.inputs[0]

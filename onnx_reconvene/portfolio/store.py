@@ -69,7 +69,7 @@ class Store:
         )
 
     def is_timed(self, cell: Cell, threads: int) -> bool:
-        """Tell whether the cut of cell has been timed with that many threads."""
+        """Return True if the cut of cell has been timed with that many threads."""
         report = self.report(cell)
         return report is not None and report[SECTION]["threads"] == threads
 

@@ -108,7 +108,7 @@ def interleaved(parts: Sequence[Tensor], axis: int) -> Tensor:
 
 
 def is_small(slide: Window, w: Tensor, batch: int) -> bool:
-    """Tell whether to write a convolution out as a matrix: where this is no more than twice as large as the kernel, as on maps of
+    """Return True if to write a convolution out as a matrix: where this is no more than twice as large as the kernel, as on maps of
     few positions, and read for enough images. One matrix for each channel would be too small to be worth leaving the layout of
     convolutions for."""
     pairs = math.prod(slide.steps) * math.prod(slide.size)

@@ -39,7 +39,7 @@ def step(x: Tensor, bound: Tensor | float, sign: int) -> Tensor | None:
 
 
 def is_step(node: onnx.NodeProto) -> bool:
-    """Tell whether a node is one that `step` makes, whose derivative is zero."""
+    """Return True if a node is one that `step` makes, whose derivative is zero."""
     return node.op_type == "HardSigmoid" and any(a.name == "alpha" and abs(a.f) >= STEEP for a in node.attribute)
 
 

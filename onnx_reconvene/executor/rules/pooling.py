@@ -16,7 +16,7 @@ AVERAGES: list[Callable[..., Tensor]] = [F.avg_pool1d, F.avg_pool2d, F.avg_pool3
 
 
 def fits_torch(slide: Window) -> bool:
-    """Tell whether torch pools with this padding."""
+    """Return True if torch pools with this padding."""
     return slide.is_even and all(2 * pad <= kernel for pad, kernel in zip(slide.before, slide.kernel, strict=True))
 
 
