@@ -27,6 +27,17 @@ def free_unknown(graph: onnx.GraphProto) -> None:
                     dimension.Clear()
 
 
+def forget_shapes(graph: onnx.GraphProto) -> None:
+    """Forget the shapes that a graph declares for what it computes."""
+    stored = {t.name for t in graph.initializer}
+    for value in [v for v in graph.value_info if v.name in stored]:
+        graph.value_info.remove(value)
+    for part in graphs_in(graph):
+        for value in [*part.output, *part.value_info]:
+            if value.type.HasField("tensor_type"):
+                value.type.tensor_type.ClearField("shape")
+
+
 def put_header(graph: gs.Graph, before: onnx.ModelProto, model: onnx.ModelProto) -> None:
     """Enter into model what has changed of the head of graph since it was imported from before."""
     if graph.name != before.graph.name:

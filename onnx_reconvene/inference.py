@@ -21,7 +21,7 @@ from onnx_reconvene.assumed import Partial, Stated, assumed, nearest, read_by_la
 from onnx_reconvene.control import branches_taken, loop_steps, scan_axes
 from onnx_reconvene.errors import ModelError
 from onnx_reconvene.graph import bodies_of, every_node
-from onnx_reconvene.header import free_unknown
+from onnx_reconvene.header import forget_shapes, free_unknown
 from onnx_reconvene.names import first_output, name_of
 from onnx_reconvene.node_shapes import infer_node, static_shape
 from onnx_reconvene.plain import graphs_in, nodes_in
@@ -38,19 +38,8 @@ def pinned(model: onnx.ModelProto, sizes: Mapping[str, Sequence[int]]) -> onnx.M
         if value.name in sizes:
             value.CopyFrom(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, sizes[value.name]))
     if sizes:
-        forget(result.graph)
+        forget_shapes(result.graph)
     return result
-
-
-def forget(graph: onnx.GraphProto) -> None:
-    """Forget the shapes that a graph declares for what it computes."""
-    stored = {t.name for t in graph.initializer}
-    for value in [v for v in graph.value_info if v.name in stored]:
-        graph.value_info.remove(value)
-    for part in graphs_in(graph):
-        for value in [*part.output, *part.value_info]:
-            if value.type.HasField("tensor_type"):
-                value.type.tensor_type.ClearField("shape")
 
 
 def has_free_sizes(graph: gs.Graph) -> bool:
@@ -105,7 +94,7 @@ def _walk(
     """Infer shapes; where some are still missing, assume them if shapes that were read in a run, or none, are given."""
     model: onnx.ModelProto = graph.source.model
     inferred = pinned(model, sizes if has_free_sizes(graph) else {})
-    forget(inferred.graph)
+    forget_shapes(inferred.graph)
     careful = _may_abort(graph)
     if careful:
         for part in graphs_in(inferred.graph):
@@ -133,7 +122,7 @@ def _fixed_dimensions(graph: gs.Graph) -> dict[str, NDArray[np.bool_]] | None:
     if not has_free_sizes(graph) or all(node.op != "If" for node in every_node(graph)):
         return None
     model = pinned(graph.source.model, {})
-    forget(model.graph)
+    forget_shapes(model.graph)
     try:
         inferred = model if _may_abort(graph) else shape_inference.infer_shapes(model, data_prop=True)
     except Exception:  # then nothing is known to be fixed
