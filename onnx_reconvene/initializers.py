@@ -101,8 +101,8 @@ class Sample:
     def is_on_grid(self, bound: float) -> bool | None:
         """Return True if the values near zero are whole multiples of the step between the uniform numbers of a generator: bound
         times 2**-24 where a scale is multiplied last, a power of two where an offset is added last; perhaps scaled by a folded
-        norm at its start. Any training moves them to the finer floats in between. None where that cannot be told: too few values, or no
-        float32."""
+        norm at its start. Any training moves them to the finer floats in between. None where that cannot be told: too few values,
+        or no float32."""
         near = self.values[np.abs(self.values) < bound / 256]
         if self.tensor.dtype != np.float32 or near.size < 8:
             return None
