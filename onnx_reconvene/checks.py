@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, helper
 
 from onnx_reconvene.errors import ModelError
+from onnx_reconvene.names import name_of
 from onnx_reconvene.plain import graphs_in
 from onnx_reconvene.process import memory
 
@@ -29,6 +30,7 @@ def check_fields(model: ModelProto, name: str) -> None:
             _check_sparse(sparse, text)
         for node in graph.node:
             _check_attributes(node, text)
+            _check_bodies(node, text)
 
 
 def _texts(model: ModelProto, graphs: Sequence[GraphProto]) -> Iterator[str]:
@@ -63,6 +65,16 @@ def _sparse_tensors(graph: GraphProto) -> Iterator[SparseTensorProto]:
 
 def _attributes(graph: GraphProto) -> Iterator[AttributeProto]:
     return (attribute for node in graph.node for attribute in node.attribute)
+
+
+def _check_bodies(node: NodeProto, text: str) -> None:
+    """Raise ModelError where a body of control flow does not return what its node does; the condition of a Loop comes on top."""
+    if node.domain in STANDARD and node.op_type in ("If", "Loop", "Scan"):
+        returned = len(node.output) + (node.op_type == "Loop")
+        for attribute in node.attribute:
+            if attribute.HasField("g") and len(attribute.g.output) < returned:
+                what = f"{node.op_type} '{name_of(node)}' has {len(node.output)} outputs"
+                raise ModelError(f"{text} {what}, but '{attribute.name}' returns {len(attribute.g.output)} values")
 
 
 def _check_attributes(node: NodeProto, text: str) -> None:

@@ -1,4 +1,9 @@
-"""Everything that has to hold before a commit: lint, format, types, tests. Run from anywhere; needs the `dev` extra."""
+"""Everything that has to hold before a commit: lint, format, types, tests. Run from anywhere; needs the `dev` extra.
+
+usage: python tools/check.py [--fast] [OPTIONS OF PYTEST]
+
+With --fast the tests are those of what everything else stands on: reading and writing, shapes, and all operators.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,19 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+FAST = (
+    "bodies",
+    "bounds",
+    "coverage_of_operators",
+    "fold",
+    "labels",
+    "operators",
+    "quantized",
+    "shapes",
+    "sharing",
+    "sites",
+    "wire",
+)
 
 
 def run(*command: str, cwd: pathlib.Path = ROOT) -> None:
@@ -34,4 +52,6 @@ if __name__ == "__main__":
     run("ruff", "check", ".")
     run("ruff", "format", "--check", ".")
     types()
-    run("pytest", "-q", "-n", "auto", *sys.argv[1:])
+    words = sys.argv[1:]
+    files = [f"tests/test_{name}.py" for name in FAST] if "--fast" in words else []
+    run("pytest", "-q", "-n", "auto", *files, *(word for word in words if word != "--fast"))
