@@ -161,8 +161,10 @@ def constants_of(graph: GraphProto) -> dict[str, NodeProto]:
 
 
 def _read_as_numbers(graph: GraphProto) -> set[str]:
-    """Return the names of the tensors that the results of graph are computed from, not only sized by."""
-    needed = {value.name for value in graph.output}
+    """Return the names of the tensors that the results of graph, and what nobody reads, are computed from, not only sized by."""
+    needed = {name for node in graph.node for name in node.output}
+    needed -= {name for node in graph.node for name in _reads(node)}
+    needed |= {value.name for value in graph.output}
     for node in reversed(graph.node):
         if not needed.isdisjoint(node.output):
             needed.update(node.input[:1] if node.op_type in NO_PARAMETERS else _reads(node))
