@@ -220,7 +220,7 @@ def of_some_rows(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 @pytest.mark.slow
-@settings(max_examples=800, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @given(networks(), st.integers(0, 99))
 def test_any_cut_of_any_network_is_what_it_should_be(model: onnx.ModelProto, seed: int) -> None:
     check(model, seed)

@@ -56,7 +56,10 @@ def assert_maximal(result, cost, bounds, round_to=1):
             assert any(cost(kind, more) > bound for kind, bound in bounds.items()), result.report.groups[place].name
 
 
-@pytest.mark.parametrize(("name", "allocate"), list(product(NETWORKS, ALLOCATORS)))
+@pytest.mark.parametrize(
+    ("name", "allocate"),
+    [*product(["resnet20"], ALLOCATORS), ("mobilenetv2", "global"), ("detector", "uniform"), ("detector", "erk")],
+)
 @pytest.mark.parametrize(
     ("kind", "share"), [("channels", 0.37), ("params", 0.3), ("macs", 1 / 3), ("size", 0.61), ("memory", 0.45)]
 )
@@ -100,7 +103,7 @@ def test_absolute_target_above_the_network_removes_nothing(network):
     assert all(group.kept == group.width for group in result.report.groups)
 
 
-@pytest.mark.parametrize(("round_to", "allocate"), list(product((2, 4, 8), ALLOCATORS)))
+@pytest.mark.parametrize(("round_to", "allocate"), list(product((2, 8), ALLOCATORS)))
 def test_widths_are_multiples(network, costs, round_to, allocate):
     result = prune(network("resnet20"), target="macs=0.4", round_to=round_to, allocate=allocate)
     assert all(width % round_to == 0 for width in kept(result))
