@@ -20,7 +20,7 @@ from common import HERE, PRUNED, command, setting, table, write
 
 REPEATS = 5
 FLOOR, BARE, VERIFIED = "floor", "--no-verify", "with verification"
-MOST = {BARE: 1.6, VERIFIED: 3.5}  # times the floor
+MOST = {BARE: 1.6, VERIFIED: 2.8}  # times the floor
 POLL = 0.002  # seconds
 
 
