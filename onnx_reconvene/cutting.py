@@ -55,7 +55,7 @@ class Cutting:
     def _kept_pending(self, labels: Labels, axis: int) -> Mask:
         """Return which positions along an axis stay of labels that vary along several: of blocks that lose channels of their own
         what stays in the first stands for all."""
-        kept, block = self.kept(labels), self._block[labels]
+        kept, block = self.kept(labels), self._block[np.maximum(labels, -1)]
         within = (block >= 0).all() and (block == block.take([0], axis)).all()
         if within and not rectangular(kept):
             return np.asarray(kept[tuple(slice(None) if a == axis else 0 for a in range(kept.ndim))])

@@ -30,11 +30,18 @@ class Solution:
 
     @cached_property
     def block_of_label(self) -> Labels:
-        """For each label the block that it is in, numbered through; -1 for none. The last entry answers for frozen labels."""
-        found = np.full(self.component.size + 1, -1)
+        """For each label the block that it is in, numbered through; -1 for none. The last entry answers for frozen labels.
+
+        A block that shares labels with one known before is that one: of the channels that an operator reads, some may be frozen
+        that another one reads as free.
+        """
+        numbers = np.full(self.component.size + 1, -1)
         for number, block in enumerate(block for blocks in self.balanced for block in blocks):
-            found[block[block >= 0]] = number
-        return found
+            labels = block[block >= 0]
+            known = np.unique(numbers[labels])
+            known = known[known >= 0]
+            numbers[labels] = known[0] if known.size == 1 else number
+        return numbers
 
     def of(self, labels: Labels) -> Labels:
         """Return the components of labels, -1 where a channel is frozen."""

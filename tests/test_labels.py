@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import coo_array, csgraph
 
-from onnx_reconvene.labels import Equalities, Labels, connected_components
+from onnx_reconvene.labels import Equalities, Labels, Solution, connected_components
 
 COUNT = 12
 LABEL = st.integers(0, COUNT - 1)
@@ -93,3 +93,9 @@ def test_inexact_speaks_of_whole_components() -> None:
     equalities.inexact(np.concatenate([b[:1], equalities.frozen(1, "frozen")]), "a norm")
     solution = equalities.solve()
     assert solution.inexact == {int(solution.of(a)[0]): "a norm"}
+
+
+def test_a_block_of_which_another_operator_reads_a_part_is_one_block() -> None:
+    read = np.array([[0, 1, 2], [3, 4, 5]]), np.array([[-24, 1, 2], [3, 4, 5]])
+    each = np.arange(6)
+    assert Solution(each, each, read, np.full(6, -1), (), {}).block_of_label.tolist() == [0, 0, 0, 1, 1, 1, -1]

@@ -12,7 +12,7 @@ from onnx_reconvene.graph import from_model
 from onnx_reconvene.inference import infer
 from onnx_reconvene.sizes import input_sizes, origins_of, small_sizes
 from tests.nets.net import FAR, net, sizes
-from tests.oracle import run
+from tests.oracle import check, run
 
 A, B = sizes("a", -7, 0, 5, 9), sizes("b", 2, -3, 2, -4)
 MATRIX = "a = Constant<value = int64[2,3] {3, -1, 4, 1, -5, 9}>()"
@@ -385,3 +385,17 @@ def test_illegal_shapes_are_an_error() -> None:
     graph = free("float[1,3,H] x, float[1,3,W] z", "y = Concat<axis = 1>(x, z)")
     with pytest.raises(ModelError, match="shapes do not fit"):
         infer(graph, {"x": (1, 3, 4), "z": (1, 3, 5)})
+
+
+def test_channels_that_stay_for_many_reasons_are_split_over_axes(parsed) -> None:
+    model = parsed(
+        """<ir_version: 8, opset_import: ["" : 9]> net (float[1,1,4,4] x) => (float[1,2,1,1] y)
+        <int64[5] apart = {1, 2, 2, 1, 1}, int64[4] together = {1, 4, 1, 1}> {
+            a = Conv(x, w) b = ReduceMean<axes = [2, 3], keepdims = 1>(a)
+            c, d, e = Split<axis = 1, split = [1, 1, 2]>(b) f = Concat<axis = 1>(c, d, e)
+            g = Reshape(f, apart) h = Reshape(g, together) y = Conv(h, v)
+        }""",
+        w=(4, 1, 1, 1),
+        v=(2, 4, 1, 1),
+    )
+    check(model)
