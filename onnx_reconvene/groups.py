@@ -179,7 +179,10 @@ class Analysis:
 
     def stays(self, labels: Labels, keep: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return which of labels stay when the units that keep [units] does not hold are removed."""
-        stays: NDArray[np.bool_] = np.append(keep, True)[self.units(labels)]  # the last entry answers for -1
+        units = self.units(labels)
+        if not keep.size:
+            return np.ones(units.shape, bool)
+        stays: NDArray[np.bool_] = keep[units] | (units < 0)  # -1 reads the last unit, whatever that is
         return stays
 
     def units_along(self, name: str, axis: int) -> Labels | None:
